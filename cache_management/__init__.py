@@ -1,0 +1,52 @@
+"""Cache Management: answers that a language model gave once, kept and found again.
+
+Names load on first use, so that `import cache_management` costs little and pulls
+in no heavy library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cache_management.cache.config import CacheBackend as CacheBackend
+    from cache_management.cache.config import CacheConfig as CacheConfig
+    from cache_management.cache.config import EmbeddingModel as EmbeddingModel
+    from cache_management.cache.config import EvictionPolicy as EvictionPolicy
+    from cache_management.cache.config import SimilarityConfig as SimilarityConfig
+    from cache_management.cache.llm import LLMCache as LLMCache
+    from cache_management.cache.manager import CacheManager as CacheManager
+    from cache_management.cache.semantic.matcher import SimilarityMatcher as SimilarityMatcher
+    from cache_management.cache.values import CachedResponse as CachedResponse
+    from cache_management.cache.warmer import CacheWarmer as CacheWarmer
+    from cache_management.workers.client import enqueue_warm as enqueue_warm
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CacheBackend": "cache.config",
+    "CacheConfig": "cache.config",
+    "CacheManager": "cache.manager",
+    "CacheWarmer": "cache.warmer",
+    "CachedResponse": "cache.values",
+    "EmbeddingModel": "cache.config",
+    "EvictionPolicy": "cache.config",
+    "LLMCache": "cache.llm",
+    "SimilarityConfig": "cache.config",
+    "SimilarityMatcher": "cache.semantic.matcher",
+    "enqueue_warm": "workers.client",
+}
+__all__ = sorted(_HOME)  # noqa: PLE0605 - computed from the table above
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

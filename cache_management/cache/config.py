@@ -1,0 +1,217 @@
+"""Configuration of the parts, and the enums that choose between them."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import unquote, urlsplit
+
+import platformdirs
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from cache_management.cache.errors import ConfigurationError
+
+NAMESPACE_PATTERN = r"[A-Za-z0-9_.\-]{1,64}"
+
+
+class CacheBackend(StrEnum):
+    """Where entries are kept."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+    REDIS = "redis"
+
+
+class EvictionPolicy(StrEnum):
+    """What goes first when a cache is full."""
+
+    LRU = "lru"
+    LFU = "lfu"
+    TTL = "ttl"
+
+
+class EmbeddingModel(StrEnum):
+    """The embedding models of the reference; any sentence-transformers name or folder works too."""
+
+    MINILM = "all-MiniLM-L6-v2"
+    MPNET = "all-mpnet-base-v2"
+    DISTILBERT = "distilbert-base-nli-mean-tokens"
+
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+
+
+def parse_size(value: object) -> object:
+    """Read `10GB`, `512 MiB` or a number as bytes; leave anything else for the type check.
+
+    Raises:
+        ValueError: The text is no size.
+    """
+    if not isinstance(value, str):
+        return value
+    found = _SIZE.match(value)
+    if found is None:
+        raise ValueError(f"{value!r} is no size; write bytes or a unit, as in 500MB or 10GiB")
+    number, unit = found.groups()
+    return int(float(number) * _UNITS[unit.lower().rstrip("b")])
+
+
+SizeBytes = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+
+
+def default_data_dir() -> Path:
+    """Return the folder where an embedded set-up keeps its data."""
+    return Path(platformdirs.user_data_dir("cache_management"))
+
+
+def explain_validation(error: ValidationError, *, what: str) -> str:
+    """Turn pydantic's report into lines that name the key, the bad value and the rule."""
+    lines = []
+    for detail in error.errors(include_url=False):
+        key = ".".join(str(part) for part in detail["loc"]) or what
+        value = detail.get("input")
+        shown = "" if isinstance(value, dict) or _is_secret(key) else f" (got {_shorten(repr(value))})"
+        lines.append(f"{key}: {detail['msg'].removeprefix('Value error, ')}{shown}")
+    return f"{what} is not valid:\n  " + "\n  ".join(lines)
+
+
+def _is_secret(key: str) -> bool:
+    return any(word in key for word in ("password", "secret", "url", "token"))
+
+
+def _shorten(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class _Config(BaseModel):
+    """Frozen, strict about names, and plain about what is wrong."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as exc:
+            raise ConfigurationError(explain_validation(exc, what=type(self).__name__)) from None
+
+
+class CacheConfig(_Config):
+    """Where and how long a cache keeps its entries.
+
+    `url` says the same as the separate fields in one line and wins over them:
+    `memory://`, `disk:///path`, `redis://[user:password@]host:port/db`, `rediss://…`,
+    `unix:///path/to.sock?db=0`.
+    """
+
+    backend: CacheBackend = CacheBackend.DISK
+    url: str | None = None
+    namespace: str = Field(default="default", pattern=f"^{NAMESPACE_PATTERN}$")
+
+    redis_host: str = "localhost"
+    redis_port: int = Field(default=6379, ge=1, le=65535)
+    redis_db: int = Field(default=0, ge=0)
+    redis_username: str | None = None
+    redis_password: SecretStr | None = None
+    redis_ssl: bool = False
+
+    ttl_seconds: int | None = 3600
+    max_size: int = Field(default=10_000, gt=0)
+    max_entry_bytes: SizeBytes = 64 * 2**20
+    eviction_policy: EvictionPolicy = EvictionPolicy.LRU
+
+    disk_path: Path = Field(default_factory=lambda: default_data_dir() / "cache")
+    disk_size_limit: SizeBytes = 10 * 10**9
+
+    timeout_seconds: float = Field(default=0.25, gt=0)
+    strict: bool = False
+
+    @field_validator("ttl_seconds")
+    @classmethod
+    def _ttl_means_something(cls, value: int | None) -> int | None:
+        return check_ttl(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_url(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not data.get("url"):
+            return data
+        return {**data, **_parts_of_url(str(data["url"]))}
+
+    @classmethod
+    def from_url(cls, url: str, **rest: Any) -> Self:
+        """Build a configuration from one line."""
+        return cls(url=url, **rest)
+
+
+def check_ttl(value: int | None) -> int | None:
+    """Return a usable TTL: None (the default), -1 (never expires) or positive seconds.
+
+    Raises:
+        ValueError: The value is 0 or below -1.
+    """
+    if value is not None and (value == 0 or value < -1):
+        raise ValueError("must be positive seconds, -1 (never expires) or null (the default)")
+    return value
+
+
+def _parts_of_url(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    match parts.scheme:
+        case "memory":
+            return {"backend": CacheBackend.MEMORY}
+        case "disk":
+            if not parts.path or parts.path == "/":
+                raise ValueError("a disk url needs a folder, as in disk:///var/cache/llm_cache")
+            return {"backend": CacheBackend.DISK, "disk_path": Path(unquote(parts.netloc + parts.path))}
+        case "redis" | "rediss":
+            found: dict[str, Any] = {
+                "backend": CacheBackend.REDIS,
+                "redis_host": parts.hostname or "localhost",
+                "redis_port": parts.port or 6379,
+                "redis_ssl": parts.scheme == "rediss",
+            }
+            if parts.path.strip("/"):
+                if not parts.path.strip("/").isdigit():
+                    raise ValueError("the path of a redis url is the database number, as in redis://host:6379/0")
+                found["redis_db"] = int(parts.path.strip("/"))
+            if parts.username:
+                found["redis_username"] = unquote(parts.username)
+            if parts.password:
+                found["redis_password"] = unquote(parts.password)
+            return found
+        case "unix":
+            return {"backend": CacheBackend.REDIS}
+        case scheme:
+            raise ValueError(
+                f"the scheme {scheme!r} is unknown; use memory://, disk:///path, redis://, rediss:// or unix://"
+            )
+
+
+class SimilarityConfig(_Config):
+    """How meaning is compared.
+
+    `model` is one of `EmbeddingModel`, another sentence-transformers name, or a folder.
+    `threshold` is a cosine similarity, -1 to 1, taken literally.
+    """
+
+    model: EmbeddingModel | str = Field(default=EmbeddingModel.MINILM, union_mode="left_to_right")
+    threshold: float = Field(default=0.85, ge=-1.0, le=1.0)
+    cache_embeddings: bool = True
+    namespace: str = Field(default="default", pattern=f"^{NAMESPACE_PATTERN}$")

@@ -1,0 +1,86 @@
+"""Every error that this package raises on purpose.
+
+    CacheError
+    ├── ConfigurationError        a setting is wrong; names the key, the value and the fix
+    ├── InvalidInput              an argument, a file or a line of it cannot be used
+    │   ├── InvalidKey            a key or namespace cannot be used
+    │   └── InvalidEntry          a value cannot be stored: too large, not JSON, ...
+    ├── BackendUnavailable        a store did not answer in time, or refused
+    ├── CorruptRecord             stored bytes failed their check; readers turn it into a miss
+    ├── JournalGap                a reader fell behind what the journal still holds
+    ├── EmbedderUnavailable       the embedding model cannot be loaded
+    ├── JobError                  a job cannot be submitted, found or changed
+    │   ├── JobNotFound
+    │   └── BrokerUnavailable     the task queue cannot be reached
+    ├── MetadataUnavailable       the metadata database cannot be reached
+    └── ServerStartError          an embedded server did not start
+
+Callers catch a class, never a message. A miss is a value, not an error.
+"""
+
+from __future__ import annotations
+
+
+class CacheError(Exception):
+    """Base of everything raised here."""
+
+
+class ConfigurationError(CacheError):
+    """A setting is unknown, has a wrong value, or contradicts another one."""
+
+
+class InvalidInput(CacheError, ValueError):
+    """What the caller gave cannot be used; nothing was changed."""
+
+
+class InvalidKey(InvalidInput):
+    """A key or a namespace cannot be used."""
+
+
+class InvalidEntry(InvalidInput):
+    """A value cannot be stored."""
+
+
+class BackendUnavailable(CacheError):
+    """A store did not answer within its budget, or refused."""
+
+    def __init__(self, backend: str, reason: str) -> None:
+        super().__init__(f"{backend} is unavailable: {reason}; run `cache-cli doctor` to see what is down")
+        self.backend = backend
+        self.reason = reason
+
+
+class CorruptRecord(CacheError):
+    """Stored bytes are not what was written."""
+
+
+class JournalGap(CacheError):
+    """The journal no longer holds what follows a cursor: read everything again."""
+
+
+class EmbedderUnavailable(CacheError):
+    """The embedding model cannot be loaded."""
+
+
+class JobError(CacheError):
+    """A job cannot be submitted or changed."""
+
+
+class JobNotFound(JobError):
+    """No job has this id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job {job_id!r}; `cache-cli jobs list` shows the jobs there are")
+        self.job_id = job_id
+
+
+class BrokerUnavailable(JobError):
+    """The task queue cannot be reached."""
+
+
+class MetadataUnavailable(CacheError):
+    """The metadata database cannot be reached, or its schema is not at the right revision."""
+
+
+class ServerStartError(CacheError):
+    """A server that this program starts did not come up."""

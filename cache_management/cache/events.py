@@ -1,0 +1,97 @@
+"""What happened, told to whoever listens: statistics, metrics, tests.
+
+A listener is called inline, so it must be quick. `fan_out` makes sure that a
+broken one harms nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+logger = logging.getLogger("cache_management")
+
+HitKind = Literal["exact", "semantic"]
+
+
+class HitEvent(msgspec.Struct, frozen=True, gc=False):
+    """An answer was served from the cache."""
+
+    kind: HitKind
+    namespace: str
+    key: str
+    tokens: int
+    latency_ms: float
+
+
+class MissEvent(msgspec.Struct, frozen=True, gc=False):
+    """No answer could be served; `reason` is one of a closed list of words."""
+
+    reason: str
+    namespace: str
+    key: str
+    latency_ms: float
+
+
+class StoreEvent(msgspec.Struct, frozen=True, gc=False):
+    """An entry was stored."""
+
+    namespace: str
+    key: str
+    size_bytes: int
+    latency_ms: float
+
+
+class RemoveEvent(msgspec.Struct, frozen=True, gc=False):
+    """Entries were removed; `reason` is "delete", "evicted" or "expired"."""
+
+    reason: Literal["delete", "evicted", "expired"]
+    namespace: str
+    count: int
+
+
+class CorruptEvent(msgspec.Struct, frozen=True, gc=False):
+    """Stored bytes failed their check and were not served."""
+
+    backend: str
+    storage_key: str
+    detail: str
+
+
+class UnavailableEvent(msgspec.Struct, frozen=True, gc=False):
+    """A store failed; the operation went on without it (or raised, when strict)."""
+
+    backend: str
+    operation: str
+    reason: str
+
+
+class VetoEvent(msgspec.Struct, frozen=True, gc=False):
+    """A gate refused a candidate that was close enough to be served."""
+
+    gate: str
+    namespace: str
+
+
+Event = HitEvent | MissEvent | StoreEvent | RemoveEvent | CorruptEvent | UnavailableEvent | VetoEvent
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Listen to nothing."""
+
+
+def fan_out(listeners: Sequence[Listener]) -> Listener:
+    """Join listeners; one that raises is logged and the others still hear the event."""
+
+    def tell_all(event: Event) -> None:
+        for listener in listeners:
+            try:
+                listener(event)
+            except Exception:  # noqa: BLE001 - an edge: observers must never harm a read
+                logger.exception("a cache listener failed on %s", type(event).__name__)
+
+    return tell_all

@@ -1,0 +1,1 @@
+"""What goes first when a store is full."""

@@ -1,0 +1,39 @@
+"""What moves on the hot path: small, frozen, trusted."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """What a backend stores under one key.
+
+    `expires_at` is Unix seconds, or None to keep until evicted. When two writers
+    disagree, the larger `version` wins.
+    """
+
+    value: bytes
+    expires_at: float | None
+    version: int
+
+    def is_expired(self, now: float) -> bool:
+        """Tell whether the record must not be served at `now`."""
+        return self.expires_at is not None and self.expires_at <= now
+
+
+class Weight(msgspec.Struct, frozen=True, gc=False):
+    """What an evictor knows of an entry.
+
+    `cost` is what regenerating it would cost, in micro-dollars; 0 means unknown.
+    """
+
+    size_bytes: int
+    cost: float = 0.0
+    expires_at: float | None = None
+
+
+class Neighbour(msgspec.Struct, frozen=True, gc=False):
+    """One answer of a vector index; `similarity` is cosine, -1 to 1, larger is closer."""
+
+    id: str
+    similarity: float

@@ -1,0 +1,1 @@
+"""Metadata tables: jobs, audit, statistics."""

@@ -1,0 +1,1 @@
+"""Celery tasks: durable, recorded jobs over the core."""
