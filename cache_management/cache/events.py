@@ -91,7 +91,7 @@ def fan_out(listeners: Sequence[Listener]) -> Listener:
         for listener in listeners:
             try:
                 listener(event)
-            except Exception:  # noqa: BLE001 - an edge: observers must never harm a read
+            except Exception:
                 logger.exception("a cache listener failed on %s", type(event).__name__)
 
     return tell_all

@@ -1,1 +1,43 @@
 """Places that keep records."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from cache_management.cache.backends.base import Backend
+from cache_management.cache.clock import Clock, system_clock
+from cache_management.cache.config import CacheBackend, CacheConfig
+from cache_management.cache.events import Listener, ignore
+
+
+def open_backend(config: CacheConfig, *, clock: Clock = system_clock, listener: Listener = ignore) -> Backend:
+    """Return the backend that a configuration asks for; nothing is connected yet.
+
+    Raises:
+        ImportError: The backend's driver is not installed; the message names the extra.
+    """
+    match config.backend:
+        case CacheBackend.MEMORY:
+            from cache_management.cache.backends.memory import MemoryBackend
+
+            return MemoryBackend(
+                max_size=config.max_size, policy=config.eviction_policy, clock=clock, listener=listener
+            )
+        case CacheBackend.DISK:
+            from cache_management.cache.backends.disk import DiskBackend
+
+            return DiskBackend(
+                config.disk_path,
+                max_size=config.max_size,
+                size_limit_bytes=config.disk_size_limit,
+                policy=config.eviction_policy,
+                timeout_seconds=config.timeout_seconds,
+                clock=clock,
+                listener=listener,
+            )
+        case CacheBackend.REDIS:
+            from cache_management.cache.backends.redis import RedisBackend
+
+            return RedisBackend(config, clock=clock, listener=listener)
+        case _:
+            assert_never(config.backend)

@@ -1,0 +1,193 @@
+"""Values to bytes and back: the entry inside a record, and the frame around a record.
+
+Frame (disk, Redis), little endian:
+    magic "CM", layout u8, flags u8 (0), checksum u64, version i64, expires_at f64 (NaN: never), value
+The checksum is XXH3-64 of everything behind it, seeded with the storage key: a flipped bit
+is found, and so is a record that ended up under another key.
+
+Value: one byte (0 plain, 1 zstd), then a MessagePack array, see `_Entry`.
+See docs/design/0001-storage-keys-and-records.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from datetime import UTC, datetime
+
+import msgspec
+import xxhash
+import zstandard
+from pydantic import JsonValue
+
+from cache_management.cache.errors import CorruptRecord, InvalidEntry
+from cache_management.cache.records import Record
+from cache_management.cache.values import CachedResponse
+
+FRAME_LAYOUT = 1
+COMPRESS_FROM_BYTES = 100_000
+
+_HEAD = struct.Struct("<2sBBQ")
+_BODY = struct.Struct("<qd")
+_PLAIN, _ZSTD = b"\x00", b"\x01"
+
+
+def pack(storage_key: str, record: Record) -> bytes:
+    """Return the frame that disk and Redis keep."""
+    expires_at = math.nan if record.expires_at is None else record.expires_at
+    body = _BODY.pack(record.version, expires_at) + record.value
+    return _HEAD.pack(b"CM", FRAME_LAYOUT, 0, _checksum(storage_key, body)) + body
+
+
+def unpack(storage_key: str, frame: bytes) -> Record:
+    """Return the record of a frame.
+
+    Raises:
+        CorruptRecord: Too short, foreign, of an unknown layout, or its checksum differs.
+    """
+    if len(frame) < _HEAD.size + _BODY.size:
+        raise CorruptRecord(f"{len(frame)} bytes are no record")
+    magic, layout, flags, checksum = _HEAD.unpack_from(frame)
+    if magic != b"CM" or layout != FRAME_LAYOUT or flags:
+        raise CorruptRecord(f"magic {magic!r}, layout {layout}, flags {flags} are not of this program")
+    body = frame[_HEAD.size :]
+    if checksum != _checksum(storage_key, body):
+        raise CorruptRecord("the checksum differs")
+    version, expires_at = _BODY.unpack_from(body)
+    return Record(
+        value=body[_BODY.size :],
+        expires_at=None if math.isnan(expires_at) else expires_at,
+        version=version,
+    )
+
+
+def _checksum(storage_key: str, body: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(body, xxhash.xxh3_64_intdigest(storage_key.encode()))
+
+
+class _Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The stored form of a CachedResponse. Fields are only ever added at the end.
+
+    `prompt` is None when it equals the key; `key` is None when the storage key holds it.
+    """
+
+    response: str
+    model: str
+    timestamp_us: int
+    token_count: int
+    prompt: str | None
+    key: str | None
+    metadata: bytes = b""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Entry)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def encode_entry(key: str, response: CachedResponse, *, keep_key: bool, limit_bytes: int) -> bytes:
+    """Return the value of a record.
+
+    `keep_key` keeps the original key inside, for records whose storage key is a hash.
+
+    Raises:
+        InvalidEntry: Larger than `limit_bytes`, not valid Unicode, or metadata that is not JSON.
+    """
+    try:
+        encoded = _encoder.encode(
+            _Entry(
+                response=response.response,
+                model=response.model,
+                timestamp_us=round((response.timestamp - _EPOCH).total_seconds() * 1_000_000),
+                token_count=response.token_count,
+                prompt=None if response.prompt == key else response.prompt,
+                key=key if keep_key else None,
+                metadata=_encode_json(response.metadata) if response.metadata else b"",
+            )
+        )
+    except UnicodeEncodeError as exc:
+        raise InvalidEntry(f"the entry holds text that is not valid Unicode: {exc.reason}") from None
+    except OverflowError:
+        raise InvalidEntry(f"token_count {response.token_count} does not fit into 64 bits") from None
+    if len(encoded) > limit_bytes:
+        raise InvalidEntry(
+            f"the entry has {len(encoded):,} bytes, the limit is {limit_bytes:,}; raise max_entry_bytes to store it"
+        )
+    if len(encoded) < COMPRESS_FROM_BYTES:
+        return _PLAIN + encoded
+    return _ZSTD + zstandard.ZstdCompressor(level=3).compress(encoded)
+
+
+def decode_entry(key: str, value: bytes, *, limit_bytes: int) -> CachedResponse:
+    """Return the response of a record's value.
+
+    Raises:
+        CorruptRecord: The bytes are no entry, would grow over `limit_bytes`, or belong to another key.
+    """
+    entry = _decode(value, limit_bytes)
+    if entry.key is not None and entry.key != key:
+        raise CorruptRecord("the record belongs to another key")
+    return _to_response(entry, key)
+
+
+def decode_unknown(value: bytes, *, limit_bytes: int) -> tuple[str, CachedResponse]:
+    """Return the original key and the response of a record that was stored with `keep_key`.
+
+    Raises:
+        CorruptRecord: The bytes are no entry, or hold no key.
+    """
+    entry = _decode(value, limit_bytes)
+    if entry.key is None:
+        raise CorruptRecord("the record does not say its key")
+    return entry.key, _to_response(entry, entry.key)
+
+
+def _decode(value: bytes, limit_bytes: int) -> _Entry:
+    try:
+        form = value[:1]
+        if form == _PLAIN:
+            return _decoder.decode(memoryview(value)[1:])
+        if form == _ZSTD:
+            return _decoder.decode(_decompress(memoryview(value)[1:], limit_bytes))
+    except (msgspec.DecodeError, zstandard.ZstdError, UnicodeDecodeError) as exc:
+        raise CorruptRecord(f"the entry cannot be decoded: {exc}") from exc
+    raise CorruptRecord(f"unknown form {form!r} of an entry")
+
+
+def _decompress(data: memoryview, limit_bytes: int) -> bytes:
+    # Asked first, because a small frame can declare any size and the memory is taken before reading.
+    size = zstandard.frame_content_size(data)
+    if not 0 <= size <= limit_bytes:
+        raise CorruptRecord(f"the compressed entry declares {size:,} bytes, the limit is {limit_bytes:,}")
+    return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+
+
+def _to_response(entry: _Entry, key: str) -> CachedResponse:
+    # Trusted: it was validated when it was stored and its checksum held. Validation would
+    # cost more than the whole lookup.
+    return CachedResponse.model_construct(
+        prompt=key if entry.prompt is None else entry.prompt,
+        response=entry.response,
+        model=entry.model,
+        timestamp=datetime.fromtimestamp(entry.timestamp_us / 1_000_000, UTC),
+        token_count=entry.token_count,
+        metadata=_decode_json(entry.metadata) if entry.metadata else {},
+    )
+
+
+def _encode_json(value: object) -> bytes:
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as exc:
+        raise InvalidEntry(f"metadata must be JSON: {exc}") from None
+
+
+def _decode_json(data: bytes) -> dict[str, JsonValue]:
+    try:
+        found = json.loads(data)
+    except ValueError as exc:
+        raise CorruptRecord(f"the metadata cannot be decoded: {exc}") from exc
+    if not isinstance(found, dict):
+        raise CorruptRecord("the metadata is no object")
+    return found
