@@ -1,0 +1,186 @@
+"""Real servers for the tests: started when first asked for, stopped by their own pid.
+
+Each xdist worker has its own servers. A server program that is not installed skips a test at
+home and fails it in CI.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from cache_management.services import ProgramNotFound, Server, start_postgres, start_redis
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "keeps_keys: the test may leave keys without a TTL on its Redis")
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder directly below the system's: short, and reachable for another account.
+
+    pytest's own `tmp_path` lies below a folder of mode 700, which the account that PostgreSQL
+    runs as when the tests run as root cannot enter.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="cm-test-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def start_or_skip(start: Callable[[], Server]) -> Server:
+    """Start a server; without its program skip the test at home and fail it in CI."""
+    try:
+        return start()
+    except ProgramNotFound as exc:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(exc))
+
+
+@contextmanager
+def _running(start: Callable[[Path], Server]) -> Iterator[Server]:
+    with temporary_folder() as folder:
+        server = start_or_skip(lambda: start(folder))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """A cache node without persistence, shared by the tests of one worker."""
+    with _running(start_redis) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty Redis. The test fails when it leaves a key without a TTL, unless `keeps_keys`."""
+    from redis import Redis
+
+    with Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        yield redis_server.url
+        keys = list(client.scan_iter(count=1000))
+        lasting = [key for key in keys if client.pttl(key) == -1]
+        client.flushall()
+    if lasting and request.node.get_closest_marker("keeps_keys") is None:
+        pytest.fail(f"{len(lasting)} of {len(keys)} keys were left without a TTL, such as {sorted(lasting)[:5]}")
+
+
+class OwnRedis:
+    """A server of one test, which may be killed, frozen and started again on its port."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self._folder = folder
+        self._options = options
+        self.server = start_or_skip(lambda: start_redis(folder, **options))
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    @property
+    def pid(self) -> int:
+        return self.server.pid
+
+    def is_running(self) -> bool:
+        return self.server.is_running()
+
+    def kill(self) -> None:
+        """Crash it. It must run: a fault test that kills a dead server shows nothing."""
+        assert self.server.is_running(), "the server was gone before this test killed it"
+        self.server.kill()
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open and nobody answers."""
+        assert self.server.is_running(), "the server was gone before this test paused it"
+        os.kill(self.server.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.server.pid, signal.SIGCONT)
+
+    def restart(self, *, empty: bool = False) -> None:
+        """Start it again on its port, stopping it first if needed; `empty` loses what was on disk."""
+        self.stop()
+        if empty:
+            shutil.rmtree(self._folder)
+        self.server = start_redis(self._folder, **{**self._options, "port": self.server.port})
+
+    def stop(self) -> None:
+        if self.server.is_running():
+            self.resume()  # a frozen process does not see SIGTERM
+        self.server.stop()
+
+
+class OwnRedisFactory(Protocol):
+    def __call__(self, **options: Any) -> OwnRedis: ...
+
+
+@pytest.fixture
+def own_redis() -> Iterator[OwnRedisFactory]:
+    """A function that starts private servers; takes what `start_redis` takes, but the directory."""
+    started: list[OwnRedis] = []
+    with temporary_folder() as folder:
+
+        def make(**options: Any) -> OwnRedis:
+            server = OwnRedis(folder / str(len(started)), **options)
+            started.append(server)
+            return server
+
+        try:
+            yield make
+        finally:
+            for server in reversed(started):
+                server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A server without fsync, shared by the tests of one worker."""
+    with _running(lambda folder: start_postgres(folder, fsync=False)) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server) -> Iterator[str]:
+    """A fresh, empty database; a SQLAlchemy URL."""
+    import psycopg
+    from psycopg import sql
+
+    name = f"test_{uuid.uuid4().hex}"
+    admin = postgres_server.url.replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            yield postgres_server.url.removesuffix("/postgres") + f"/{name}"
+        finally:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def developer_data() -> Path:
+    """The developers' sample data, which lies beside the project and is not part of it."""
+    folder = PROJECT_ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no developer data in {folder}")
+    return folder
