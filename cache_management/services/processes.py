@@ -91,6 +91,7 @@ def spawn(
     cwd: Path | None = None,
     die_with_parent: bool = True,
     user: str | None = None,
+    detached: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start a program in a process group of its own, its output appended to a log file.
 
@@ -102,6 +103,7 @@ def spawn(
         die_with_parent: On Linux the child is killed with SIGKILL when this process ends, however
             it ends. No effect elsewhere.
         user: An account to run as, with its own group and no other; needs root.
+        detached: In a session of its own, so that it outlives the terminal and its parent.
 
     Raises:
         OSError: The program cannot be executed, or the log cannot be written.
@@ -122,15 +124,16 @@ def spawn(
                 env=None if env is None else dict(env),
                 cwd=cwd,
                 # A Ctrl-C in the terminal goes to the foreground group: the parent decides what stops.
-                process_group=0,
+                process_group=None if detached else 0,
+                start_new_session=detached,
                 user=None if account is None else account.pw_uid,
                 group=None if account is None else account.pw_gid,
                 extra_groups=None if account is None else [],
-                preexec_fn=_bind_to(os.getpid()) if die_with_parent else None,  # noqa: PLW1509
+                preexec_fn=_bind_to(os.getpid()) if die_with_parent and not detached else None,  # noqa: PLW1509
             )
 
     try:
-        if not die_with_parent or threading.current_thread() is threading.main_thread():
+        if detached or not die_with_parent or threading.current_thread() is threading.main_thread():
             return start()
         return _lasting_thread.run(start)
     finally:
@@ -213,6 +216,13 @@ def wait_for(condition: Callable[[], bool], *, timeout: float, pause: float = 0.
             return False
         time.sleep(pause)
     return True
+
+
+def has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Tell whether a child has ended, without reaping it where the system allows that."""
+    if process.returncode is None and hasattr(os, "waitid"):  # macOS has it from Python 3.13 on
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return process.poll() is not None
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

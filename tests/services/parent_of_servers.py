@@ -1,0 +1,32 @@
+"""Run as a program: start servers as a child process would, say so, and wait to be killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from cache_management.services import start_postgres, start_redis
+
+
+def main() -> None:
+    folders = [Path(argument) for argument in sys.argv[1:]]
+    servers = []
+
+    def start() -> None:
+        servers.append(start_redis(folders[0]))
+        servers.append(start_postgres(folders[1], fsync=False))
+
+    # From a thread that ends: the servers must not end with it.
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    alive = [server.is_running() for server in servers]
+    print(json.dumps({"pids": [server.pid for server in servers], "alive": alive}), flush=True)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()
