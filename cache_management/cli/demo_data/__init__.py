@@ -1,0 +1,1 @@
+"""Support questions and answers that `cache-cli demo` warms and asks."""
