@@ -1,0 +1,70 @@
+"""Vectors as records: what stands beside an entry in the shared store.
+
+A vector's storage key holds the space, so vectors of another model are never even read.
+Writers note every change in a journal; see follow.py for the reading side.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_management.cache.errors import CorruptRecord
+from cache_management.cache.identity import KeySpace, digest
+
+
+class StoredVector(msgspec.Struct, frozen=True, array_like=True):
+    """One text's vector, and what it leads to.
+
+    `response` is the answer itself when the vector stands alone, and None when the answer
+    is an entry of the LLM cache under `key`: then the entry decides whether it is served.
+    """
+
+    key: str
+    prompt: str
+    response: str | None
+    vector: bytes
+
+    def as_array(self) -> NDArray[np.float32]:
+        """Return shape (d,), float32."""
+        return np.frombuffer(self.vector, dtype="<f4")
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(StoredVector)
+
+
+def vector_key(keys: KeySpace, space: str, key: str) -> str:
+    """Return the storage key of the vector of an entry."""
+    return keys.to_storage(f"{space}/{digest(key)}")
+
+
+def space_prefix(keys: KeySpace, space: str) -> str:
+    """Return what the storage keys of all vectors of one space begin with."""
+    return keys.to_storage(f"{space}/")
+
+
+def journal_name(namespace: str) -> str:
+    """Return the journal stream that tells which vectors of a namespace changed."""
+    return f"cm1:log:{namespace}:vectors"
+
+
+def encode_vector(key: str, prompt: str, response: str | None, vector: NDArray[np.float32]) -> bytes:
+    """Return the value of a vector's record."""
+    return _encoder.encode(StoredVector(key, prompt, response, vector.astype("<f4").tobytes()))
+
+
+def decode_vector(value: bytes, *, dims: int) -> StoredVector:
+    """Return the vector of a record's value.
+
+    Raises:
+        CorruptRecord: The bytes are no vector of this width.
+    """
+    try:
+        found = _decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise CorruptRecord(f"the vector cannot be decoded: {exc}") from exc
+    if len(found.vector) != 4 * dims:
+        raise CorruptRecord(f"the vector has {len(found.vector)} bytes, {4 * dims} were expected")
+    return found

@@ -1,0 +1,44 @@
+"""Nearest neighbours among unit vectors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cache_management.cache.records import Neighbour
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class VectorIndex(ABC):
+    """Finds the vectors closest to a query, inside one partition; a search cannot leave it.
+
+    Implementations inherit tests/contracts/vector_index.py.
+    """
+
+    @abstractmethod
+    async def add(self, partition: str, ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Add or replace vectors, shape (n, d), rows of length 1."""
+
+    @abstractmethod
+    async def remove(self, partition: str, ids: Sequence[str]) -> int:
+        """Remove vectors; return how many were there."""
+
+    @abstractmethod
+    async def search(self, partition: str, query: NDArray[np.float32], *, k: int) -> list[Neighbour]:
+        """Return up to `k` neighbours of a query of shape (d,), best first."""
+
+    @abstractmethod
+    async def size(self, partition: str | None = None) -> int:
+        """Return how many vectors a partition holds, or all of them."""
+
+    @abstractmethod
+    async def drop(self, partition: str | None = None) -> None:
+        """Forget a partition, or everything."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Free what the index holds."""
