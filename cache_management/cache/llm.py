@@ -17,6 +17,7 @@ from cache_management.cache.config import CacheConfig, check_ttl
 from cache_management.cache.errors import BackendUnavailable, CorruptRecord, InvalidEntry
 from cache_management.cache.events import (
     CorruptEvent,
+    Event,
     HitEvent,
     Listener,
     MissEvent,
@@ -298,6 +299,10 @@ class LLMCache:
             raise InvalidEntry(f"{_shown(key)}: {exc}") from None
         expires_at = None if ttl is None or ttl == -1 else self._clock() + ttl
         return Record(value=value, expires_at=expires_at, version=self._versions.next() if version is None else version)
+
+    def tell(self, event: Event) -> None:
+        """Let the listeners of this cache hear an event."""
+        self._listener(event)
 
     async def aclose(self) -> None:
         """Free connections and files."""

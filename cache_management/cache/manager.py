@@ -1,0 +1,78 @@
+"""CacheManager: one face over answers and meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from cache_management.cache.errors import BackendUnavailable, InvalidInput
+from cache_management.cache.events import UnavailableEvent
+from cache_management.cache.llm import LLMCache
+from cache_management.cache.records import Record
+from cache_management.cache.semantic.matcher import Indexable, IndexReport, SimilarityMatcher
+from cache_management.cache.values import CachedResponse, CacheStats, SimilarityMatch
+
+
+class CacheManager:
+    """Keeps an LLMCache and a SimilarityMatcher in step.
+
+    Share one backend between them, so that an answer that is gone is not found by
+    meaning either.
+    """
+
+    def __init__(self, llm_cache: LLMCache, similarity_matcher: SimilarityMatcher | None = None) -> None:
+        self.llm_cache = llm_cache
+        self.similarity_matcher = similarity_matcher
+
+    async def get_llm_cache(self, key: str) -> CachedResponse | None:
+        """Return the response stored under a key, or None."""
+        return await self.llm_cache.get(key)
+
+    async def set_llm_cache(self, key: str, response: CachedResponse, ttl_seconds: int | None = None) -> None:
+        """Store a response and make it findable by meaning."""
+        await self.llm_cache.set(key, response, ttl_seconds)
+        await self.index([key])
+
+    async def find_similar(self, query: str, threshold: float | None = None, limit: int = 5) -> list[SimilarityMatch]:
+        """Return stored prompts that mean nearly the same, see `SimilarityMatcher.find_similar`."""
+        if self.similarity_matcher is None:
+            raise InvalidInput("this manager has no similarity_matcher: give it one to search by meaning")
+        return await self.similarity_matcher.find_similar(query, threshold, limit)
+
+    async def index(self, keys: Sequence[str]) -> IndexReport:
+        """Make stored entries findable by meaning; keys without an entry are passed over.
+
+        Fails open like every write: a store that is down leaves the entries exact-only.
+        """
+        if self.similarity_matcher is None:
+            return IndexReport(0, 0, 0)
+        try:
+            entries = await self.llm_cache.load_entries(keys)
+            return await self.similarity_matcher.index_entries(
+                [Indexable(entry.key, entry.response.prompt, entry.expires_at) for entry in entries.values()]
+            )
+        except BackendUnavailable as exc:
+            if self.llm_cache.config.strict:
+                raise
+            self.llm_cache.tell(UnavailableEvent(exc.backend, "index", exc.reason))
+            return IndexReport(0, 0, 0)
+
+    async def put_records(self, records: Mapping[str, Record]) -> None:
+        """Store encoded entries without indexing them; see `index`."""
+        await self.llm_cache.put_records(records)
+
+    async def get_stats(self) -> CacheStats:
+        """Return counts of this process and the number of entries in the store."""
+        return await self.llm_cache.get_stats()
+
+    async def aclose(self) -> None:
+        """Free connections and files."""
+        if self.similarity_matcher is not None:
+            await self.similarity_matcher.aclose()
+        await self.llm_cache.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()

@@ -1,0 +1,210 @@
+"""What a warm file holds: prompts with their answers, as a JSON list or JSON Lines."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+from cache_management.cache.config import check_ttl, explain_validation
+from cache_management.cache.errors import InvalidInput
+from cache_management.cache.identity import MAX_KEY_BYTES
+from cache_management.cache.values import CachedResponse
+
+MAX_ITEM_BYTES = 64 * 2**20
+
+
+class WarmItem(BaseModel):
+    """One prompt to be cached. It is found under `key`, or under the prompt itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    prompt: str = Field(min_length=1)
+    response: str | None = None
+    model: str = "gpt-4"
+    token_count: int = Field(default=0, ge=0)
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    ttl_seconds: int | None = None
+    key: str | None = Field(default=None, min_length=1)
+
+    @field_validator("ttl_seconds")
+    @classmethod
+    def _ttl_means_something(cls, value: int | None) -> int | None:
+        return check_ttl(value)
+
+    @property
+    def entry_key(self) -> str:
+        """Return the key that the entry is stored under."""
+        return self.key or self.prompt
+
+    def to_response(self, now: float) -> CachedResponse:
+        """Return the entry; `now` is Unix seconds.
+
+        Raises:
+            InvalidInput: There is no response.
+        """
+        if self.response is None:
+            raise InvalidInput("the prompt has no response")
+        return CachedResponse(
+            prompt=self.prompt,
+            response=self.response,
+            model=self.model,
+            timestamp=datetime.fromtimestamp(now, UTC),
+            token_count=self.token_count,
+            metadata=self.metadata,
+        )
+
+    @classmethod
+    def from_response(cls, response: CachedResponse) -> WarmItem:
+        """Return the item that stores a response."""
+        return cls(
+            prompt=response.prompt,
+            response=response.response,
+            model=response.model,
+            token_count=response.token_count,
+            metadata=response.metadata,
+        )
+
+
+def check_item(data: object, *, where: str) -> WarmItem:
+    """Return an item that can be stored.
+
+    Raises:
+        InvalidInput: A field is wrong or missing, or the prompt cannot be a key; names `where`.
+    """
+    if isinstance(data, WarmItem):
+        item = data
+    elif isinstance(data, CachedResponse):
+        item = WarmItem.from_response(data)
+    elif not isinstance(data, dict):
+        raise InvalidInput(f"{where}: an object with prompt and response is needed, not {_kind(data)}")
+    else:
+        try:
+            item = WarmItem.model_validate(data, strict=True)
+        except ValidationError as exc:
+            raise InvalidInput(explain_validation(exc, what=where)) from None
+    if item.response is None:
+        raise InvalidInput(
+            f"{where}: the prompt {_short(item.prompt)} has no response, and no provider is configured to ask for one"
+        )
+    try:
+        size = len(item.entry_key.encode())
+    except UnicodeEncodeError as exc:
+        raise InvalidInput(f"{where}: the text is not valid Unicode: {exc.reason}") from None
+    if size > MAX_KEY_BYTES:
+        advice = "give the item a shorter `key`" if item.key is None else "shorten it"
+        raise InvalidInput(
+            f"{where}: the {'prompt' if item.key is None else 'key'} has {size:,} bytes, but a key may have at most"
+            f" {MAX_KEY_BYTES:,}; {advice}"
+        )
+    return item
+
+
+def read_warm_file(path: Path) -> Iterator[WarmItem]:
+    """Yield the items of a warm file, checked, in order.
+
+    The file is a JSON list, or one JSON object per line.
+
+    Raises:
+        InvalidInput: The file is missing, empty, not UTF-8, not JSON, or an item is wrong; names the line.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InvalidInput(f"{path}: there is no such file") from None
+    except OSError as exc:
+        raise InvalidInput(f"{path}: cannot be read: {exc.strerror}") from None
+    try:
+        text = data.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as exc:
+        line = data[: exc.start].count(b"\n") + 1
+        raise InvalidInput(f"{path}, line {line}: byte {exc.start} is not UTF-8") from None
+    if not text.strip():
+        raise InvalidInput(f"{path}: the file is empty")
+    values = _list_values(text, path) if text.lstrip()[0] == "[" else _line_values(text, path)
+    found = False
+    for line, value in values:
+        found = True
+        yield check_item(value, where=f"{path}, line {line}")
+    if not found:
+        raise InvalidInput(f"{path}: the list holds no items")
+
+
+def check_items(items: Iterable[object]) -> Iterator[WarmItem]:
+    """Yield items given by a program, checked; errors name the position, counted from 0."""
+    for at, item in enumerate(items):
+        yield check_item(item, where=f"item {at}")
+
+
+def _line_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
+    for line, row in enumerate(text.split("\n"), start=1):
+        if row.strip():
+            yield line, _decode(row, path, line)
+
+
+def _decode(row: str, path: Path, line: int) -> Any:
+    try:
+        return json.loads(row, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as exc:
+        raise InvalidInput(f"{path}, line {line}, column {exc.colno}: invalid JSON: {exc.msg}") from None
+    except (RecursionError, ValueError) as exc:
+        raise InvalidInput(f"{path}, line {line}: invalid JSON: {_why(exc)}") from None
+
+
+def _list_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
+    """Read a JSON list value by value, so that an error can name its line."""
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    at = _skip_space(text, text.index("[") + 1)
+    line, counted = 1, 0
+    expects_value = False
+    while True:
+        line, counted = line + text.count("\n", counted, at), at
+        if at >= len(text):
+            raise InvalidInput(f"{path}, line {line}: invalid JSON: the list is not closed with ]")
+        if text[at] == "]" and not expects_value:
+            break
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as exc:
+            raise InvalidInput(f"{path}, line {exc.lineno}, column {exc.colno}: invalid JSON: {exc.msg}") from None
+        except (RecursionError, ValueError) as exc:
+            raise InvalidInput(f"{path}, line {line}: invalid JSON: {_why(exc)}") from None
+        yield line, value
+        at = _skip_space(text, end)
+        line, counted = line + text.count("\n", counted, at), at
+        expects_value = at < len(text) and text[at] == ","
+        if expects_value:
+            at = _skip_space(text, at + 1)
+        elif at < len(text) and text[at] != "]":
+            raise InvalidInput(f"{path}, line {line}: invalid JSON: a comma or ] is expected, not {text[at]!r}")
+    rest = _skip_space(text, at + 1)
+    if rest < len(text):
+        line += text.count("\n", at, rest)
+        raise InvalidInput(f"{path}, line {line}: invalid JSON: text behind the closing ]")
+
+
+def _skip_space(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _why(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _kind(value: object) -> str:
+    return {list: "a list", str: "text", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")
