@@ -13,6 +13,7 @@ import pytest
 
 from cache_management.cache.errors import ServerStartError
 from cache_management.services import ProgramNotFound, Server, postgres, start_postgres
+from cache_management.services.processes import kill_group, spawn
 from tests.conftest import start_or_skip, temporary_folder
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="shows what happens as root")
@@ -58,12 +59,21 @@ def test_data_and_password_survive_stop_and_crash(folder: Path) -> None:
 
 def test_lock_file_with_a_recycled_pid_does_not_stop_a_start(folder: Path) -> None:
     start_or_skip(lambda: start_postgres(folder, fsync=False)).stop()
-    lock = folder / "cluster" / "postmaster.pid"
-    lock.write_text(f"{os.getpid()}\n{folder}/cluster\n")
-    os.chown(lock, (folder / "cluster").stat().st_uid, -1)
+    owner = pwd.getpwuid((folder / "cluster").stat().st_uid)
+    # Of the server's own account: PostgreSQL itself sees through a pid of any other.
+    bystander = spawn(
+        ["sleep", "60"], log=folder / "log", cwd=folder, user=owner.pw_name if os.geteuid() == 0 else None
+    )
+    try:
+        lock = folder / "cluster" / "postmaster.pid"
+        lock.write_text(f"{bystander.pid}\n{folder}/cluster\n")
+        os.chown(lock, owner.pw_uid, owner.pw_gid)
 
-    with start_postgres(folder, fsync=False) as server:
-        assert _ask(server, "SELECT 1") == 1
+        with start_postgres(folder, fsync=False) as server:
+            assert _ask(server, "SELECT 1") == 1
+        assert bystander.poll() is None
+    finally:
+        kill_group(bystander)
 
 
 def test_program_without_pgvector_is_passed_over(folder: Path) -> None:
