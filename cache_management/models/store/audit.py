@@ -1,0 +1,142 @@
+"""Append to the audit chain and check it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, insert, select, text
+
+from cache_management import __version__
+from cache_management.models.audit import AuditEntry
+from cache_management.models.base import Clock, Database, read_clock
+from cache_management.models.store.results import AuditRecord
+
+GENESIS = "0" * 64
+# Any number will do, as long as nothing else in this database takes it.
+_CHAIN_LOCK = 0x6361_6368_6502
+_TABLE = AuditEntry.__table__
+
+
+def digest(value: Any) -> str:
+    """Fingerprint arguments for the log, which must not hold them."""
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def append(
+    connection: Connection,
+    now: datetime,
+    *,
+    actor: str,
+    action: str,
+    job_id: str | None = None,
+    args_digest: str | None = None,
+    outcome: str = "ok",
+    error_class: str | None = None,
+) -> AuditRecord:
+    """Add a row inside the caller's transaction; call it last, it takes the chain's lock.
+
+    Until that transaction ends every other appender waits.
+    """
+    if connection.dialect.name == "postgresql":
+        # SQLite needs none: its writers are one at a time already.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CHAIN_LOCK})
+    last = connection.execute(
+        select(AuditEntry.id, AuditEntry.hash).order_by(AuditEntry.id.desc()).limit(1)
+    ).one_or_none()
+    row: dict[str, Any] = {
+        "id": last.id + 1 if last else 1,
+        "at": now,
+        "client_at": datetime.now(UTC),
+        "actor": actor,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "version": __version__,
+        "action": action,
+        "job_id": job_id,
+        "args_digest": args_digest,
+        "outcome": outcome,
+        "error_class": error_class,
+        "prev_hash": last.hash if last else GENESIS,
+    }
+    row["hash"] = _link(row)
+    connection.execute(insert(AuditEntry), row)
+    return AuditRecord(**row)
+
+
+class AuditStore:
+    """Read the audit log, and add to it what is not part of another transaction."""
+
+    def __init__(self, database: Database, *, clock: Clock = read_clock) -> None:
+        self._database, self._clock = database, clock
+
+    def append(
+        self,
+        *,
+        actor: str,
+        action: str,
+        job_id: str | None = None,
+        args_digest: str | None = None,
+        outcome: str = "ok",
+        error_class: str | None = None,
+    ) -> AuditRecord:
+        """Add a row in a transaction of its own."""
+        with self._database.write() as connection:
+            return append(
+                connection,
+                self._clock(connection),
+                actor=actor,
+                action=action,
+                job_id=job_id,
+                args_digest=args_digest,
+                outcome=outcome,
+                error_class=error_class,
+            )
+
+    def tail(self, n: int = 20) -> list[AuditRecord]:
+        """Read the last rows, oldest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(_TABLE).order_by(AuditEntry.id.desc()).limit(n)).mappings().all()
+        return [AuditRecord(**row) for row in reversed(rows)]
+
+    def head(self) -> tuple[int, str]:
+        """Give the last id and hash. Kept elsewhere, they show a cut-off end of the log."""
+        last = self.tail(1)
+        return (last[0].id, last[0].hash) if last else (0, GENESIS)
+
+    def verify(self, *, head: tuple[int, str] | None = None) -> int | None:
+        """Walk the chain.
+
+        Args:
+            head: What `head()` said earlier; a log that lost its end is whole in itself.
+
+        Returns:
+            The first broken id (a changed row, or the one after which rows are
+            missing), or None.
+        """
+        expected_id, previous = 1, GENESIS
+        with self._database.read() as connection:
+            rows = connection.execution_options(yield_per=500).execute(select(_TABLE).order_by(AuditEntry.id))
+            for row in rows.mappings():
+                fields = dict(row)
+                hash_ = fields.pop("hash")
+                if row["id"] != expected_id or row["prev_hash"] != previous or hash_ != _link(fields):
+                    return min(expected_id, int(row["id"]))
+                if head is not None and row["id"] == head[0] and hash_ != head[1]:
+                    return head[0]
+                expected_id, previous = expected_id + 1, hash_
+        return expected_id if head is not None and head[0] >= expected_id else None
+
+
+def _link(row: dict[str, Any]) -> str:
+    content = {name: value for name, value in row.items() if name not in ("hash", "prev_hash")}
+    return hashlib.sha256(row["prev_hash"].encode() + _canonical(content)).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    # Sorted keys and UTC moments: the same bytes, whichever database kept the row.
+    return msgspec.json.encode(value, order="deterministic")

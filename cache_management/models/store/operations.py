@@ -1,0 +1,118 @@
+"""Schedule slots, worker marks and statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from cache_management.models.base import Clock, Database, read_clock
+from cache_management.models.operations import ScheduleSlot, StatRollup, WorkerMark
+from cache_management.models.store.results import Mark
+
+# Enough that a clock set back by an hour or two cannot open a slot again.
+_SLOTS_KEPT = 1000
+
+
+def upserting(connection: Connection, table: Any) -> Any:
+    """Start an INSERT that knows ON CONFLICT, in the dialect of the connection."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+class OperationsStore:
+    """What beat, workers and the roll-up job keep."""
+
+    def __init__(self, database: Database, *, clock: Clock = read_clock) -> None:
+        self._database, self._clock = database, clock
+
+    def claim_slot(self, kind: str, period_seconds: float) -> bool:
+        """Take the current slot of a periodic run; False when another run has it.
+
+        Two beats, a late beat and clocks that step then do no harm.
+        """
+        with self._database.write() as connection:
+            now = self._clock(connection)
+            slot = int(now.timestamp() // period_seconds)
+            claimed = connection.execute(
+                upserting(connection, ScheduleSlot.__table__)
+                .values(kind=kind, slot=slot, claimed_at=now)
+                .on_conflict_do_nothing()
+            )
+            if claimed.rowcount != 1:
+                return False
+            connection.execute(
+                delete(ScheduleSlot).where(ScheduleSlot.kind == kind, ScheduleSlot.slot < slot - _SLOTS_KEPT)
+            )
+            return True
+
+    def touch_mark(self, queue: str, worker: str) -> None:
+        """Note that a worker just took something from a queue."""
+        with self._database.write() as connection:
+            now = self._clock(connection)
+            connection.execute(
+                upserting(connection, WorkerMark.__table__)
+                .values(queue=queue, worker=worker, seen_at=now)
+                .on_conflict_do_update(index_elements=["queue", "worker"], set_={"seen_at": now})
+            )
+
+    def marks(self) -> list[Mark]:
+        """List when each worker last took something, the freshest first."""
+        with self._database.read() as connection:
+            now = self._clock(connection)
+            rows = connection.execute(
+                select(WorkerMark.queue, WorkerMark.worker, WorkerMark.seen_at).order_by(
+                    WorkerMark.seen_at.desc(), WorkerMark.queue, WorkerMark.worker
+                )
+            ).all()
+        return [
+            Mark(queue, worker, seen_at, max(0.0, (now - seen_at).total_seconds())) for queue, worker, seen_at in rows
+        ]
+
+    def forget_marks(self, *, older_than_seconds: float) -> int:
+        """Drop the marks of workers long gone; return how many."""
+        with self._database.write() as connection:
+            limit = self._clock(connection) - timedelta(seconds=older_than_seconds)
+            return connection.execute(delete(WorkerMark).where(WorkerMark.seen_at < limit)).rowcount
+
+    def add_stats(self, amounts: Mapping[str, int], *, namespace: str = "", period_seconds: int = 60) -> None:
+        """Add amounts, by name, to the current period."""
+        if not amounts:
+            return
+        with self._database.write() as connection:
+            now = self._clock(connection).timestamp()
+            start = datetime.fromtimestamp(now - now % period_seconds, UTC).replace(microsecond=0)
+            statement = upserting(connection, StatRollup.__table__)
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["period_start", "period_seconds", "namespace", "name"],
+                    set_={"value": StatRollup.value + statement.excluded.value},
+                ),
+                [
+                    {
+                        "period_start": start,
+                        "period_seconds": period_seconds,
+                        "namespace": namespace,
+                        "name": name,
+                        "value": amount,
+                    }
+                    # Sorted: two writers that take the same rows in another order would deadlock.
+                    for name, amount in sorted(amounts.items())
+                ],
+            )
+
+    def sum_stats(
+        self, *, since: datetime | None = None, until: datetime | None = None, namespace: str | None = None
+    ) -> dict[str, int]:
+        """Sum amounts by name over periods that begin at `since` or later and before `until`."""
+        query = select(StatRollup.name, func.sum(StatRollup.value)).group_by(StatRollup.name)
+        if since is not None:
+            query = query.where(StatRollup.period_start >= since)
+        if until is not None:
+            query = query.where(StatRollup.period_start < until)
+        if namespace is not None:
+            query = query.where(StatRollup.namespace == namespace)
+        with self._database.read() as connection:
+            return {name: int(total) for name, total in connection.execute(query)}

@@ -1,0 +1,110 @@
+"""Move a metadata database between schema revisions, and say which one it has."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+import cache_management
+from cache_management.cache.errors import MetadataUnavailable
+from cache_management.models import audit, job, operations
+from cache_management.models.base import Base, Database
+
+# Importing a table's module is what puts it into Base.metadata.
+TABLE_MODULES = (audit, job, operations)
+# Any number will do, as long as nothing else in this database takes it.
+_UPGRADE_LOCK = 0x6361_6368_6501
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Bring the database up to a revision; two at once run one after the other."""
+    _migrate(url, lambda config: command.upgrade(config, revision))
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Take the database down to a revision; `base` removes every table of ours."""
+    _migrate(url, lambda config: command.downgrade(config, revision))
+
+
+def wanted() -> str:
+    """Name the revision that this version of the package works with."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    if head is None:
+        raise RuntimeError("the package holds no migrations: its installation is incomplete")
+    return head
+
+
+def current(connection: Connection) -> str | None:
+    """Name the revision a database is at; None when it has no tables of ours."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def check(url: str) -> None:
+    """Make sure the database is at the right revision.
+
+    Raises:
+        MetadataUnavailable: It is not, or does not answer.
+    """
+    database = Database(url)
+    try:
+        check_database(database)
+    finally:
+        database.close()
+
+
+def check_database(database: Database) -> None:
+    """Do what `check` does, on connections that are already there."""
+    path = database.file
+    if path is not None and not path.exists():
+        found = None
+    else:
+        with database.read() as connection:
+            found = current(connection)
+    if found != wanted():
+        raise MetadataUnavailable(
+            f"metadata database {database.shown} is at revision {found or 'none'}, this version needs {wanted()}; "
+            "run `cache-cli db upgrade`"
+        )
+
+
+def drift(url: str) -> list[Any]:
+    """List how the tables differ from the models; empty when a migration is not missing."""
+    database = Database(url)
+    try:
+        with database.read() as connection:
+            context = MigrationContext.configure(
+                connection, opts={"compare_type": True, "compare_server_default": True}
+            )
+            return list(compare_metadata(context, Base.metadata))
+    finally:
+        database.close()
+
+
+def _config() -> Config:
+    # Paths from the package, so that an installed wheel can upgrade too.
+    root = Path(cache_management.__file__).parent / "migrations"
+    config = Config(stdout=io.StringIO())
+    config.set_main_option("script_location", str(root).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _migrate(url: str, action: Any) -> None:
+    database = Database(url)
+    config = _config()
+    try:
+        with database.write() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+            config.attributes["connection"] = connection
+            action(config)
+    finally:
+        database.close()
