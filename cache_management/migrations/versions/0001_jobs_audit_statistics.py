@@ -98,7 +98,8 @@ def upgrade() -> None:
             "cancel_reason IS NULL OR cancel_reason IN ('user', 'deadline')", name=op.f("ck_jobs_cancel_reason")
         ),
         sa.CheckConstraint(
-            "state IN ('queued', 'dispatched', 'running', 'pausing', 'paused', 'cancelling', 'cancelled', 'succeeded', 'partial', 'failed')",
+            "state IN ('queued', 'dispatched', 'running', 'pausing', 'paused', 'cancelling', "
+            "'cancelled', 'succeeded', 'partial', 'failed')",
             name=op.f("ck_jobs_state"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),

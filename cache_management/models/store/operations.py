@@ -40,8 +40,9 @@ class OperationsStore:
                 upserting(connection, ScheduleSlot.__table__)
                 .values(kind=kind, slot=slot, claimed_at=now)
                 .on_conflict_do_nothing()
-            )
-            if claimed.rowcount != 1:
+                .returning(ScheduleSlot.slot)
+            ).one_or_none()
+            if claimed is None:
                 return False
             connection.execute(
                 delete(ScheduleSlot).where(ScheduleSlot.kind == kind, ScheduleSlot.slot < slot - _SLOTS_KEPT)

@@ -66,8 +66,9 @@ def insert_job(
     }
     live = select(Job.id).where(Job.kind == kind, Job.idem_key == idem_key, Job.state.in_(LIVE))
     for _ in range(3):
-        statement = upserting(connection, Job.__table__).on_conflict_do_nothing()
-        if connection.execute(statement, row).rowcount == 1:
+        # Returned, not counted: for an INSERT a driver may not say how many rows there were.
+        statement = upserting(connection, Job.__table__).values(**row).on_conflict_do_nothing().returning(Job.id)
+        if connection.execute(statement).one_or_none() is not None:
             break
         existing = connection.execute(live).scalar_one_or_none()
         if existing is not None:
