@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.cache.events import UnavailableEvent
 from cache_management.cache.llm import LLMCache
-from cache_management.cache.records import Record
-from cache_management.cache.semantic.matcher import Indexable, IndexReport, SimilarityMatcher
+from cache_management.cache.records import Indexable, IndexReport, Record
 from cache_management.cache.values import CachedResponse, CacheStats, SimilarityMatch
+
+if TYPE_CHECKING:
+    from cache_management.cache.semantic.matcher import SimilarityMatcher
 
 
 class CacheManager:

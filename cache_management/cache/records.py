@@ -37,3 +37,19 @@ class Neighbour(msgspec.Struct, frozen=True, gc=False):
 
     id: str
     similarity: float
+
+
+class Indexable(msgspec.Struct, frozen=True, gc=False):
+    """An entry of the LLM cache that shall be found by meaning."""
+
+    key: str
+    prompt: str
+    expires_at: float | None
+
+
+class IndexReport(msgspec.Struct, frozen=True, gc=False):
+    """What became of entries to be indexed: texts the model cannot read whole stay exact-only."""
+
+    added: int
+    unchanged: int
+    too_long: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,7 @@ from cache_management.cache.events import (
     ignore,
 )
 from cache_management.cache.identity import KeySpace
-from cache_management.cache.records import Neighbour, Record
+from cache_management.cache.records import Indexable, IndexReport, Neighbour, Record
 from cache_management.cache.semantic import gates
 from cache_management.cache.semantic.embedding_cache import CachingEmbedder
 from cache_management.cache.semantic.follow import Follower
@@ -49,22 +48,6 @@ from cache_management.cache.vectors.base import VectorIndex
 _STANDALONE_SIZE = 1_000_000
 _ENTRY_LIMIT_BYTES = 64 * 2**20
 _OVERFETCH = 8  # gates refuse some and entries vanish; asking for more costs next to nothing
-
-
-class Indexable(NamedTuple):
-    """An entry of the LLM cache that shall be found by meaning."""
-
-    key: str
-    prompt: str
-    expires_at: float | None
-
-
-class IndexReport(NamedTuple):
-    """What `index_entries` did: texts the model cannot read whole are left exact-only."""
-
-    added: int
-    unchanged: int
-    too_long: int
 
 
 class SimilarityMatcher:

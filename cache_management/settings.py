@@ -1,0 +1,285 @@
+"""One frozen Settings: defaults, then what is running, the YAML file, `CACHE_*`, explicit arguments.
+
+The later wins. Unknown keys are errors that suggest the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cache_management.cache.config import (
+    CacheConfig,
+    EmbeddingModel,
+    SimilarityConfig,
+    default_data_dir,
+)
+from cache_management.cache.errors import ConfigurationError
+
+DEFAULT_FILE = Path("cache_config.yaml")
+ENV_PREFIX = "CACHE_"
+_FILE_LIMIT_BYTES = 1_000_000
+_NOT_SETTINGS = {"CACHE_CONFIG", "CACHE_CELERY_CONFIG"}
+
+Source = Literal["default", "running set", "file", "environment", "argument"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DistributedSettings(_Part):
+    """The replicated cache over several nodes."""
+
+    enabled: bool = False
+    nodes: tuple[str, ...] = ()
+    sharding: Literal["consistent_hash", "mod_hash", "range"] = "consistent_hash"
+    replicas: int = Field(default=2, ge=0, le=4)
+    consistency: Literal["one", "quorum", "all"] = "quorum"
+
+
+class MetricsSettings(_Part):
+    """The Prometheus endpoint."""
+
+    enabled: bool = True
+    port: int = Field(default=9090, ge=0, le=65535)
+    path: str = "/metrics"
+
+
+class LoggingSettings(_Part):
+    """What is logged, and where to; `file: null` is standard error."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    file: Path | None = None
+
+
+class Settings(CacheConfig):
+    """Everything that can be set. The cache's own keys are those of CacheConfig."""
+
+    data_dir: Path = Field(default_factory=default_data_dir)
+    metadata_url: str = ""
+    broker_url: str | None = None
+
+    embedding_model: EmbeddingModel | str = Field(default=EmbeddingModel.MINILM, union_mode="left_to_right")
+    similarity_threshold: float = Field(default=0.85, ge=-1.0, le=1.0)
+    cache_embeddings: bool = True
+
+    distributed: DistributedSettings = DistributedSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _place_data(cls, data: Any) -> Any:
+        """Put what has no place of its own below `data_dir`."""
+        if not isinstance(data, dict):
+            return data
+        folder = Path(data.get("data_dir") or default_data_dir()).expanduser()
+        placed = {
+            "data_dir": folder,
+            "disk_path": folder / "cache",
+            "metadata_url": f"sqlite:///{folder.absolute() / 'metadata.sqlite'}",
+        }
+        return placed | {key: value for key, value in data.items() if key != "data_dir" and value is not None}
+
+    def similarity(self) -> SimilarityConfig:
+        """Return the part that compares meaning."""
+        return SimilarityConfig(
+            model=self.embedding_model,
+            threshold=self.similarity_threshold,
+            cache_embeddings=self.cache_embeddings,
+            namespace=self.namespace,
+        )
+
+
+class Loaded(BaseModel):
+    """Settings, and where each key that is not a default came from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    settings: Settings
+    sources: dict[str, Source]
+    file: Path | None
+
+
+def load_settings(
+    file: Path | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    running: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """Read the settings.
+
+    Args:
+        file: Must exist when given. Else `CACHE_CONFIG`, else ./cache_config.yaml if it is there.
+        env: Replaces the process's environment.
+        running: What a running embedded set offers, such as its broker_url.
+        arguments: Explicit values; None means not given.
+
+    Raises:
+        ConfigurationError: Names the key, the bad value and the fix.
+    """
+    env = os.environ if env is None else env
+    path = _find_file(file, env)
+    layers: list[tuple[Source, dict[str, Any]]] = [
+        ("running set", dict(running or {})),
+        ("file", _read_file(path) if path else {}),
+        ("environment", _read_env(env)),
+        ("argument", {key: value for key, value in (arguments or {}).items() if value is not None}),
+    ]
+    values: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    for source, layer in layers:
+        for key, value in _leaves(layer):
+            _put(values, key, value)
+            sources[".".join(key)] = source
+    # A backend that is named later overrides an url that was given earlier, not only the other way round.
+    order = [source for source, _ in layers]
+    if "url" in sources and "backend" in sources and order.index(sources["backend"]) > order.index(sources["url"]):
+        del values["url"], sources["url"]
+    try:
+        settings = Settings(**values)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{path or 'the configuration'}: {exc}") from None
+    return Loaded(settings=settings, sources=sources, file=path)
+
+
+def check_file(path: Path) -> Settings:
+    """Read one configuration file alone, without the environment.
+
+    Raises:
+        ConfigurationError: Names the key, the bad value and the fix.
+    """
+    return load_settings(path, env={}).settings
+
+
+def setting_names() -> list[str]:
+    """Return every key that can be set, nested ones with dots, in the order of the table."""
+    return [".".join(key) for key in _known_leaves(Settings)]
+
+
+def _find_file(file: Path | None, env: Mapping[str, str]) -> Path | None:
+    if file is None and env.get("CACHE_CONFIG"):
+        file = Path(env["CACHE_CONFIG"])
+    if file is not None:
+        if not file.is_file():
+            raise ConfigurationError(f"the configuration file {file} does not exist; create it or leave out -c")
+        return file
+    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain YAML: no tags, no aliases (a few lines of them can stand for gigabytes), no key twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed here", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not text", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key} is set twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _FILE_LIMIT_BYTES:
+            raise ConfigurationError(f"{path} has {path.stat().st_size:,} bytes; a configuration has at most 1 MB")
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from None
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"{path} is not UTF-8 at byte {exc.start}") from None
+    try:
+        found = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.MarkedYAMLError as exc:
+        line = f", line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
+        raise ConfigurationError(f"{path}{line}: {exc.problem}") from None
+    except (yaml.YAMLError, RecursionError) as exc:
+        raise ConfigurationError(f"{path} is no YAML: {str(exc)[:200]}") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{path} holds no settings: lines like `backend: redis` are expected")
+    _check_names(found, Settings, where=str(path))
+    return found
+
+
+def _read_env(env: Mapping[str, str]) -> dict[str, Any]:
+    """Read `CACHE_*`. A name that is near a known one is taken for a mistake; others belong to somebody else."""
+    known = {ENV_PREFIX + "__".join(key).upper(): key for key in _known_leaves(Settings)}
+    found: dict[str, Any] = {}
+    for name, value in sorted(env.items()):
+        if not name.startswith(ENV_PREFIX) or name in _NOT_SETTINGS:
+            continue
+        key = known.get(name.upper())
+        if key is None:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.87)
+            if near:
+                raise ConfigurationError(f"the environment variable {name} is unknown; did you mean {near[0]}?")
+            continue
+        _put(found, key, _env_value(key, value))
+    return found
+
+
+def _env_value(key: tuple[str, ...], value: str) -> Any:
+    if value.strip().lower() in {"", "null", "none"}:
+        return None
+    if key[-1] == "nodes":
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _check_names(data: Mapping[str, Any], model: type[BaseModel], *, where: str, above: str = "") -> None:
+    for key, value in data.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            everything = [".".join(name) for name in _known_leaves(Settings)]
+            near = difflib.get_close_matches(above + key, everything, n=1, cutoff=0.6) or difflib.get_close_matches(
+                key, [name.rpartition(".")[2] for name in everything], n=1, cutoff=0.6
+            )
+            hint = f"; did you mean {near[0]}?" if near else "; `cache-cli config show` lists the keys"
+            raise ConfigurationError(f"{where}: unknown key {above + key}{hint}")
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            if not isinstance(value, dict):
+                raise ConfigurationError(f"{where}: {key} needs keys below it (got {value!r})")
+            _check_names(value, inner, where=where, above=f"{above}{key}.")
+
+
+def _known_leaves(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _known_leaves(inner, (*above, name))
+        else:
+            yield (*above, name)
+
+
+def _leaves(data: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
+
+
+def _put(values: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
+    for part in key[:-1]:
+        values = values.setdefault(part, {})
+    values[key[-1]] = value
