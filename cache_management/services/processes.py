@@ -232,3 +232,12 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def bind_to_parent() -> None:
+    """Ask the kernel to kill this very process when its parent ends; no effect off Linux.
+
+    For processes that somebody else forked, such as the pool children of a Celery worker.
+    """
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

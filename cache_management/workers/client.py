@@ -1,0 +1,246 @@
+"""Submits jobs, asks for changes, rings the doorbell. Imports no job code and no model."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import logging
+import os
+import random
+import socket
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache_management.cache.clock import VersionClock
+from cache_management.cache.errors import BrokerUnavailable, InvalidInput
+from cache_management.cache.values import CachedResponse
+from cache_management.cache.warm_items import WarmItem, check_items, read_warm_file
+from cache_management.settings import Settings
+from cache_management.wiring import read_settings
+from cache_management.workers.inputs import pack_inputs
+from cache_management.workers.messages import WarmParams, require_broker, route_of
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from cache_management.models.store import Stores
+    from cache_management.models.store.results import Action, JobView, Requested, Ring, Submitted
+
+logger = logging.getLogger("cache_management.workers")
+
+_ITEMS_PER_SHARD = 1_000
+_MOST_SHARDS = 4
+
+
+class JobClient:
+    """The way to the jobs for apps, the command line and the workers themselves.
+
+    A job is accepted once the database holds it. When the broker is down the doorbell stays
+    silent and the reconciler rings later: nothing is lost.
+    """
+
+    def __init__(self, settings: Settings, *, stores: Stores | None = None) -> None:
+        self.settings = settings
+        self._given = stores
+
+    @cached_property
+    def stores(self) -> Stores:
+        if self._given is not None:
+            return self._given
+        from cache_management.models.store import open_stores
+
+        return open_stores(self.settings.metadata_url)
+
+    def submit_warm(
+        self,
+        items: Iterable[WarmItem],
+        *,
+        source: str = "program",
+        source_digest: str | None = None,
+        idem_key: str | None = None,
+        batch_size: int = 50,
+        embed: bool = True,
+        deadline_seconds: float = 86_400,
+    ) -> Submitted:
+        """Accept a warm job and ring for it.
+
+        Items are checked while they are read; a wrong one leaves no job behind.
+
+        Raises:
+            InvalidInput: An item is wrong, or there is none.
+            MetadataUnavailable: The database cannot take the job; nothing was queued.
+        """
+        parts = list(pack_inputs(items))
+        if not parts:
+            raise InvalidInput("there is nothing to warm: the source holds no items")
+        params = WarmParams(
+            version=VersionClock().next(),
+            shards=min(_MOST_SHARDS, 1 + sum(count for _, count in parts) // _ITEMS_PER_SHARD),
+            batch_size=batch_size,
+            embed=embed,
+            source=source,
+            source_digest=source_digest,
+        )
+        submitted = self.stores.jobs.create(
+            "warm",
+            params.model_dump(),
+            namespace=self.settings.namespace,
+            submitted_by=whoami(),
+            inputs=parts,
+            idem_key=idem_key,
+            deadline_seconds=deadline_seconds,
+        )
+        if submitted.ring is not None:
+            self.ring([submitted.ring])
+        return submitted
+
+    def request(self, job_id: str, action: Action) -> Requested:
+        """Cancel, pause or resume a job.
+
+        Raises:
+            JobNotFound, JobError: There is no such job, or it has ended.
+        """
+        answer = self.stores.jobs.request(job_id, action, by=whoami())
+        self.ring(answer.rings)
+        return answer
+
+    def get(self, job_id: str) -> JobView:
+        """Return a job by its id or an unambiguous beginning of it."""
+        return self.stores.jobs.get(job_id)
+
+    def ring(self, rings: Sequence[Ring], *, delay_seconds: float = 0.0, attempt: int = 0) -> bool:
+        """Publish doorbells; return False when the broker did not take them all.
+
+        A ring that gets lost is repeated by the reconciler.
+        """
+        try:
+            for ring in rings:
+                route = route_of(ring.job_kind, ring.shard_kind)
+                self.celery.send_task(
+                    route.task,
+                    args=[ring.job_id, ring.shard, ring.fence],
+                    queue=route.queue,
+                    countdown=delay_seconds or None,
+                    headers={"sent_at": datetime.now(UTC).isoformat(), "attempt": attempt},
+                    argsrepr=f"({ring.job_id}, {ring.shard}, {ring.fence})",
+                    kwargsrepr="{}",
+                    retry=False,
+                )
+                self.stores.jobs.mark_dispatched(ring)
+        except BrokerUnavailable as exc:
+            logger.warning("the doorbell stays silent: %s", exc)
+            return False
+        except _broker_errors() as exc:
+            logger.warning("the broker at %s took no message, the reconciler will ring: %s", self.broker_shown, exc)
+            return False
+        return True
+
+    def check_broker(self) -> None:
+        """Return when the broker answers.
+
+        Raises:
+            BrokerUnavailable: It does not.
+        """
+        try:
+            with self.celery.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
+        except _broker_errors() as exc:
+            raise BrokerUnavailable(
+                f"the broker at {self.broker_shown} does not answer: {exc}; start it, or run `cache-cli up`"
+            ) from exc
+
+    @property
+    def broker_shown(self) -> str:
+        """Return the broker's URL without its password."""
+        from kombu.utils.url import maybe_sanitize_url
+
+        return str(maybe_sanitize_url(self.settings.broker_url or ""))
+
+    @cached_property
+    def celery(self) -> Celery:
+        """Return a producer: it knows tasks by name only."""
+        try:
+            from celery import Celery
+        except ImportError as exc:
+            raise ImportError("Jobs need: pip install 'cache-management[workers]'") from exc
+        from cache_management.workers import defaults
+
+        producer = Celery("cache_management.client", broker=require_broker(self.settings), set_as_current=False)
+        producer.conf.update(
+            task_serializer="json",
+            accept_content=["json"],
+            task_ignore_result=True,
+            broker_transport_options=defaults.broker_transport_options,
+            broker_connection_timeout=3,
+        )
+        return producer
+
+    def close(self) -> None:
+        """Free connections."""
+        if "celery" in self.__dict__:
+            self.celery.close()
+        if self._given is None and "stores" in self.__dict__:
+            self.stores.close()
+
+
+def enqueue_warm(
+    items: Iterable[CachedResponse | WarmItem | dict[str, Any]] | str | os.PathLike[str],
+    *,
+    idem_key: str | None = None,
+    settings: Settings | None = None,
+    embed: bool = True,
+) -> str:
+    """Submit a warm job and return its id; a worker stores the entries and makes them findable.
+
+    Args:
+        items: Responses, dictionaries with prompt and response, or the path of a warm file.
+        idem_key: While a job with this key lives, its id is returned and nothing new is queued.
+        settings: Replaces what the configuration file and the environment say.
+
+    Raises:
+        InvalidInput: An item is wrong; nothing was queued.
+        MetadataUnavailable: The database cannot take the job; nothing was queued.
+        ConfigurationError: The settings cannot be used.
+    """
+    client = JobClient(settings or read_settings().settings)
+    try:
+        if isinstance(items, str | os.PathLike):
+            return submit_warm_file(client, Path(items), idem_key=idem_key, embed=embed).job_id
+        return client.submit_warm(check_items(items), idem_key=idem_key, embed=embed).job_id
+    finally:
+        client.close()
+
+
+def submit_warm_file(client: JobClient, path: Path, *, idem_key: str | None = None, **options: Any) -> Submitted:
+    """Submit the items of a warm file; the whole file is checked before anything is queued."""
+    items = read_warm_file(path)
+    first = next(items)  # before the digest: a file that cannot be read says so here
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return client.submit_warm(
+        chain([first], items), source=path.name, source_digest=digest, idem_key=idem_key, **options
+    )
+
+
+def backoff_seconds(attempt: int) -> float:
+    """Return the pause before the next try: 1, 2, 4 … 60 seconds, each with up to a quarter more."""
+    return min(60.0, 2.0 ** min(attempt, 6)) * (1 + random.random() / 4)  # noqa: S311 - spreads, guards nothing
+
+
+def whoami() -> str:
+    """Name the person and the machine for the audit log."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _broker_errors() -> tuple[type[Exception], ...]:
+    from kombu.exceptions import OperationalError
+
+    return (OperationalError, OSError)

@@ -1,0 +1,65 @@
+"""Celery settings as plain names; `celeryconfig.py` at the root starts from these.
+
+The job row is the truth and a message is a doorbell, so messages are small, JSON, and may
+get lost or come twice. Why each value: docs/design/0003-jobs.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cache_management.workers.messages import ROUTES, TASK_LIMITS
+
+# Messages: JSON only, ids only, no results.
+task_serializer = "json"
+accept_content = ["json"]
+result_accept_content = ["json"]
+task_ignore_result = True
+task_store_errors_even_if_ignored = False
+
+# Delivery: acknowledged after the chunk; a lost worker puts its message back, a bounded number of times.
+task_acks_late = True
+task_reject_on_worker_lost = True
+task_retry_on_worker_lost = True
+task_acks_on_failure = True
+task_acks_on_timeout = True
+worker_prefetch_multiplier = 1
+worker_eta_task_limit = 1000
+worker_cancel_long_running_tasks_on_connection_loss = False
+
+# Redis as broker: five times the longest hard limit, looked at often enough to matter.
+broker_transport_options: dict[str, Any] = {
+    "visibility_timeout": 900,
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
+    "socket_connect_timeout": 3,
+    "socket_timeout": 10,
+}
+broker_connection_retry_on_startup = True
+broker_pool_acquire_timeout = 10
+
+# Stopping: what is under way gets half a minute, then its message goes back.
+worker_soft_shutdown_timeout = 30
+worker_enable_soft_shutdown_on_idle = True
+worker_max_tasks_per_child = 500
+worker_proc_alive_timeout = 120  # a child that loads a model needs longer than the default 4 s
+
+# Watching.
+worker_send_task_events = True
+task_send_sent_event = True
+task_track_started = True
+worker_hijack_root_logger = False
+
+task_create_missing_queues = True
+task_default_queue = "control"
+task_routes = {route.task: {"queue": route.queue} for route in ROUTES.values()}
+task_annotations = {
+    task: {"soft_time_limit": limits.soft_seconds, "time_limit": limits.hard_seconds}
+    for task, limits in TASK_LIMITS.items()
+}
+
+# In memory: the schedule on disk would be a pickle, and a missed run is caught by the next one.
+beat_scheduler = "celery.beat:Scheduler"
+beat_schedule: dict[str, dict[str, Any]] = {
+    "reconcile": {"task": "control.reconcile", "schedule": 15.0, "options": {"queue": "control", "expires": 14.0}},
+}

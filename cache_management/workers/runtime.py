@@ -1,0 +1,78 @@
+"""What one worker process has: one event loop on a thread of its own, one Platform.
+
+Both are made at first use in the process that uses them, because neither sockets nor
+threads survive a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from cache_management.settings import Settings
+from cache_management.wiring import Platform, open_platform, read_settings
+
+T = TypeVar("T")
+
+
+class Runtime:
+    """The loop thread and the Platform of one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.pid = os.getpid()
+        # Who holds a lease; a pid alone comes again.
+        self.owner = f"{socket.gethostname()}:{self.pid}:{uuid.uuid4().hex[:8]}"
+        # A worker must know that a write happened, so it never reads or writes "as if".
+        self.settings = settings.model_copy(
+            update={"strict": True, "timeout_seconds": max(5.0, settings.timeout_seconds)}
+        )
+        self.platform: Platform = open_platform(self.settings)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="cache-loop", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for it; an exception here (a time limit) cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Close the Platform and end the loop."""
+        self.run(self.platform.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+        self._loop.close()
+
+
+_current: Runtime | None = None
+
+
+def current() -> Runtime:
+    """Return this process's runtime, made at the first call."""
+    global _current
+    if _current is None or _current.pid != os.getpid():
+        _current = Runtime(read_settings().settings)
+    return _current
+
+
+def forget() -> None:
+    """Drop what was inherited through a fork, without closing it: it belongs to the parent."""
+    global _current
+    _current = None
+
+
+def close() -> None:
+    """Close this process's runtime, if it has one."""
+    global _current
+    if _current is not None and _current.pid == os.getpid():
+        _current.close()
+    _current = None
