@@ -1,0 +1,48 @@
+"""A store that is down."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from cache_management.cache.backends.memory import MemoryBackend
+from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.records import Record
+
+
+class BreakableBackend(MemoryBackend):
+    """Keeps records in memory while `up`; refuses everything else."""
+
+    name = "breakable"
+
+    def __init__(self, *, up: bool = False) -> None:
+        super().__init__(max_size=10_000)
+        self.up = up
+
+    def _check(self) -> None:
+        if not self.up:
+            raise BackendUnavailable(self.name, "a test broke it")
+
+    async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
+        self._check()
+        return await super().get_many(keys)
+
+    async def put_many(self, records: Mapping[str, Record]) -> None:
+        self._check()
+        await super().put_many(records)
+
+    async def delete_many(self, keys: Sequence[str]) -> int:
+        self._check()
+        return await super().delete_many(keys)
+
+    async def scan(self, prefix: str = "") -> AsyncIterator[str]:
+        self._check()
+        async for key in super().scan(prefix):
+            yield key
+
+    async def append(self, stream: str, items: Sequence[bytes]) -> str:
+        self._check()
+        return await super().append(stream, items)
+
+    async def tail(self, stream: str) -> str:
+        self._check()
+        return await super().tail(stream)
