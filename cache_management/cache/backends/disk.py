@@ -61,11 +61,12 @@ INSERT INTO records (key, grp, frame, expires_at, used_at) VALUES (?, ?, ?, ?, ?
 ON CONFLICT (key) DO UPDATE
 SET frame = excluded.frame, expires_at = excluded.expires_at, used_at = excluded.used_at, uses = uses + 1
 """
+# What was written just now goes last, or a full store would take in nothing new.
 _VICTIM_ORDER = {
     EvictionPolicy.LRU: "used_at",
     # Uses count for less the longer ago the last one is: an hour idle halves them, so old fame fades.
-    EvictionPolicy.LFU: "(uses + 1.0) / (1.0 + max(0.0, :now - used_at) / 3600.0), used_at",
-    EvictionPolicy.TTL: "expires_at IS NULL, expires_at, used_at",
+    EvictionPolicy.LFU: "used_at >= :now, (uses + 1.0) / (1.0 + max(0.0, :now - used_at) / 3600.0), used_at",
+    EvictionPolicy.TTL: "used_at >= :now, expires_at IS NULL, expires_at, used_at",
 }
 _EVICT_AT_ONCE = 64
 _NOTES_KEPT = 100_000
