@@ -131,7 +131,8 @@ class DiskBackend(Backend, Journal):
         def count(db: sqlite3.Connection) -> int:
             low, high = _range(prefix)
             row = db.execute(
-                "SELECT count(*) FROM records WHERE key >= ? AND key < ? AND (expires_at IS NULL OR expires_at > ?)",
+                "SELECT count(*) FROM records WHERE key >= ? AND key < CAST(? AS TEXT)"
+                " AND (expires_at IS NULL OR expires_at > ?)",
                 (low, high, self._clock()),
             ).fetchone()
             return int(row[0])
@@ -231,7 +232,7 @@ class DiskBackend(Backend, Journal):
         return [
             row[0]
             for row in db.execute(
-                "SELECT key FROM records WHERE key >= ? AND key < ? AND key > ?"
+                "SELECT key FROM records WHERE key >= ? AND key < CAST(? AS TEXT) AND key > ?"
                 " AND (expires_at IS NULL OR expires_at > ?) ORDER BY key LIMIT 1000",
                 (low, high, after, self._clock()),
             )
@@ -393,8 +394,9 @@ def _last_note(db: sqlite3.Connection, stream: str) -> int:
     return int(dropped[0]) if dropped else 0
 
 
-def _range(prefix: str) -> tuple[str, str]:
-    return prefix, prefix + "\U0010ffff"
+def _range(prefix: str) -> tuple[str, bytes]:
+    """Return bounds around every key with a prefix: SQLite compares bytes, and no UTF-8 holds an FF."""
+    return prefix, prefix.encode() + b"\xff"
 
 
 def _chunks(keys: Sequence[str], size: int) -> Iterator[list[str]]:
