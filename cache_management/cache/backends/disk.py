@@ -183,6 +183,8 @@ class DiskBackend(Backend, Journal):
                 raise JournalGap(f"stream {stream!r} was trimmed up to {dropped[0]}, asked for {start}")
             return [row[1] for row in rows], str(rows[-1][0] if rows else start)
 
+            if not rows and start > (last := _last_note(db, stream)):
+                raise JournalGap(f"stream {stream!r} ends at {last}, asked for {start}: it began anew")
         return await self._run(read)
 
     def _get_many(self, db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Record]:
