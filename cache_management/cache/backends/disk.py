@@ -104,10 +104,11 @@ class DiskBackend(Backend, Journal):
         self._clock = clock
         self._listener = listener
         self._connection: sqlite3.Connection | None = None
-        self._pid = 0
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._thread: ThreadPoolExecutor | None = None
         self._touched: dict[str, list[float]] = {}
+        self._left_behind: list[object] = []
 
     async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
         return await self._run(lambda db: self._get_many(db, keys))
@@ -144,7 +145,8 @@ class DiskBackend(Backend, Journal):
 
     async def aclose(self) -> None:
         with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
+            self._leave_what_crossed_a_fork()
+            if self._connection is not None:
                 with contextlib.suppress(sqlite3.Error):
                     self._flush_touches(self._connection)
                 self._connection.close()
@@ -181,10 +183,10 @@ class DiskBackend(Backend, Journal):
             dropped = db.execute("SELECT upto FROM notes_dropped WHERE stream = ?", (stream,)).fetchone()
             if dropped is not None and start < dropped[0]:
                 raise JournalGap(f"stream {stream!r} was trimmed up to {dropped[0]}, asked for {start}")
-            return [row[1] for row in rows], str(rows[-1][0] if rows else start)
-
             if not rows and start > (last := _last_note(db, stream)):
                 raise JournalGap(f"stream {stream!r} ends at {last}, asked for {start}: it began anew")
+            return [row[1] for row in rows], str(rows[-1][0] if rows else start)
+
         return await self._run(read)
 
     def _get_many(self, db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Record]:
@@ -327,8 +329,8 @@ class DiskBackend(Backend, Journal):
             pause = min(pause * 2, 0.02)
 
     def _open(self) -> sqlite3.Connection:
-        # A connection that crossed a fork can damage the file: each process opens its own.
-        if self._connection is not None and self._pid == os.getpid():
+        self._leave_what_crossed_a_fork()
+        if self._connection is not None:
             return self._connection
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0)
@@ -343,8 +345,18 @@ class DiskBackend(Backend, Journal):
             db.close()
             raise
         self._connection = db
-        self._pid = os.getpid()
         return db
+
+    def _leave_what_crossed_a_fork(self) -> None:
+        """Start afresh in a forked child.
+
+        Using or closing the parent's connection can damage the file, and an executor whose
+        thread stayed in the parent takes work and never does it.
+        """
+        if self._pid != os.getpid():
+            self._left_behind.append((self._connection, self._thread))
+            self._connection = self._thread = None
+            self._pid = os.getpid()
 
 
 def group_of(storage_key: str) -> str:
