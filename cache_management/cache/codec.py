@@ -46,8 +46,9 @@ def unpack(storage_key: str, frame: bytes) -> Record:
     Raises:
         CorruptRecord: Too short, foreign, of an unknown layout, or its checksum differs.
     """
-    if len(frame) < _HEAD.size + _BODY.size:
-        raise CorruptRecord(f"{len(frame)} bytes are no record")
+    # A damaged file can hand out text or nothing in the place of bytes.
+    if not isinstance(frame, bytes) or len(frame) < _HEAD.size + _BODY.size:
+        raise CorruptRecord("too short, or no bytes at all")
     magic, layout, flags, checksum = _HEAD.unpack_from(frame)
     if magic != b"CM" or layout != FRAME_LAYOUT or flags:
         raise CorruptRecord(f"magic {magic!r}, layout {layout}, flags {flags} are not of this program")
