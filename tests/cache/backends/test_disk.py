@@ -1,0 +1,450 @@
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from cache_management.cache.backends import disk
+from cache_management.cache.backends.base import Backend, Journal
+from cache_management.cache.backends.disk import DiskBackend
+from cache_management.cache.config import EvictionPolicy
+from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.events import CorruptEvent, Event, RemoveEvent
+from cache_management.cache.records import Record
+from tests.cache.backends.disk_child import PREFIX
+from tests.conftest import PROJECT_ROOT
+from tests.contracts.backend import BackendContract, JournalContract
+from tests.contracts.clock import ManualClock
+
+PATIENT_SECONDS = 20.0
+
+
+class TestDiskBackend(BackendContract):
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    async def make(self) -> Backend:
+        return DiskBackend(
+            self.folder,
+            max_size=10_000,
+            size_limit_bytes=10**9,
+            timeout_seconds=PATIENT_SECONDS,
+            clock=self.clock,
+        )
+
+
+class TestDiskJournal(JournalContract):
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = tmp_path
+        monkeypatch.setattr(disk, "_NOTES_KEPT", 10)
+
+    async def make_journal(self) -> Journal:
+        return opened(self.folder)
+
+    async def lose_beginning(self, journal: Journal, stream: str) -> None:
+        await journal.append(stream, [b"more"] * 30)
+
+    async def journal_after_a_loss(self, journal: Journal, stream: str) -> Journal:
+        assert isinstance(journal, DiskBackend)
+        await journal.aclose()
+        for file in self.folder.iterdir():
+            file.unlink()
+        return journal
+
+
+def opened(folder: Path, **options: object) -> DiskBackend:
+    defaults = {"max_size": 10_000, "size_limit_bytes": 10**9, "timeout_seconds": PATIENT_SECONDS}
+    return DiskBackend(folder, **{**defaults, **options})  # type: ignore[arg-type]
+
+
+def record(value: bytes = b"value", expires_at: float | None = None) -> Record:
+    return Record(value=value, expires_at=expires_at, version=1)
+
+
+def start(action: str, folder: Path, *args: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.cache.backends.disk_child", action, str(folder), *map(str, args)],
+        cwd=PROJECT_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def race(*children: subprocess.Popen[str]) -> None:
+    """Let processes begin when all of them are up, and wait for their end."""
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n", child.communicate()
+    finish(*children)
+
+
+def finish(*children: subprocess.Popen[str]) -> list[str]:
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.close()
+        child.stdin = None
+    outputs = [child.communicate(timeout=60) for child in children]
+    assert [child.returncode for child in children] == [0] * len(children), outputs
+    return [output for output, _ in outputs]
+
+
+@contextmanager
+def write_lock_held_elsewhere(folder: Path) -> Iterator[None]:
+    with start("hold-write-lock", folder) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "locked\n"
+        yield
+        child.communicate(timeout=60)
+
+
+# several processes
+
+
+async def test_two_processes_writing_at_once_lose_nothing(tmp_path: Path) -> None:
+    race(start("write-many", tmp_path, "a", 400), start("write-many", tmp_path, "b", 400))
+
+    backend = opened(tmp_path)
+    names = [f"{name}-{at}" for name in "ab" for at in range(400)]
+    found = await backend.get_many([PREFIX + name for name in names])
+    notes, _ = await backend.read_after("notes", "", limit=1000)
+    shared = await backend.get(PREFIX + "shared")
+    await backend.aclose()
+
+    assert {key: item.value for key, item in found.items()} == {PREFIX + name: name.encode() for name in names}
+    assert sorted(notes) == sorted(name.encode() for name in names)
+    assert shared is not None
+    assert shared.value in {b"a-399", b"b-399"}
+
+
+@pytest.mark.faults
+async def test_killed_process_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
+    child = start("write-for-ever", tmp_path)
+    assert child.stdout is not None
+    acknowledged = [child.stdout.readline().strip() for _ in range(200)]
+
+    child.kill()
+    rest, _ = child.communicate(timeout=60)
+    acknowledged += [line for line in rest.splitlines(keepends=False) if line]
+
+    backend = opened(tmp_path)
+    found = await backend.get_many([PREFIX + at for at in acknowledged])
+    await backend.put(PREFIX + "next", record())
+    assert await backend.get(PREFIX + "next") is not None
+    await backend.aclose()
+    assert {key: item.value.rstrip(b".") for key, item in found.items()} == {
+        PREFIX + at: at.encode() for at in acknowledged
+    }
+
+
+async def test_number_of_entries_is_bounded_under_concurrent_writers(tmp_path: Path) -> None:
+    race(start("fill", tmp_path, "a", 40, 10**9), start("fill", tmp_path, "b", 40, 10**9))
+
+    backend = opened(tmp_path)
+    assert await backend.count() == 40
+    await backend.aclose()
+
+
+async def test_bytes_are_bounded_under_concurrent_writers(tmp_path: Path) -> None:
+    race(start("fill", tmp_path, "a", 10**6, 20_000), start("fill", tmp_path, "b", 10**6, 20_000))
+
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
+        size, entries = db.execute("SELECT sum(length(frame)), count(*) FROM records").fetchone()
+        counted = db.execute("SELECT total(bytes), total(entries) FROM totals").fetchone()
+
+    assert 10_000 < size <= 20_000
+    assert counted == (size, entries)
+
+
+async def test_forked_child_opens_its_own_connection(tmp_path: Path) -> None:
+    (said,) = finish(start("fork-and-use", tmp_path))
+
+    assert said.splitlines() == ["child 0", "found before child contended parent waited"]
+
+
+# the write lock
+
+
+async def test_write_waits_for_a_lock_held_elsewhere_and_then_succeeds(tmp_path: Path) -> None:
+    backend = opened(tmp_path)
+    await backend.put(PREFIX + "a", record(b"old"))
+
+    with write_lock_held_elsewhere(tmp_path):
+        writing = asyncio.ensure_future(backend.put(PREFIX + "a", record(b"new")))
+        await asyncio.sleep(0)
+        # Readers go on meanwhile, on the event loop, and see what was there.
+        assert (await backend.get_many([PREFIX + "a"]))[PREFIX + "a"].value == b"old"
+        assert not writing.done()
+    await writing
+
+    assert (await backend.get_many([PREFIX + "a"]))[PREFIX + "a"].value == b"new"
+    await backend.aclose()
+
+
+async def test_lock_held_too_long_costs_the_budget_and_not_the_event_loop(tmp_path: Path) -> None:
+    backend = opened(tmp_path, timeout_seconds=0.3)
+    await backend.put(PREFIX + "a", record())
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.005)
+            ticks += 1
+
+    with write_lock_held_elsewhere(tmp_path):
+        ticking = asyncio.ensure_future(tick())
+        started = time.monotonic()
+        with pytest.raises(BackendUnavailable, match="locked"):
+            await backend.put(PREFIX + "b", record())
+        elapsed = time.monotonic() - started
+        ticking.cancel()
+        with pytest.raises(BackendUnavailable):
+            await backend.delete(PREFIX + "a")
+
+    # A blocked loop would not have ticked at all; a free one ticks some sixty times.
+    assert ticks >= 5
+    assert elapsed < 5
+    await backend.aclose()
+
+
+async def test_first_opening_waits_for_another_process_without_blocking_the_loop_for_ever(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite", isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("BEGIN IMMEDIATE")
+        backend = opened(tmp_path, timeout_seconds=0.2)
+        with pytest.raises(BackendUnavailable):
+            await backend.get(PREFIX + "a")
+        db.execute("ROLLBACK")
+
+    assert await backend.get(PREFIX + "a") is None
+    await backend.aclose()
+
+
+# damage
+
+
+async def test_garbage_file_is_unavailable_and_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "cache.sqlite"
+    file.write_bytes(b"this is no database" * 1000)
+    backend = opened(tmp_path)
+
+    for call in (backend.get(PREFIX + "a"), backend.put(PREFIX + "a", record()), backend.count()):
+        with pytest.raises(BackendUnavailable, match=r"cache\.sqlite.*not a database"):
+            await call
+
+    await backend.aclose()
+    assert file.read_bytes() == b"this is no database" * 1000
+
+
+async def test_file_of_another_layout_is_unavailable(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
+        db.execute("PRAGMA user_version = 99")
+
+    backend = opened(tmp_path)
+    with pytest.raises(BackendUnavailable, match="layout is 99"):
+        await backend.get(PREFIX + "a")
+
+
+async def test_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(BackendUnavailable, match="the disk store"):
+        await opened(tmp_path / "file" / "below").ping()
+
+
+async def test_changed_byte_in_a_record_is_a_miss_with_an_event(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    backend = opened(tmp_path, listener=heard.append)
+    await backend.put_many({PREFIX + "bad": record(b"value"), PREFIX + "good": record(b"value")})
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db, db:
+        db.execute("UPDATE records SET frame = CAST(substr(frame, 1, length(frame) - 1) || x'00' AS BLOB) WHERE id = 1")
+
+    found = await backend.get_many([PREFIX + "bad", PREFIX + "good"])
+    await backend.aclose()
+
+    assert list(found) == [PREFIX + "good"]
+    assert heard == [CorruptEvent(backend="disk", storage_key=PREFIX + "bad", detail="the checksum differs")]
+
+
+async def test_frame_of_another_type_is_a_miss_with_an_event(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    backend = opened(tmp_path, listener=heard.append)
+    await backend.put(PREFIX + "a", record())
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db, db:
+        db.execute("UPDATE records SET frame = 'some text that is long enough for a head'")
+
+    assert await backend.get(PREFIX + "a") is None
+
+    await backend.aclose()
+    assert [type(event) for event in heard] == [CorruptEvent]
+
+
+async def test_key_that_is_not_text_any_more_is_unavailable(tmp_path: Path) -> None:
+    backend = opened(tmp_path)
+    await backend.put(PREFIX + "a", record())
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db, db:
+        db.execute("UPDATE records SET key = CAST(key || x'ff' AS TEXT)")
+
+    with pytest.raises(BackendUnavailable):
+        [key async for key in backend.scan(PREFIX)]
+    await backend.aclose()
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_damaged_file_never_gives_a_wrong_answer(tmp_path: Path, seed: int) -> None:
+    backend = opened(tmp_path)
+    stored = {f"{PREFIX}{at}": record(str(at).encode() * 50) for at in range(100)}
+    await backend.put_many(stored)
+    await backend.aclose()
+    file = tmp_path / "cache.sqlite"
+    data = bytearray(file.read_bytes())
+    rng = random.Random(seed)
+    for _ in range(60):
+        data[rng.randrange(100, len(data))] ^= 1 << rng.randrange(8)
+    file.write_bytes(data[: rng.choice([len(data), len(data) // 2])])
+
+    backend = opened(tmp_path)
+    for key, true in stored.items():
+        try:
+            found = await backend.get(key)
+        except BackendUnavailable:
+            continue
+        assert found in (None, true)
+    for call in (backend.count(), backend.put(PREFIX + "new", record()), backend.delete_many(list(stored))):
+        try:
+            await call
+        except BackendUnavailable:
+            continue
+    await backend.aclose()
+
+
+# eviction
+
+
+async def test_least_recently_read_goes_first_even_from_another_process(tmp_path: Path) -> None:
+    clock = ManualClock()
+    writer = opened(tmp_path, max_size=3, clock=clock)
+    for name in "abc":
+        await writer.put(PREFIX + name, record())
+        clock.advance(1)
+    reader = opened(tmp_path, max_size=3, clock=clock)
+    await reader.get(PREFIX + "a")
+    await reader.aclose()
+    clock.advance(1)
+
+    await writer.put(PREFIX + "d", record())
+
+    assert [key[-1] async for key in writer.scan(PREFIX)] == ["a", "c", "d"]
+    await writer.aclose()
+
+
+async def test_least_frequently_read_goes_first(tmp_path: Path) -> None:
+    clock = ManualClock()
+    backend = opened(tmp_path, max_size=2, policy=EvictionPolicy.LFU, clock=clock)
+    await backend.put_many({PREFIX + "often": record(), PREFIX + "once": record()})
+    for _ in range(5):
+        await backend.get(PREFIX + "often")
+    clock.advance(1)
+    await backend.get(PREFIX + "once")
+    clock.advance(1)
+
+    await backend.put(PREFIX + "new", record())
+
+    assert PREFIX + "often" in [key async for key in backend.scan(PREFIX)]
+    assert PREFIX + "once" not in [key async for key in backend.scan(PREFIX)]
+    await backend.aclose()
+
+
+async def test_old_fame_fades(tmp_path: Path) -> None:
+    clock = ManualClock()
+    backend = opened(tmp_path, max_size=2, policy=EvictionPolicy.LFU, clock=clock)
+    await backend.put(PREFIX + "famous", record())
+    for _ in range(20):
+        await backend.get(PREFIX + "famous")
+    clock.advance(100 * 3600)
+    await backend.put(PREFIX + "recent", record())
+
+    await backend.put(PREFIX + "new", record())
+
+    assert [key.removeprefix(PREFIX) async for key in backend.scan(PREFIX)] == ["new", "recent"]
+    await backend.aclose()
+
+
+async def test_soonest_to_expire_goes_first(tmp_path: Path) -> None:
+    clock = ManualClock()
+    backend = opened(tmp_path, max_size=2, policy=EvictionPolicy.TTL, clock=clock)
+    await backend.put_many({PREFIX + "never": record(), PREFIX + "soon": record(expires_at=clock.now + 10)})
+
+    await backend.put(PREFIX + "later", record(expires_at=clock.now + 100))
+
+    assert [key.removeprefix(PREFIX) async for key in backend.scan(PREFIX)] == ["later", "never"]
+    await backend.aclose()
+
+
+async def test_expired_entries_make_room_before_live_ones(tmp_path: Path) -> None:
+    clock = ManualClock()
+    heard: list[Event] = []
+    backend = opened(tmp_path, max_size=2, clock=clock, listener=heard.append)
+    await backend.put_many({PREFIX + "live": record(), PREFIX + "dead": record(expires_at=clock.now + 1)})
+    clock.advance(1)
+
+    await backend.put(PREFIX + "new", record())
+
+    assert [key.removeprefix(PREFIX) async for key in backend.scan(PREFIX)] == ["live", "new"]
+    assert heard == []
+    await backend.aclose()
+
+
+async def test_eviction_is_told_with_its_namespace(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    backend = opened(tmp_path, max_size=2, listener=heard.append)
+
+    await backend.put_many({f"{PREFIX}{at}": record() for at in range(5)})
+
+    assert heard == [RemoveEvent(reason="evicted", namespace="disk", count=3)]
+    await backend.aclose()
+
+
+async def test_entry_larger_than_the_whole_limit_goes_at_the_next_write(tmp_path: Path) -> None:
+    backend = opened(tmp_path, size_limit_bytes=10_000)
+    await backend.put_many({f"{PREFIX}{at}": record(b"x" * 1000) for at in range(5)})
+    await backend.put(PREFIX + "huge", record(b"x" * 50_000))
+
+    await backend.put(PREFIX + "new", record(b"x" * 1000))
+
+    assert [key.removeprefix(PREFIX) async for key in backend.scan(PREFIX)] == ["new"]
+    await backend.aclose()
+
+
+async def test_reads_reach_the_store_without_any_write(tmp_path: Path) -> None:
+    backend = opened(tmp_path)
+    keys = [f"{PREFIX}{at}" for at in range(400)]
+    await backend.put_many({key: record() for key in keys})
+
+    for key in keys:
+        await backend.get(key)
+    await backend.aclose()
+
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
+        (counted,) = db.execute("SELECT count(*) FROM records WHERE uses = 1").fetchone()
+    assert counted >= 399
+
+
+async def test_data_folder_is_private(tmp_path: Path) -> None:
+    backend = opened(tmp_path / "new")
+    await backend.ping()
+    await backend.aclose()
+
+    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
