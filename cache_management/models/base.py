@@ -213,11 +213,13 @@ class Database:
             MetadataUnavailable: The database did not answer. When it was the
                 commit that got no reply, the changes may or may not be there.
         """
-        with self._translated():
-            if self.file is not None:
+        if self.file is not None:
+            try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.engine.begin() as connection:
-                yield connection
+            except OSError as exc:
+                raise self.unavailable(exc) from exc
+        with self._translated(), self.engine.begin() as connection:
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -246,8 +248,6 @@ class Database:
             if exc.connection_invalidated or _names_missing_table(exc):
                 raise self.unavailable(exc) from exc
             raise
-        except OSError as exc:
-            raise self.unavailable(exc) from exc
 
     def unavailable(self, cause: Exception) -> MetadataUnavailable:
         """Say what went wrong with this database, and the way out."""
