@@ -1,0 +1,83 @@
+"""The bench runs. How fast anything is, no test says."""
+
+from __future__ import annotations
+
+import msgspec
+from rich.console import Console
+
+from cache_management.cache.codec import pack, unpack
+from tests.bench import backends
+from tests.bench.measure import Effort, Side, as_table, compare, environment, percentile, spread
+
+TINY = Effort(rounds=2, run_seconds=0.0, samples=2)
+
+
+async def test_each_call_of_memory_and_disk_stands_beside_its_reference():
+    report = await backends.measure(TINY, kinds=("memory", "disk"), sizes=(1_000,), entries=20)
+
+    assert {(row.what, row.reference) for row in report.rows} == {
+        (f"{kind} {call}", reference)
+        for kind, reference in (("memory", "dict"), ("disk", "sqlite3"))
+        for call in (
+            "backend.get",
+            "backend.set",
+            "LLMCache.get",
+            "LLMCache.set",
+            "backend.get_many 20",
+            "backend.put_many 20",
+            "LLMCache.get_many 20",
+            "LLMCache.set_many 20",
+        )
+    }
+    assert all(row.ours.median > 0 and row.theirs.median > 0 for row in report.rows)
+
+
+async def test_a_report_can_be_shown_and_written():
+    report = await backends.measure(TINY, kinds=("memory",), sizes=(100,), entries=10)
+    console = Console(width=150)
+
+    with console.capture() as shown:
+        console.print(as_table(report))
+    written = msgspec.json.decode(msgspec.json.encode({"environment": environment(), "tables": [report]}))
+
+    assert "memory backend.get" in shown.get()
+    assert written["tables"][0]["rows"][0]["what"] == "memory backend.set"
+    assert written["environment"]["packages"]["msgspec"]
+
+
+def test_an_entry_has_the_size_it_is_listed_under():
+    for size in backends.SIZES:
+        work = backends.make_workload(size, 2)
+
+        values = [unpack(key, frame).value for key, frame in zip(work.storage_keys, work.frames, strict=True)]
+
+        assert values == [record.value for record in work.records]
+        assert all(len(pack(key, record)) == len(frame) for key, record, frame in _rows(work))
+        if size < 100_000:  # larger ones are compressed
+            assert {len(value) for value in values} <= {size, size + 1, size + 2}
+
+
+async def test_the_ratio_compares_neighbouring_runs():
+    calls: list[str] = []
+
+    async def ours() -> None:
+        calls.append("ours")
+
+    def theirs() -> None:
+        calls.append("theirs")
+
+    found = await compare(Side(ours, [()]), Side(theirs, [()], awaited=False), TINY, what="a call", reference="another")
+
+    # Warm-up, then A B, then B A, then single calls in turn.
+    assert calls == ["ours", "theirs"] + ["ours", "theirs", "theirs", "ours"] + ["ours", "theirs"] * 2
+    assert found.ratio_low <= found.ratio <= found.ratio_high
+
+
+def test_percentiles_lie_between_neighbours():
+    assert percentile([4.0, 1.0, 3.0, 2.0], 50) == 2.5
+    assert percentile([7.0], 99) == 7.0
+    assert spread([1.0, 2.0, 3.0]) == (2.0, 1.2, 2.8)
+
+
+def _rows(work: backends.Workload):
+    return zip(work.storage_keys, work.records, work.frames, strict=True)
