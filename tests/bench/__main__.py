@@ -1,0 +1,59 @@
+"""`python -m tests.bench [--only NAME] [--quick]`: measure, print tables, write bench-results/*.json."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from tests.bench import backends, imports, warm
+from tests.bench.measure import FULL, QUICK, Report, as_table, environment
+
+TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
+    backends.NAME: lambda quick: backends.measure(QUICK if quick else FULL),
+    warm.NAME: lambda quick: warm.measure(quick=quick),
+    imports.NAME: lambda quick: imports.measure(rounds=5 if quick else 15),
+}
+
+
+def main() -> None:
+    """Read the arguments and run the tables."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Speed as ratios, side by side.")
+    parser.add_argument("--only", action="append", choices=list(TABLES), help="measure this table; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="less of everything: to see that it runs")
+    parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder of the JSON files")
+    given = parser.parse_args()
+    started = datetime.now(UTC)
+    console = Console()
+    # A pipe has no width of its own; a table that is folded at 80 columns cannot be read.
+    console.width = max(console.width, 150)
+    found = environment()
+    reports = []
+    for name in given.only or TABLES:
+        report = asyncio.run(_measure(TABLES[name], quick=given.quick))
+        console.print(as_table(report))
+        reports.append(report)
+    given.out.mkdir(parents=True, exist_ok=True)
+    path = given.out / f"{started:%Y-%m-%dT%H%M%SZ}{'-quick' if given.quick else ''}.json"
+    result = {
+        "date": started,
+        "quick": given.quick,
+        "environment": found,
+        "load_average_after": environment()["load_average"],
+        "tables": reports,
+    }
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+    console.print(f"written to {path}")
+
+
+async def _measure(table: Callable[[bool], Awaitable[Report]], *, quick: bool) -> Report:
+    return await table(quick)
+
+
+if __name__ == "__main__":
+    main()
