@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import xxhash
@@ -85,6 +85,7 @@ class _Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Entry)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def encode_entry(key: str, response: CachedResponse, *, keep_key: bool, limit_bytes: int) -> bytes:
@@ -100,7 +101,7 @@ def encode_entry(key: str, response: CachedResponse, *, keep_key: bool, limit_by
             _Entry(
                 response=response.response,
                 model=response.model,
-                timestamp_us=round((response.timestamp - _EPOCH).total_seconds() * 1_000_000),
+                timestamp_us=(response.timestamp - _EPOCH) // _MICROSECOND,
                 token_count=response.token_count,
                 prompt=None if response.prompt == key else response.prompt,
                 key=key if keep_key else None,
@@ -151,7 +152,7 @@ def _decode(value: bytes, limit_bytes: int) -> _Entry:
             return _decoder.decode(memoryview(value)[1:])
         if form == _ZSTD:
             return _decoder.decode(_decompress(memoryview(value)[1:], limit_bytes))
-    except (msgspec.DecodeError, zstandard.ZstdError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, zstandard.ZstdError, UnicodeDecodeError, RecursionError) as exc:
         raise CorruptRecord(f"the entry cannot be decoded: {exc}") from exc
     raise CorruptRecord(f"unknown form {form!r} of an entry")
 
@@ -171,23 +172,30 @@ def _to_response(entry: _Entry, key: str) -> CachedResponse:
         prompt=key if entry.prompt is None else entry.prompt,
         response=entry.response,
         model=entry.model,
-        timestamp=datetime.fromtimestamp(entry.timestamp_us / 1_000_000, UTC),
+        timestamp=_to_moment(entry.timestamp_us),
         token_count=entry.token_count,
         metadata=_decode_json(entry.metadata) if entry.metadata else {},
     )
 
 
+def _to_moment(timestamp_us: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=timestamp_us)
+    except OverflowError as exc:
+        raise CorruptRecord(f"the entry is dated {timestamp_us} microseconds from 1970") from exc
+
+
 def _encode_json(value: object) -> bytes:
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidEntry(f"metadata must be JSON: {exc}") from None
 
 
 def _decode_json(data: bytes) -> dict[str, JsonValue]:
     try:
         found = json.loads(data)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise CorruptRecord(f"the metadata cannot be decoded: {exc}") from exc
     if not isinstance(found, dict):
         raise CorruptRecord("the metadata is no object")
