@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from cache_management.models.store.results import AuditRecord
 GENESIS = "0" * 64
 # Any number will do, as long as nothing else in this database takes it.
 _CHAIN_LOCK = 0x6361_6368_6502
+_PAGE = 500
 _TABLE = AuditEntry.__table__
 
 
@@ -120,16 +122,27 @@ class AuditStore:
         """
         expected_id, previous = 1, GENESIS
         with self._database.read() as connection:
-            rows = connection.execution_options(yield_per=500).execute(select(_TABLE).order_by(AuditEntry.id))
-            for row in rows.mappings():
-                fields = dict(row)
-                hash_ = fields.pop("hash")
-                if row["id"] != expected_id or row["prev_hash"] != previous or hash_ != _link(fields):
-                    return min(expected_id, int(row["id"]))
-                if head is not None and row["id"] == head[0] and hash_ != head[1]:
+            for row in _rows(connection):
+                content = dict(row)
+                found = content.pop("hash")
+                if row["id"] != expected_id or row["prev_hash"] != previous or found != _link(content):
+                    return min(expected_id, row["id"])
+                if head is not None and row["id"] == head[0] and found != head[1]:
                     return head[0]
-                expected_id, previous = expected_id + 1, hash_
+                expected_id, previous = expected_id + 1, found
         return expected_id if head is not None and head[0] >= expected_id else None
+
+
+def _rows(connection: Connection) -> Iterator[dict[str, Any]]:
+    """Read the log in order, a page at a time: it may be longer than memory."""
+    last = 0
+    while True:
+        page = connection.execute(select(_TABLE).where(AuditEntry.id > last).order_by(AuditEntry.id).limit(_PAGE))
+        rows = [dict(row) for row in page.mappings()]
+        if not rows:
+            return
+        yield from rows
+        last = rows[-1]["id"]
 
 
 def _link(row: dict[str, Any]) -> str:
