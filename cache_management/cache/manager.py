@@ -59,6 +59,18 @@ class CacheManager:
             self.llm_cache.tell(UnavailableEvent(exc.backend, "index", exc.reason))
             return IndexReport(0, 0, 0)
 
+    async def index_missing(self, *, limit: int) -> int:
+        """Make up to `limit` entries findable that have no vector yet; return how many are left.
+
+        Raises:
+            BackendUnavailable: The store cannot be read.
+        """
+        if self.similarity_matcher is None:
+            return 0
+        missing = await self.similarity_matcher.without_vector(await self.llm_cache.list_keys())
+        await self.index(missing[:limit])
+        return max(0, len(missing) - limit)
+
     async def put_records(self, records: Mapping[str, Record]) -> None:
         """Store encoded entries without indexing them; see `index`."""
         await self.llm_cache.put_records(records)

@@ -156,8 +156,12 @@ def request_stop(state_dir: Path, *, timeout: float = 60.0) -> bool:
     return True
 
 
-def start_detached(argv: Sequence[str], state_dir: Path, *, timeout: float = 120.0) -> State:
+def start_detached(
+    argv: Sequence[str], state_dir: Path, *, env: Mapping[str, str] | None = None, timeout: float = 120.0
+) -> State:
     """Start a program that runs a `Supervisor` on this directory; wait until all services are up.
+
+    `env` is its whole environment; None copies this process's.
 
     Raises:
         ServerStartError: One runs already, it ended, or it took too long; then nothing is left.
@@ -168,7 +172,7 @@ def start_detached(argv: Sequence[str], state_dir: Path, *, timeout: float = 120
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = state_dir / "supervisor.log"
     log.unlink(missing_ok=True)
-    process = spawn(argv, log=log, detached=True)
+    process = spawn(argv, log=log, env=env, detached=True)
     _detached.append(process)
 
     def up() -> bool:

@@ -58,10 +58,11 @@ def _tell_ready(**_: Any) -> None:
 
 
 @signals.setup_logging.connect
-def _keep_logging(**_: Any) -> None:
+def _keep_logging(loglevel: int | str | None = None, **_: Any) -> None:
     logging.basicConfig(
-        level=os.environ.get("CACHE_LOGGING__LEVEL", "INFO"),
+        level=loglevel or logging.INFO,
         format="%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s",
+        force=True,
     )
 
 

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cache_management.workers")
 
-_ITEMS_PER_SHARD = 1_000
-_MOST_SHARDS = 4
-
 
 class JobClient:
     """The way to the jobs for apps, the command line and the workers themselves.
@@ -63,12 +60,14 @@ class JobClient:
         source_digest: str | None = None,
         idem_key: str | None = None,
         batch_size: int = 50,
+        shards: int = 4,
         embed: bool = True,
         deadline_seconds: float = 86_400,
     ) -> Submitted:
         """Accept a warm job and ring for it.
 
-        Items are checked while they are read; a wrong one leaves no job behind.
+        Items are checked while they are read; a wrong one leaves no job behind. `shards` is how
+        many batches of `batch_size` may be under way at once.
 
         Raises:
             InvalidInput: An item is wrong, or there is none.
@@ -79,7 +78,7 @@ class JobClient:
             raise InvalidInput("there is nothing to warm: the source holds no items")
         params = WarmParams(
             version=VersionClock().next(),
-            shards=min(_MOST_SHARDS, 1 + sum(count for _, count in parts) // _ITEMS_PER_SHARD),
+            shards=min(shards, len(parts)),
             batch_size=batch_size,
             embed=embed,
             source=source,

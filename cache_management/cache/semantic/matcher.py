@@ -132,6 +132,13 @@ class SimilarityMatcher:
             await self._put([(entry.key, entry.prompt, None, entry.expires_at) for entry in fresh], rows)
         return IndexReport(added=len(fresh), unchanged=len(renewed), too_long=len(entries) - len(readable))
 
+    async def without_vector(self, keys: Sequence[str]) -> list[str]:
+        """Return those keys of the LLM cache that cannot be found by meaning yet."""
+        await self.embedder.load()
+        prefix = space_prefix(self._vectors, self.embedder.space)
+        held = {storage_key async for storage_key in self.backend.scan(prefix)}
+        return [key for key in keys if self._vector_key(key) not in held]
+
     async def remove_entry(self, key: str) -> bool:
         """Forget a vector; return whether there was one."""
         await self.embedder.load()

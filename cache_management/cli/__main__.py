@@ -1,0 +1,5 @@
+"""`python -m cache_management.cli` is `cache-cli`."""
+
+from cache_management.cli.main import main
+
+main()

@@ -1,0 +1,86 @@
+"""What every command has at hand: the settings, the objects made from them, and one way to run a coroutine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from cache_management.settings import Loaded, Settings
+from cache_management.wiring import Platform, open_platform, read_settings
+
+if TYPE_CHECKING:
+    from cache_management.models.store import Stores
+    from cache_management.workers.client import JobClient
+
+T = TypeVar("T")
+
+
+class CliContext:
+    """Reads the settings when a command first needs them."""
+
+    def __init__(self, config: Path | None, *, debug: bool = False) -> None:
+        self.config = config
+        self.debug = debug
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        return read_settings(self.config)
+
+    @property
+    def settings(self) -> Settings:
+        return self.loaded.settings
+
+    def run(self, work: Callable[[Platform], Awaitable[T]]) -> T:
+        """Run a coroutine function on a fresh Platform and close it.
+
+        A person wants to know that a store is down, so nothing fails open here.
+        """
+
+        async def main() -> T:
+            settings = self.settings
+            patient = {"strict": True, "timeout_seconds": max(2.0, settings.timeout_seconds)}
+            platform = open_platform(settings.model_copy(update=patient))
+            try:
+                return await work(platform)
+            finally:
+                await platform.aclose()
+
+        return asyncio.run(main())
+
+    def stores(self) -> Stores:
+        """Open the metadata database; a SQLite file that is not there yet is made.
+
+        Raises:
+            MetadataUnavailable: It does not answer, or its schema is of another version.
+        """
+        from cache_management.models.store import open_stores
+
+        url = self.settings.metadata_url
+        stores = open_stores(url)
+        if is_new_sqlite(url):
+            stores.upgrade()
+        else:
+            stores.check()
+        return stores
+
+    def client(self) -> JobClient:
+        """Return the way to the jobs."""
+        from cache_management.workers.client import JobClient
+
+        return JobClient(self.settings, stores=self.stores())
+
+
+def is_new_sqlite(url: str) -> bool:
+    """Tell whether a metadata URL names a SQLite file that does not exist yet."""
+    if not url.startswith("sqlite:///"):
+        return False
+    file = Path(url.removeprefix("sqlite:///").partition("?")[0])
+    return not file.exists() or file.stat().st_size == 0
+
+
+pass_cli = click.make_pass_decorator(CliContext)

@@ -1,0 +1,136 @@
+"""set-cache, get-cache, get-similar."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from cache_management.cache.config import explain_validation
+from cache_management.cache.errors import InvalidInput
+from cache_management.cache.values import CachedResponse
+from cache_management.cli.context import CliContext, pass_cli
+from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.output import json_option, note, print_json, print_table, print_yaml
+from cache_management.wiring import Platform
+
+_INDEX_AT_ONCE = 1_000
+
+
+@click.command("set-cache")
+@click.argument("prompt")
+@click.argument("response")
+@click.option("-m", "--model", default="gpt-4", show_default=True, help="Model name.")
+@click.option("-t", "--ttl", type=int, help="TTL in seconds; -1 never expires  [default: ttl_seconds]")
+@click.option("-M", "--metadata", help="A JSON object.")
+@json_option
+@pass_cli
+def set_cache(
+    cli: CliContext, prompt: str, response: str, model: str, ttl: int | None, metadata: str | None, as_json: bool
+) -> None:
+    """Store RESPONSE as the answer to PROMPT."""
+    try:
+        entry = CachedResponse(
+            prompt=prompt,
+            response=response,
+            model=model,
+            timestamp=datetime.now(UTC),
+            token_count=0,
+            metadata=_parse_metadata(metadata),
+        )
+    except ValidationError as exc:
+        raise InvalidInput(explain_validation(exc, what="the entry")) from None
+
+    async def work(platform: Platform) -> None:
+        await platform.llm_cache.set(prompt, entry, ttl)
+
+    cli.run(work)
+    if as_json:
+        print_json({"stored": True, "namespace": cli.settings.namespace, "model": model})
+    else:
+        click.echo(f"Stored in namespace {cli.settings.namespace}.")
+
+
+@click.command("get-cache")
+@click.argument("prompt")
+@click.option("-m", "--model", help="Insist on an answer of this model.")
+@click.option("-f", "--format", "form", type=click.Choice(["json", "text", "yaml"]), default="text", show_default=True)
+@json_option
+@pass_cli
+def get_cache(cli: CliContext, prompt: str, model: str | None, form: str, as_json: bool) -> int:
+    """Print the answer stored for PROMPT; exit code 1 when there is none."""
+
+    async def work(platform: Platform) -> CachedResponse | None:
+        return await platform.llm_cache.get(prompt)
+
+    found = cli.run(work)
+    if found is None:
+        note("There is no entry for this prompt.")
+        return ExitCode.FAILED
+    if model is not None and found.model != model:
+        note(f"The entry for this prompt is of model {found.model}, not {model}.")
+        return ExitCode.FAILED
+    if as_json or form == "json":
+        print_json(found)
+    elif form == "yaml":
+        print_yaml(found)
+    else:
+        click.echo(found.response)
+    return ExitCode.OK
+
+
+@click.command("get-similar")
+@click.argument("prompt")
+@click.option(
+    "-t", "--threshold", type=float, help="Similarity threshold, -1 to 1  [default: similarity_threshold, 0.85]"
+)
+@click.option("-l", "--limit", type=int, default=5, show_default=True, help="Most results.")
+@json_option
+@pass_cli
+def get_similar(cli: CliContext, prompt: str, threshold: float | None, limit: int, as_json: bool) -> int:
+    """Print stored prompts that mean nearly the same as PROMPT, and what would refuse them.
+
+    Entries that were never embedded are embedded first, up to a thousand.
+    """
+    asked = cli.settings.similarity_threshold if threshold is None else threshold
+    if not -1.0 <= asked <= 1.0:
+        raise InvalidInput(f"--threshold {asked} is no cosine similarity; take a number from -1 to 1")
+    if limit < 1:
+        raise InvalidInput(f"--limit {limit} is below 1")
+
+    async def work(platform: Platform) -> tuple[list[Any], int]:
+        left = await platform.manager.index_missing(limit=_INDEX_AT_ONCE)
+        return list(await platform.manager.find_similar(prompt, asked, limit)), left
+
+    matches, left = cli.run(work)
+    if left:
+        note(f"{left} entries are not embedded yet and were not searched; ask again, or warm with embedding.")
+    if as_json:
+        print_json({"threshold": asked, "matches": matches, "not_embedded": left})
+    elif matches:
+        print_table(
+            f"Similar to {prompt!r}, threshold {asked:g}",
+            ("score", "served", "prompt", "response", "vetoes"),
+            [
+                (match.score, "no" if match.vetoes else "yes", match.prompt, match.response, ", ".join(match.vetoes))
+                for match in matches
+            ],
+        )
+    else:
+        note(f"No stored prompt reaches a similarity of {asked:g}.")
+    return ExitCode.OK if matches else ExitCode.FAILED
+
+
+def _parse_metadata(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as exc:
+        raise InvalidInput(f'--metadata is not JSON: {exc}; write an object like \'{{"user": "alice"}}\'') from None
+    if not isinstance(found, dict):
+        raise InvalidInput('--metadata must be a JSON object, like \'{"user": "alice"}\'')
+    return found

@@ -1,0 +1,104 @@
+"""warm: many answers from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cache_management.cache.warm_items import read_warm_file
+from cache_management.cache.warmer import CacheWarmer, WarmReport
+from cache_management.cli.context import CliContext, pass_cli
+from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.output import json_option, note, print_json, print_pairs, progress
+from cache_management.cli.watching import exit_code_of, print_job, watch_job
+from cache_management.wiring import Platform
+
+
+@click.command()
+@click.argument("queries_file", type=click.Path(path_type=Path))
+@click.option("-w", "--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Batches at once.")
+@click.option("-b", "--batch-size", type=click.IntRange(1, 500), default=10, show_default=True, help="Batch size.")
+@click.option("--local", is_flag=True, help="Run in this process instead of submitting a job.")
+@click.option("--no-embed", is_flag=True, help="Do not make the entries findable by meaning.")
+@click.option("--idem", metavar="KEY", help="While a job with this key lives, watch that one; queue nothing new.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Show the progress until the job ends.")
+@click.option("--timeout", type=float, help="Stop waiting after so many seconds; the job goes on.")
+@json_option
+@pass_cli
+def warm(
+    cli: CliContext,
+    queries_file: Path,
+    workers: int,
+    batch_size: int,
+    local: bool,
+    no_embed: bool,
+    idem: str | None,
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> int:
+    """Store the prompts and responses of QUERIES_FILE: a JSON list, or one JSON object per line.
+
+    The whole file is checked before anything is stored. A worker does the work and records it
+    as a job; with --local, or when no broker is configured, this process does.
+    """
+    if local or not cli.settings.broker_url:
+        if not local:
+            note("No broker is configured, so this process does the work (`cache-cli up` starts workers).")
+        return _warm_here(
+            cli, queries_file, workers=workers, batch_size=batch_size, embed=not no_embed, as_json=as_json
+        )
+    from cache_management.workers.client import submit_warm_file
+
+    # Read once before asking for servers: a wrong file should say so whatever else is wrong.
+    for _ in read_warm_file(queries_file):
+        pass
+    client = cli.client()
+    client.check_broker()
+    submitted = submit_warm_file(
+        client, queries_file, idem_key=idem, batch_size=batch_size, shards=workers, embed=not no_embed
+    )
+    if not submitted.created:
+        note(f"Job {submitted.job_id} with this key is already under way; nothing new was queued.")
+    if not wait:
+        job = client.get(submitted.job_id)
+        print_json(job) if as_json else click.echo(f"Job {job.id} is {job.state}; `cache-cli jobs watch {job.id}`")
+        return ExitCode.OK
+    job, timed_out = watch_job(client, submitted.job_id, timeout=timeout, quiet=as_json)
+    print_json(job) if as_json else print_job(job)
+    return ExitCode.TIMEOUT if timed_out else exit_code_of(job)
+
+
+def _warm_here(cli: CliContext, file: Path, *, workers: int, batch_size: int, embed: bool, as_json: bool) -> ExitCode:
+    items = list(read_warm_file(file))
+    total = len({item.entry_key for item in items})
+
+    async def work(platform: Platform) -> WarmReport:
+        with progress(quiet=as_json) as advance:
+            done = 0
+
+            def show(more: int) -> None:
+                nonlocal done
+                done += more
+                advance("warmed", done, total)
+
+            manager = platform.manager if embed else platform.entries
+            return await CacheWarmer(manager, workers, batch_size).warm(items, on_progress=show)
+
+    report = cli.run(work)
+    if as_json:
+        print_json(report)
+    else:
+        print_pairs(
+            f"Warmed from {file}",
+            {
+                "stored": report.stored,
+                "skipped (equal and fresh, or newer)": report.skipped,
+                "failed": report.failed,
+                "duplicate prompts (the last one won)": report.duplicates,
+            },
+        )
+    for error in report.errors[:20]:
+        note(f"Error: {error}")
+    return ExitCode.PARTIAL if report.failed else ExitCode.OK

@@ -1,0 +1,118 @@
+"""audit, db, worker, beat."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from cache_management.cli.context import CliContext, pass_cli
+from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.output import json_option, print_json, print_table
+from cache_management.workers.messages import QUEUES
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+@click.group()
+def audit() -> None:
+    """Read and check the audit log: who did what, when, and how it ended. It holds no prompts."""
+
+
+@audit.command()
+@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("--job", "job_id", help="Only what belongs to this job.")
+@json_option
+@pass_cli
+def tail(cli: CliContext, limit: int, job_id: str | None, as_json: bool) -> None:
+    """Print the newest entries, oldest first."""
+    stores = cli.stores()
+    wanted = stores.jobs.get(job_id).id if job_id else None
+    found = [row for row in stores.audit.tail(limit) if wanted is None or row.job_id == wanted]
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        "Audit log",
+        ("id", "at", "actor", "action", "job", "outcome"),
+        [(row.id, row.at, row.actor, row.action, row.job_id, row.outcome) for row in found],
+    )
+
+
+@audit.command()
+@json_option
+@pass_cli
+def verify(cli: CliContext, as_json: bool) -> int:
+    """Check the chain of hashes; exit code 1 names the first entry that was changed or removed."""
+    broken = cli.stores().audit.verify()
+    if as_json:
+        print_json({"intact": broken is None, "first_broken": broken})
+    else:
+        click.echo("The audit log is intact." if broken is None else f"The audit log is broken at entry {broken}.")
+    return ExitCode.OK if broken is None else ExitCode.FAILED
+
+
+@click.group()
+def db() -> None:
+    """Set up and check the metadata database."""
+
+
+@db.command()
+@json_option
+@pass_cli
+def upgrade(cli: CliContext, as_json: bool) -> None:
+    """Bring the tables to this version's schema."""
+    from cache_management.models.store import open_stores
+
+    stores = open_stores(cli.settings.metadata_url)
+    stores.upgrade()
+    stores.check()
+    print_json({"up_to_date": True}) if as_json else click.echo("The metadata database is up to date.")
+
+
+@db.command()
+@json_option
+@pass_cli
+def check(cli: CliContext, as_json: bool) -> None:
+    """Tell whether the tables have this version's schema; exit code 5 when not."""
+    from cache_management.models.store import open_stores
+
+    open_stores(cli.settings.metadata_url).check()
+    print_json({"up_to_date": True}) if as_json else click.echo("The metadata database is up to date.")
+
+
+@click.command()
+@click.option("-Q", "--queues", default=",".join(QUEUES), show_default=True, help="What to consume, with commas.")
+@click.option("-w", "--concurrency", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
+@click.option("-n", "--name", default="worker", show_default=True, help="Name, shown before the host's.")
+@click.option("--loglevel", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO", show_default=True)
+@pass_cli
+def worker(cli: CliContext, queues: str, concurrency: int, name: str, loglevel: str) -> None:
+    """Run a worker until it is stopped. Give the queue `embed` a worker of its own: it loads the model."""
+    unknown = sorted(set(queues.split(",")) - set(QUEUES))
+    if unknown:
+        raise click.UsageError(f"unknown queue {unknown[0]!r}; choose from {', '.join(QUEUES)}")
+    cli.stores().close()
+    app = _celery(cli)
+    argv = ["worker", f"--queues={queues}", f"--concurrency={concurrency}", f"--hostname={name}@%h"]
+    app.worker_main([*argv, f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"])
+
+
+@click.command()
+@click.option("--loglevel", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO", show_default=True)
+@pass_cli
+def beat(cli: CliContext, loglevel: str) -> None:
+    """Run the scheduler until it is stopped. Two of them do no harm."""
+    cli.stores().close()
+    _celery(cli).Beat(loglevel=loglevel).run()
+
+
+def _celery(cli: CliContext) -> Celery:
+    # The app reads the settings when it is imported, here and in every pool child.
+    if cli.loaded.file is not None:
+        os.environ["CACHE_CONFIG"] = str(cli.loaded.file.absolute())
+    from cache_management.workers.app import app
+
+    return app

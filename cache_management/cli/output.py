@@ -1,0 +1,141 @@
+"""Prints for people and for scripts: tables, JSON, YAML, progress."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that leaves colours out when nobody is looking."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=not _watched(stderr=stderr))
+
+
+def _watched(*, stderr: bool = False) -> bool:
+    return (sys.stderr if stderr else sys.stdout).isatty()
+
+
+def plain(value: Any) -> Any:
+    """Return JSON types for a result value."""
+    return msgspec.to_builtins(value, enc_hook=_encode, builtin_types=(), str_keys=True)
+
+
+def _encode(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
+    click.echo(json.dumps(plain(value), ensure_ascii=False, indent=2))
+
+
+def print_yaml(value: Any) -> None:
+    """Print a value as YAML on standard output."""
+    import yaml
+
+    click.echo(yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True), nl=False)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows as a table; text from outside is shown as it is, never as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    console().print(table)
+
+
+def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
+    """Print names and values as a two-column table."""
+    print_table(title, ("", ""), pairs.items())
+
+
+def note(text: str) -> None:
+    """Tell the person something on standard error."""
+    click.echo(text, err=True)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    # A stored answer may hold control characters; a terminal must not obey them.
+    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in str(value))
+
+
+Advance = Callable[[str, int, int | None], None]
+"""Takes a bar's name, how far it is, and its total (None: not known yet)."""
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Advance]:
+    """Show bars on standard error while a person looks, and a line now and then otherwise."""
+    if quiet:
+        yield lambda name, done, total: None
+    elif _watched(stderr=True):
+        yield from _bars()
+    else:
+        yield _lines()
+
+
+def _bars() -> Iterator[Advance]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("{task.description:>9}"),
+        BarColumn(bar_width=40),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+    ) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total, rate="")
+            speed = bars.tasks[tasks[name]].speed
+            bars.update(tasks[name], completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+
+        yield advance
+
+
+def _lines() -> Advance:
+    import time
+
+    told: dict[str, float] = {}
+    last: dict[str, int] = {}
+
+    def advance(name: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        finished = total is not None and done >= total and last.get(name) != done
+        if finished or (now - told.get(name, 0.0) > 5.0 and last.get(name) != done):
+            told[name], last[name] = now, done
+            note(f"{name}: {done} of {'?' if total is None else total}")
+
+    return advance

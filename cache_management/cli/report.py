@@ -1,0 +1,119 @@
+"""stats, config show, config validate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import SecretStr
+
+from cache_management.cache.errors import MetadataUnavailable
+from cache_management.cache.values import CacheStats
+from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
+from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.output import json_option, note, print_json, print_pairs, print_table, print_yaml
+from cache_management.settings import DEFAULT_FILE, Settings, check_file, setting_names
+from cache_management.wiring import Platform
+
+
+@click.command()
+@click.option(
+    "-f", "--format", "form", type=click.Choice(["json", "table", "yaml"]), default="table", show_default=True
+)
+@json_option
+@pass_cli
+def stats(cli: CliContext, form: str, as_json: bool) -> None:
+    """Print what the cache holds, and how its jobs stand."""
+
+    async def work(platform: Platform) -> CacheStats:
+        return await platform.llm_cache.get_stats()
+
+    found = cli.run(work)
+    data: dict[str, Any] = {
+        "backend": found.backend,
+        "namespace": found.namespace,
+        "total_entries": found.total_entries,
+        "jobs": _job_counts(cli),
+    }
+    if as_json or form == "json":
+        print_json(data)
+    elif form == "yaml":
+        print_yaml(data)
+    else:
+        jobs = data.pop("jobs")
+        print_pairs("Cache", data)
+        if jobs:
+            print_table("Jobs", ("state", "number"), sorted(jobs.items()))
+
+
+def _job_counts(cli: CliContext) -> dict[str, int]:
+    """Count jobs by state; a database that is away must not hide what the cache holds."""
+    if is_new_sqlite(cli.settings.metadata_url):
+        return {}
+    try:
+        jobs = cli.stores().jobs.list(limit=1000)
+    except (MetadataUnavailable, ImportError) as exc:
+        note(f"Jobs are not shown: {exc}")
+        return {}
+    counts: dict[str, int] = {}
+    for job in jobs:
+        counts[job.state] = counts.get(job.state, 0) + 1
+    return counts
+
+
+@click.group()
+def config() -> None:
+    """Show and check the configuration."""
+
+
+@config.command()
+@click.option(
+    "-f", "--format", "form", type=click.Choice(["json", "table", "yaml"]), default="table", show_default=True
+)
+@json_option
+@pass_cli
+def show(cli: CliContext, form: str, as_json: bool) -> None:
+    """Print every setting, its value and where it came from; secrets are hidden."""
+    values = {name: shown_value(cli.settings, name) for name in setting_names()}
+    sources = {name: cli.loaded.sources.get(name, "default") for name in values}
+    if as_json or form == "json":
+        print_json({"file": cli.loaded.file, "values": values, "sources": sources})
+    elif form == "yaml":
+        print_yaml(values)
+    else:
+        print_table("Settings", ("key", "value", "from"), [(n, values[n], sources[n]) for n in values])
+
+
+@config.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@json_option
+@pass_cli
+def validate(cli: CliContext, file: Path | None, as_json: bool) -> int:
+    """Check a configuration file; the first problem is named with its key and line."""
+    path = file or cli.config or DEFAULT_FILE
+    check_file(path)
+    print_json({"valid": True, "file": str(path)}) if as_json else click.echo(f"{path} is valid.")
+    return ExitCode.OK
+
+
+def shown_value(settings: Settings, name: str) -> Any:
+    """Return a setting for people: passwords are hidden, in URLs too."""
+    value: Any = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    if isinstance(value, SecretStr):
+        return "********"
+    if isinstance(value, str) and "://" in value:
+        return _hide_password(value)
+    if isinstance(value, tuple):
+        return [str(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _hide_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    if not at or ":" not in credentials:
+        return url
+    return f"{scheme}://{credentials.partition(':')[0]}:********@{host}"

@@ -1,0 +1,165 @@
+"""up, down: a broker, workers and the scheduler on this machine, without installing any of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cache_management import __version__
+from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
+from cache_management.cli.output import json_option, note, print_json, print_table
+from cache_management.services import Server, start_redis
+from cache_management.services.supervisor import (
+    CommandService,
+    ServerService,
+    Service,
+    State,
+    Supervisor,
+    request_stop,
+    start_detached,
+)
+from cache_management.settings import Loaded
+from cache_management.wiring import RUN_FOLDER
+from cache_management.workers.messages import LIGHT_QUEUES
+
+if TYPE_CHECKING:
+    from cache_management.settings import Settings
+
+
+@click.command()
+@click.option("--with-redis", is_flag=True, help="Start a cache node too, and keep the entries there, not on disk.")
+@click.option("--broker-port", type=click.IntRange(1, 65535), help="Port of the broker  [default: a free one]")
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes without a model.")
+@click.option("--foreground", is_flag=True, help="Stay until stopped, instead of going to the background.")
+@json_option
+@pass_cli
+def up(
+    cli: CliContext, with_redis: bool, broker_port: int | None, workers: int, foreground: bool, as_json: bool
+) -> None:
+    """Start an embedded set: broker, workers, scheduler. All listen on 127.0.0.1 only.
+
+    The other commands find it by themselves. `cache-cli down` stops it.
+    """
+    settings = cli.settings
+    if foreground:
+        Supervisor(settings.data_dir / RUN_FOLDER, version=__version__).run(
+            _services(cli.loaded, with_redis=with_redis, broker_port=broker_port, workers=workers)
+        )
+        return
+    _prepare(cli)
+    state = start_set(cli.loaded, with_redis=with_redis, broker_port=broker_port, workers=workers)
+    if as_json:
+        print_json({"data_dir": settings.data_dir, "services": state.services})
+        return
+    print_state(state)
+    click.echo(f"Data is kept in {settings.data_dir}. Stop with: cache-cli down")
+
+
+@click.command()
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds until what is left is killed.")
+@json_option
+@pass_cli
+def down(cli: CliContext, timeout: float, as_json: bool) -> None:
+    """Stop the embedded set; unfinished jobs go on at the next `up`."""
+    stopped = request_stop(cli.settings.data_dir / RUN_FOLDER, timeout=timeout)
+    if as_json:
+        print_json({"stopped": stopped})
+    else:
+        click.echo("Stopped." if stopped else "Nothing was running.")
+
+
+def start_set(loaded: Loaded, *, with_redis: bool = False, broker_port: int | None = None, workers: int = 2) -> State:
+    """Start the set in the background and wait until it is ready.
+
+    Raises:
+        ServerStartError: One runs already, or a part did not start; then nothing is left.
+    """
+    settings = loaded.settings
+    argv = [sys.executable, "-m", "cache_management.cli"]
+    if loaded.file is not None:
+        argv += ["--config", str(loaded.file.absolute())]
+    argv += ["up", "--foreground", f"--workers={workers}"]
+    argv += ["--with-redis"] if with_redis else []
+    argv += [f"--broker-port={broker_port}"] if broker_port else []
+    env = dict(os.environ, CACHE_DATA_DIR=str(settings.data_dir.absolute()))
+    return start_detached(argv, settings.data_dir / RUN_FOLDER, env=env)
+
+
+def print_state(state: State) -> None:
+    """Print what runs."""
+    print_table(
+        "Running",
+        ("service", "pid", "url", "log"),
+        [(name, service.pid, service.url, service.log) for name, service in state.services.items()],
+    )
+
+
+def _prepare(cli: CliContext) -> None:
+    """Make the metadata database ready before anything is started."""
+    if is_new_sqlite(cli.settings.metadata_url):
+        cli.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    cli.stores().close()
+    if importlib.util.find_spec("sentence_transformers") is None:
+        note("No embedding worker is started: install 'cache-management[semantic]' for answers by meaning.")
+
+
+def _services(loaded: Loaded, *, with_redis: bool, broker_port: int | None, workers: int) -> Sequence[Service]:
+    settings = loaded.settings
+    services: list[Service] = []
+    external = loaded.sources.get("broker_url") in ("file", "environment", "argument")
+    if not external:
+        services.append(ServerService(name="broker", start=_redis(settings, "broker", broker_port, appendonly=True)))
+    if with_redis:
+        services.append(ServerService(name="cache", start=_redis(settings, "cache", None, appendonly=True)))
+    services.append(_worker(loaded, "light", LIGHT_QUEUES, workers))
+    if importlib.util.find_spec("sentence_transformers") is not None:
+        services.append(_worker(loaded, "embed", ("embed",), 1))
+    services.append(_command(loaded, "beat", ["beat"]))
+    return services
+
+
+def _redis(settings: Settings, name: str, port: int | None, *, appendonly: bool) -> Callable[[int | None], Server]:
+    def start(former: int | None) -> Server:
+        return start_redis(settings.data_dir / name, port=former or port, appendonly=appendonly)
+
+    return start
+
+
+def _worker(loaded: Loaded, name: str, queues: Sequence[str], concurrency: int) -> CommandService:
+    ready_file = loaded.settings.data_dir / RUN_FOLDER / f"{name}.ready"
+    argv = ["worker", f"--name={name}", f"--queues={','.join(queues)}", f"--concurrency={concurrency}"]
+    return _command(loaded, f"worker-{name}", argv, ready_file=ready_file)
+
+
+def _command(loaded: Loaded, name: str, argv: Sequence[str], *, ready_file: Path | None = None) -> CommandService:
+    def env(urls: Mapping[str, str]) -> dict[str, str]:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+        found = dict(os.environ, CACHE_DATA_DIR=str(loaded.settings.data_dir.absolute()))
+        if "broker" in urls:
+            found["CACHE_BROKER_URL"] = urls["broker"]
+        if "cache" in urls:
+            found["CACHE_URL"] = urls["cache"]
+        if loaded.file is not None:
+            found["CACHE_CONFIG"] = str(loaded.file.absolute())
+        if ready_file is not None:
+            found["CACHE_READY_FILE"] = str(ready_file)
+        return found
+
+    return CommandService(
+        name=name,
+        argv=lambda urls: [sys.executable, "-m", "cache_management.cli", *argv],
+        env=env,
+        ready=ready_file.exists if ready_file is not None else None,
+        ready_seconds=60.0,
+        # Soft shutdown: what is under way gets half a minute, then its message goes back.
+        stop_signal=signal.SIGQUIT if ready_file is not None else signal.SIGTERM,
+        stop_seconds=45.0,
+    )

@@ -1,0 +1,77 @@
+"""Shows a job while it runs, and when it has ended."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.output import note, print_pairs, progress
+
+if TYPE_CHECKING:
+    from cache_management.models.store.results import JobView
+    from cache_management.workers.client import JobClient
+
+_LOOK_EVERY_SECONDS = 0.25
+_PATIENCE_SECONDS = 15.0
+
+
+def watch_job(
+    client: JobClient, job_id: str, *, timeout: float | None = None, quiet: bool = False
+) -> tuple[JobView, bool]:
+    """Follow a job to its end; return it, and whether the waiting was given up."""
+    started = time.monotonic()
+    told = False
+    with progress(quiet=quiet) as advance:
+        while True:
+            job = client.get(job_id)
+            advance("stored", job.done + job.skipped + job.failed + job.cancelled, job.total)
+            if job.embed_total:
+                advance("embedded", job.embedded + job.embed_skipped + job.embed_failed, job.embed_total)
+            if job.ended or job.state == "paused":
+                return job, False
+            waited = time.monotonic() - started
+            if timeout is not None and waited > timeout:
+                note(f"The job goes on; `cache-cli jobs watch {job.id}` shows it.")
+                return job, True
+            if not told and job.started_at is None and waited > _PATIENCE_SECONDS:
+                told = True
+                note("No worker has taken the job yet; is one running? (`cache-cli up`, or `cache-cli worker`)")
+            time.sleep(_LOOK_EVERY_SECONDS)
+
+
+def exit_code_of(job: JobView) -> ExitCode:
+    """Return what a command ends with that waited for a job."""
+    match job.state:
+        case "succeeded":
+            return ExitCode.OK
+        case "partial":
+            return ExitCode.PARTIAL
+        case "failed" | "cancelled":
+            return ExitCode.FAILED
+        case _:
+            return ExitCode.OK
+
+
+def print_job(job: JobView) -> None:
+    """Print a job for a person."""
+    took = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None
+    rows: dict[str, object] = {
+        "state": job.state,
+        "kind": job.kind,
+        "namespace": job.namespace,
+        "items": job.total,
+        "stored": job.done,
+        "skipped (equal and fresh, or newer)": job.skipped,
+        "failed": job.failed,
+        "cancelled": job.cancelled,
+        "embedded": f"{job.embedded} of {job.embed_total}" if job.embed_total else None,
+        "exact-only (too long for the model)": job.embed_skipped,
+        "duplicate prompts (the last one won)": job.summary.get("duplicates"),
+        "submitted by": job.submitted_by,
+        "created": job.created_at,
+        "took": f"{took:.1f} s" if took is not None else None,
+        "last error": job.last_error,
+    }
+    shown = {name: value for name, value in rows.items() if value not in (None, 0) or name in ("items", "stored")}
+    print_pairs(f"Job {job.id}", shown)
