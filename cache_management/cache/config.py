@@ -6,7 +6,7 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import platformdirs
 from pydantic import (
@@ -22,6 +22,7 @@ from pydantic import (
 
 from cache_management.cache.errors import ConfigurationError
 
+_HUNDRED_YEARS = 100 * 366 * 24 * 3600  # what every store can still count in milliseconds
 NAMESPACE_PATTERN = r"[A-Za-z0-9_.\-]{1,64}"
 
 
@@ -152,7 +153,10 @@ class CacheConfig(_Config):
     def _read_url(cls, data: Any) -> Any:
         if not isinstance(data, dict) or not data.get("url"):
             return data
-        return {**data, **_parts_of_url(str(data["url"]))}
+        try:
+            return {**data, **_parts_of_url(str(data["url"]))}
+        except ValueError as exc:
+            raise ValueError(f"url: {exc}") from None
 
     @classmethod
     def from_url(cls, url: str, **rest: Any) -> Self:
@@ -164,10 +168,10 @@ def check_ttl(value: int | None) -> int | None:
     """Return a usable TTL: None (the default), -1 (never expires) or positive seconds.
 
     Raises:
-        ValueError: The value is 0 or below -1.
+        ValueError: The value is 0, below -1, or over a hundred years.
     """
-    if value is not None and (value == 0 or value < -1):
-        raise ValueError("must be positive seconds, -1 (never expires) or null (the default)")
+    if value is not None and (value == 0 or value < -1 or value > _HUNDRED_YEARS):
+        raise ValueError("must be positive seconds up to a hundred years, -1 (never expires) or null (the default)")
     return value
 
 
@@ -184,7 +188,7 @@ def _parts_of_url(url: str) -> dict[str, Any]:
             found: dict[str, Any] = {
                 "backend": CacheBackend.REDIS,
                 "redis_host": parts.hostname or "localhost",
-                "redis_port": parts.port or 6379,
+                "redis_port": _port(parts),
                 "redis_ssl": parts.scheme == "rediss",
             }
             if parts.path.strip("/"):
@@ -202,6 +206,14 @@ def _parts_of_url(url: str) -> dict[str, Any]:
             raise ValueError(
                 f"the scheme {scheme!r} is unknown; use memory://, disk:///path, redis://, rediss:// or unix://"
             )
+
+
+def _port(parts: SplitResult) -> int:
+    try:
+        return parts.port or 6379
+    except ValueError:
+        # Python's own message quotes what stands there, which may be half of a password.
+        raise ValueError("the port is a number up to 65535; write / in a password as %2F") from None
 
 
 class SimilarityConfig(_Config):
