@@ -98,10 +98,12 @@ def run_chunk(task: Task, job_id: str, shard: int, fence: int, step: Step) -> No
         failed = stores.jobs.fail_shard(claimed, str(exc))
         if failed is not None:
             client.ring(failed.rings)
-    except (BackendUnavailable, SoftTimeLimitExceeded, TimeoutError) as exc:
-        pause = backoff_seconds(attempt)
-        logger.warning("job %s, shard %s pauses for %.0f s: %r", job_id, shard, pause, exc)
-        ring = stores.jobs.release(claimed, retry_in=pause)
+    except Exception as exc:  # the edge of a task: whatever the work raised, the shard must not stay leased
+        # A store that is away is nobody's fault; anything else may be the item's, and is counted.
+        outage = isinstance(exc, BackendUnavailable | SoftTimeLimitExceeded | TimeoutError)
+        pause = backoff_seconds(attempt) if outage else 0.0
+        logger.warning("job %s, shard %s is given back for %.0f s", job_id, shard, pause, exc_info=not outage)
+        ring = stores.jobs.release(claimed, retry_in=pause, blame=not outage)
         if ring is not None:
             client.ring([ring], delay_seconds=pause, attempt=attempt + 1)
 

@@ -54,7 +54,13 @@ task_create_missing_queues = True
 task_default_queue = "control"
 task_routes = {route.task: {"queue": route.queue} for route in ROUTES.values()}
 task_annotations = {
-    task: {"soft_time_limit": limits.soft_seconds, "time_limit": limits.hard_seconds}
+    task: {
+        "soft_time_limit": limits.soft_seconds,
+        "time_limit": limits.hard_seconds,
+        # A lost child's message comes back after this: just late enough to take its shard over,
+        # which its silence of ten seconds allows. Celery's default is three minutes.
+        "default_retry_delay": 11,
+    }
     for task, limits in TASK_LIMITS.items()
 }
 

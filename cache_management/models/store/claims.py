@@ -149,7 +149,9 @@ def renew(connection: Connection, claim: Claim, now: datetime) -> bool:
     return renewed.rowcount == 1
 
 
-def release(connection: Connection, claim: Claim, now: datetime, *, retry_in: float) -> Released | None:
+def release(
+    connection: Connection, claim: Claim, now: datetime, *, retry_in: float, blame: bool
+) -> Released | None:
     """Free a lease for a while; give the job's state and what to publish, or None when the claim is lost."""
     job = lock_job(connection, claim.job_id, shared=True)
     if job is None:
@@ -163,7 +165,9 @@ def release(connection: Connection, claim: Claim, now: datetime, *, retry_in: fl
             **FREED,
             not_before=again,
             # Given back: an outage must not look like a poison item.
-            deliveries=case((JobShard.deliveries > 0, JobShard.deliveries - 1), else_=0),
+            deliveries=JobShard.deliveries
+            if blame
+            else case((JobShard.deliveries > 0, JobShard.deliveries - 1), else_=0),
             # The doorbell is due then, and late only some time after that.
             dispatched_at=again if running else None,
         )
