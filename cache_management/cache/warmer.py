@@ -85,10 +85,14 @@ class CacheWarmer:
         report = WarmReport(duplicates=given - len(by_key))
         version = VersionClock(self._clock).next()
         batches = _batches(by_key.values(), self._batch_size)
-        # One iterator for all runners: each takes the next batch when it is free.
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._workers):
-                group.create_task(self._run(batches, version, report, on_progress))
+        try:
+            # One iterator for all runners: each takes the next batch when it is free.
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._workers):
+                    group.create_task(self._run(batches, version, report, on_progress))
+        except ExceptionGroup as failed:
+            # The first failure stopped the others. Callers catch its class, not a group.
+            raise failed.exceptions[0] from None
         return report
 
     async def store(self, items: Sequence[WarmItem], *, version: int) -> list[Outcome]:

@@ -233,6 +233,7 @@ async def test_skipped_entries_get_the_vector_that_they_lack(clock: ManualClock)
     backend = MemoryBackend(max_size=1000, clock=clock)
     cache = LLMCache(CacheConfig(), backend=backend, clock=clock)
     await CacheWarmer(CacheManager(cache), clock=clock).warm([item("how do I reset my password")])
+    clock.advance(1)
     matcher = SimilarityMatcher(SimilarityConfig(), backend=backend, embedder=HashingEmbedder(), clock=clock)
 
     report = await CacheWarmer(CacheManager(cache, matcher), clock=clock).warm([item("how do I reset my password")])
