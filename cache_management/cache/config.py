@@ -94,7 +94,8 @@ def explain_validation(error: ValidationError, *, what: str) -> str:
 
 
 def _is_secret(key: str) -> bool:
-    return any(word in key for word in ("password", "secret", "url", "token"))
+    # Not every "token": `token_count` is no secret, and its bad value must be seen.
+    return key.endswith("token") or any(word in key for word in ("password", "secret", "url"))
 
 
 def _shorten(text: str, limit: int = 80) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,23 +78,25 @@ def check_item(data: object, *, where: str) -> WarmItem:
     Raises:
         InvalidInput: A field is wrong or missing, or the prompt cannot be a key; names `where`.
     """
-    if isinstance(data, WarmItem):
-        item = data
-    elif isinstance(data, CachedResponse):
-        item = WarmItem.from_response(data)
-    elif not isinstance(data, dict):
+    if not isinstance(data, WarmItem | CachedResponse | dict):
         raise InvalidInput(f"{where}: an object with prompt and response is needed, not {_kind(data)}")
-    else:
-        try:
+    try:
+        if isinstance(data, WarmItem):
+            item = data
+        elif isinstance(data, CachedResponse):
+            item = WarmItem.from_response(data)
+        else:
             item = WarmItem.model_validate(data, strict=True)
-        except ValidationError as exc:
-            raise InvalidInput(explain_validation(exc, what=where)) from None
+    except ValidationError as exc:
+        raise InvalidInput(explain_validation(exc, what=where)) from None
     if item.response is None:
         raise InvalidInput(
             f"{where}: the prompt {_short(item.prompt)} has no response, and no provider is configured to ask for one"
         )
     try:
         size = len(item.entry_key.encode())
+        for text in (item.prompt, item.response, item.model):
+            text.encode()
     except UnicodeEncodeError as exc:
         raise InvalidInput(f"{where}: the text is not valid Unicode: {exc.reason}") from None
     if size > MAX_KEY_BYTES:
@@ -149,7 +152,7 @@ def _line_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
 
 def _decode(row: str, path: Path, line: int) -> Any:
     try:
-        return json.loads(row, parse_constant=_refuse_constant)
+        return json.loads(row, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as exc:
         raise InvalidInput(f"{path}, line {line}, column {exc.colno}: invalid JSON: {exc.msg}") from None
     except (RecursionError, ValueError) as exc:
@@ -158,7 +161,7 @@ def _decode(row: str, path: Path, line: int) -> Any:
 
 def _list_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
     """Read a JSON list value by value, so that an error can name its line."""
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
     at = _skip_space(text, text.index("[") + 1)
     line, counted = 1, 0
     expects_value = False
@@ -196,6 +199,13 @@ def _skip_space(text: str, at: int) -> int:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
 
 
 def _why(error: Exception) -> str:
