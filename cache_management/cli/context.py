@@ -26,6 +26,7 @@ class CliContext:
     def __init__(self, config: Path | None, *, debug: bool = False) -> None:
         self.config = config
         self.debug = debug
+        self._opened: list[Stores] = []
 
     @cached_property
     def loaded(self) -> Loaded:
@@ -58,14 +59,19 @@ class CliContext:
         Raises:
             MetadataUnavailable: It does not answer, or its schema is of another version.
         """
-        from cache_management.models.store import open_stores
-
-        url = self.settings.metadata_url
-        stores = open_stores(url)
-        if is_new_sqlite(url):
+        stores = self.unchecked_stores()
+        if is_new_sqlite(self.settings.metadata_url):
             stores.upgrade()
         else:
             stores.check()
+        return stores
+
+    def unchecked_stores(self) -> Stores:
+        """Open the metadata database, whatever its schema."""
+        from cache_management.models.store import open_stores
+
+        stores = open_stores(self.settings.metadata_url)
+        self._opened.append(stores)
         return stores
 
     def client(self) -> JobClient:
@@ -73,6 +79,11 @@ class CliContext:
         from cache_management.workers.client import JobClient
 
         return JobClient(self.settings, stores=self.stores())
+
+    def close(self) -> None:
+        """Close the databases that the command opened."""
+        while self._opened:
+            self._opened.pop().close()
 
 
 def is_new_sqlite(url: str) -> bool:

@@ -72,6 +72,7 @@ def cli(ctx: click.Context, config: Path | None, verbose: bool, debug: bool) -> 
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     ctx.obj = CliContext(config, debug=debug)
+    ctx.call_on_close(ctx.obj.close)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -64,9 +64,7 @@ def db() -> None:
 @pass_cli
 def upgrade(cli: CliContext, as_json: bool) -> None:
     """Bring the tables to this version's schema."""
-    from cache_management.models.store import open_stores
-
-    stores = open_stores(cli.settings.metadata_url)
+    stores = cli.unchecked_stores()
     stores.upgrade()
     stores.check()
     print_json({"up_to_date": True}) if as_json else click.echo("The metadata database is up to date.")
@@ -77,9 +75,7 @@ def upgrade(cli: CliContext, as_json: bool) -> None:
 @pass_cli
 def check(cli: CliContext, as_json: bool) -> None:
     """Tell whether the tables have this version's schema; exit code 5 when not."""
-    from cache_management.models.store import open_stores
-
-    open_stores(cli.settings.metadata_url).check()
+    cli.unchecked_stores().check()
     print_json({"up_to_date": True}) if as_json else click.echo("The metadata database is up to date.")
 
 

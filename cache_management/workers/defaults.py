@@ -40,7 +40,8 @@ broker_pool_acquire_timeout = 10
 
 # Stopping: what is under way gets half a minute, then its message goes back.
 worker_soft_shutdown_timeout = 30
-worker_enable_soft_shutdown_on_idle = True
+# An idle worker has nothing to wait for: `down` would take half a minute for each of them.
+worker_enable_soft_shutdown_on_idle = False
 worker_max_tasks_per_child = 500
 worker_proc_alive_timeout = 120  # a child that loads a model needs longer than the default 4 s
 

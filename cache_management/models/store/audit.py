@@ -126,7 +126,7 @@ class AuditStore:
                 content = dict(row)
                 found = content.pop("hash")
                 if row["id"] != expected_id or row["prev_hash"] != previous or found != _link(content):
-                    return min(expected_id, row["id"])
+                    return min(expected_id, int(row["id"]))
                 if head is not None and row["id"] == head[0] and found != head[1]:
                     return head[0]
                 expected_id, previous = expected_id + 1, found

@@ -1,0 +1,93 @@
+"""config show, config validate, and how settings reach the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli
+
+REFERENCE_STYLE = """\
+backend: redis
+redis_host: cache.example.com
+redis_port: 6380
+redis_password: hunter2
+ttl_seconds: 7200
+disk_size_limit: 10GB
+distributed:
+  enabled: true
+  nodes: [a:6379, b:6379]
+  replicas: 1
+"""
+
+
+def test_every_setting_is_shown_with_its_source_and_no_secret(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("cache_config.yaml").write_text(REFERENCE_STYLE)
+    monkeypatch.setenv("CACHE_TTL_SECONDS", "60")
+    monkeypatch.setenv("CACHE_METADATA_URL", "postgresql+psycopg://me:hunter2@db/cache")
+
+    found = cli("config", "show", "--json")
+
+    assert found.code == 0
+    assert "hunter2" not in found.out
+    assert found.data["values"]["ttl_seconds"] == 60
+    assert found.data["sources"]["ttl_seconds"] == "environment"
+    assert found.data["sources"]["redis_port"] == "file"
+    assert found.data["sources"]["max_size"] == "default"
+    assert found.data["values"]["distributed.nodes"] == ["a:6379", "b:6379"]
+
+
+def test_a_valid_file_is_valid(cli: Cli) -> None:
+    Path("mine.yaml").write_text(REFERENCE_STYLE)
+
+    assert cli("config", "validate", "mine.yaml").code == 0
+    assert cli("-c", "mine.yaml", "config", "validate", "--json").data["valid"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("redis_prot: 1", ["redis_prot", "did you mean redis_port?"]),
+        ("backend: postgres", ["backend", "'postgres'", "redis"]),
+        ("ttl_seconds: 0", ["ttl_seconds", "0"]),
+        ("max_size: many", ["max_size", "'many'"]),
+        ("disk_size_limit: 10 parsecs", ["disk_size_limit", "10 parsecs", "10GiB"]),
+        ("similarity_threshold: 1.5", ["similarity_threshold", "1.5"]),
+        ("distributed:\n  nodez: []", ["distributed.nodez", "distributed.nodes"]),
+        ("distributed: 3", ["distributed"]),
+        ("backend: [", ["line"]),
+        ("backend: disk\nbackend: memory", ["backend is set twice", "line 2"]),
+        ("- a\n- b", ["holds no settings"]),
+        ("a: &a [x]\nb: [*a, *a]", ["aliases"]),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]", ["aliases"]),
+        ("x: !!python/object/apply:os.system ['true']", ["line 1"]),
+        ("[" * 50_000, ["no YAML"]),
+    ],
+)
+def test_a_wrong_file_names_the_key_the_value_and_the_fix(cli: Cli, text: str, says: list[str]) -> None:
+    Path("cache_config.yaml").write_text(text)
+
+    found = cli("config", "validate")
+
+    assert found.code == 2
+    for word in ["cache_config.yaml", *says]:
+        assert word in found.err
+
+
+def test_a_missing_file_is_an_error_only_when_asked_for(cli: Cli) -> None:
+    assert cli("stats").code == 0
+    found = cli("-c", "nowhere.yaml", "stats")
+    assert found.code == 2
+    assert "nowhere.yaml" in found.err
+
+
+def test_a_misspelt_variable_is_an_error_and_a_foreign_one_is_not(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_OF_ANOTHER_PROGRAM", "1")
+    assert cli("stats").code == 0
+
+    monkeypatch.setenv("CACHE_TTL_SECOND", "1")
+    found = cli("stats")
+
+    assert found.code == 2
+    assert "CACHE_TTL_SECONDS" in found.err

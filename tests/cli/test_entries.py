@@ -1,0 +1,107 @@
+"""set-cache, get-cache, get-similar."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cache_management import CacheConfig, LLMCache
+from tests.cli.conftest import Cli
+
+
+def test_what_was_set_is_got(cli: Cli) -> None:
+    assert cli("set-cache", "What is AI?", "Artificial intelligence", "-m", "gpt-4", "--ttl", 7200).code == 0
+
+    found = cli("get-cache", "What is AI?")
+
+    assert (found.code, found.out) == (0, "Artificial intelligence\n")
+
+
+def test_an_entry_set_on_the_command_line_is_found_by_the_library_and_the_other_way_round(
+    cli: Cli, data_dir: Path
+) -> None:
+    cli("set-cache", "from the shell", "yes", "-M", '{"user": "alice"}')
+
+    async def read_and_write() -> None:
+        async with LLMCache(CacheConfig(disk_path=data_dir / "cache")) as cache:
+            found = await cache.get("from the shell")
+            assert found is not None
+            assert found.metadata == {"user": "alice"}
+            await cache.set("from the app", found)
+
+    asyncio.run(read_and_write())
+    assert cli("get-cache", "from the app").out == "yes\n"
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_formats_hold_the_whole_entry(cli: Cli, form: str) -> None:
+    cli("set-cache", "q", "ünïcode ✓", "-m", "m1")
+
+    found = cli("get-cache", "q", "--format", form)
+
+    data = found.data if form == "json" else yaml.safe_load(found.out)
+    assert (data["prompt"], data["response"], data["model"]) == ("q", "ünïcode ✓", "m1")
+
+
+def test_a_miss_is_exit_code_1_and_prints_nothing_to_scripts(cli: Cli) -> None:
+    found = cli("get-cache", "nobody asked this")
+
+    assert (found.code, found.out) == (1, "")
+    assert "no entry" in found.err
+
+
+def test_another_model_is_a_miss_when_one_insists(cli: Cli) -> None:
+    cli("set-cache", "q", "a", "-m", "gpt-4")
+
+    assert cli("get-cache", "q", "-m", "gpt-4").code == 0
+    assert cli("get-cache", "q", "-m", "claude").code == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("set-cache", "", "a"), "must not be empty"),
+        (("set-cache", "q", "a", "--ttl", "0"), "ttl_seconds 0"),
+        (("set-cache", "q", "a", "--ttl", "soon"), "soon"),
+        (("set-cache", "q", "a", "-M", "{"), "not JSON"),
+        (("set-cache", "q", "a", "-M", "[1]"), "must be a JSON object"),
+        (("set-cache", "q" * 70_000, "a"), "70,000 bytes"),
+        (("get-similar", "q", "-t", "1.5"), "1.5"),
+        (("get-similar", "q", "-l", "0"), "0"),
+        (("set-cash", "q", "a"), "Did you mean 'set-cache'?"),
+    ],
+)
+def test_bad_input_is_exit_code_2_and_stores_nothing(cli: Cli, args: tuple[str, ...], says: str) -> None:
+    found = cli(*args)
+
+    assert found.code == 2
+    assert says in found.err
+    assert cli("stats", "--json").data["total_entries"] == 0
+
+
+def test_similar_prompts_are_listed_with_their_vetoes(cli: Cli) -> None:
+    cli("set-cache", "is it safe to swim here", "yes")
+
+    found = cli("get-similar", "is it not safe to swim here", "-t", "0.5", "--json")
+
+    assert found.code == 0
+    (match,) = found.data["matches"]
+    assert (match["prompt"], match["vetoes"]) == ("is it safe to swim here", ["polarity"])
+
+
+def test_nothing_similar_is_exit_code_1(cli: Cli) -> None:
+    cli("set-cache", "alpha beta", "1")
+
+    assert cli("get-similar", "something else entirely", "-t", "0.99").code == 1
+
+
+def test_a_cache_that_is_down_is_exit_code_7(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_URL", "redis://127.0.0.1:1/0")
+
+    found = cli("get-cache", "q")
+
+    assert found.code == 7
+    assert "127.0.0.1:1" in found.err

@@ -1,0 +1,55 @@
+"""What all commands share: help, exit codes, pipes, no tracebacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.main import _COMMANDS
+from tests.cli.conftest import Cli
+
+
+@pytest.mark.parametrize("command", ["", *_COMMANDS])
+def test_every_command_explains_itself(cli: Cli, command: str) -> None:
+    found = cli(*command.split(), "--help")
+
+    assert found.code == 0
+    assert "Usage: cache-cli" in found.out
+
+
+def test_every_exit_code_has_one_meaning() -> None:
+    assert len({code.meaning for code in ExitCode}) == len(ExitCode)
+
+
+def test_help_loads_no_celery_sqlalchemy_or_torch() -> None:
+    code = (
+        "import sys; from cache_management.cli.main import run; run(['--help']);"
+        "print({'celery', 'sqlalchemy', 'torch', 'numpy'} & set(sys.modules), file=sys.stderr)"
+    )
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert found.stderr.strip() == "set()"
+
+
+def test_output_into_a_closed_pipe_is_no_error(data_dir: Path) -> None:
+    command = f"{sys.executable} -m cache_management.cli config show | head -n 1; echo ${{PIPESTATUS[0]}}"
+
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+
+    assert found.stdout.splitlines()[-1] == "0"
+    assert "Traceback" not in found.stderr
+
+
+def test_a_port_in_use_is_named(cli: Cli, redis_url: str) -> None:
+    port = redis_url.rpartition(":")[2].partition("/")[0]
+
+    found = cli("up", "--broker-port", port)
+
+    assert found.code == 1
+    assert f"port {port}" in found.err
+    assert "in use" in found.err

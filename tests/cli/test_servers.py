@@ -1,0 +1,71 @@
+"""up and down with real servers and workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cli.conftest import Cli
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.timeout(180)]
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Return every process that works on a data directory, whoever started it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            names = process.environ().get("CACHE_DATA_DIR", ""), " ".join(process.cmdline())
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if process.pid != os.getpid() and any(str(folder) in name for name in names):
+            found.append(process)
+    return found
+
+
+def own(folder: Path) -> list[psutil.Process]:
+    """Leave out the test runner's own family, whose environment names the folder too."""
+    family = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return [process for process in processes_of(folder) if process.pid not in family]
+
+
+def test_up_runs_a_job_and_down_leaves_nothing_behind(cli: Cli, data_dir: Path) -> None:
+    started = cli("up", "--with-redis", "--json")
+    try:
+        assert started.code == 0, started.err
+        services = started.data["services"]
+        assert {"broker", "cache", "worker-light", "worker-embed", "beat"} == set(services)
+        Path("pairs.json").write_text(json.dumps([{"prompt": "hello there", "response": "hi"}]))
+
+        job = cli("warm", "pairs.json", "--timeout", "60", "--json")
+
+        assert (job.code, job.data["state"], job.data["embedded"]) == (0, "succeeded", 1)
+        assert cli("get-cache", "hello there").out == "hi\n"
+        assert cli("stats", "--json").data["backend"] == "redis"
+        assert cli("up").code == 1, "a second set on the same data must be refused"
+    finally:
+        stopped = cli("down")
+    assert stopped.code == 0
+    wait_until(lambda: not own(data_dir), timeout=20)
+    assert cli("down").out == "Nothing was running.\n"
+    assert cli("get-cache", "hello there").code == 1, "without the set the cache is the one on disk"
+
+
+def test_a_killed_supervisor_takes_everything_along_and_the_next_up_works(cli: Cli, data_dir: Path) -> None:
+    cli("up", "--json")
+    supervisor = json.loads((data_dir / "run" / "supervisor.json").read_text())["pid"]
+
+    os.kill(supervisor, signal.SIGKILL)
+
+    wait_until(lambda: not own(data_dir), timeout=30)
+    try:
+        assert cli("up").code == 0
+    finally:
+        assert cli("down").code == 0
+    wait_until(lambda: not own(data_dir), timeout=20)
