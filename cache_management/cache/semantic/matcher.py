@@ -11,7 +11,7 @@ from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.clock import Clock, VersionClock, system_clock
 from cache_management.cache.codec import decode_entry
-from cache_management.cache.config import SimilarityConfig
+from cache_management.cache.config import SimilarityConfig, check_ttl
 from cache_management.cache.embeddings import open_embedder
 from cache_management.cache.embeddings.base import Embedder
 from cache_management.cache.errors import (
@@ -47,6 +47,7 @@ from cache_management.cache.vectors.base import VectorIndex
 
 _STANDALONE_SIZE = 1_000_000
 _ENTRY_LIMIT_BYTES = 64 * 2**20
+_ROUNDING = 1e-6  # of a product in 32 bits: an identical text must reach a threshold of 1
 _OVERFETCH = 8  # gates refuse some and entries vanish; asking for more costs next to nothing
 
 
@@ -95,16 +96,20 @@ class SimilarityMatcher:
         """Make an answer findable by meaning; it stands alone, no LLMCache entry is needed.
 
         Raises:
-            InvalidInput: The prompt is empty or longer than the model reads.
+            InvalidInput: The prompt is empty or longer than the model reads, or the TTL means nothing.
             EmbedderUnavailable, BackendUnavailable: Nothing was stored.
         """
         if not prompt.strip():
             raise InvalidInput("an empty prompt means nothing that could be found")
+        try:
+            ttl = check_ttl(ttl_seconds)
+        except ValueError as exc:
+            raise InvalidInput(f"ttl_seconds {ttl_seconds} {exc}") from None
+        expires_at = None if ttl is None or ttl == -1 else self._clock() + ttl
         await self.embedder.load()
         if not self.embedder.fits(prompt):
             raise InvalidInput(f"the prompt is longer than {self.embedder.model} reads; it can only be found exactly")
         rows = await self.embedder.embed([prompt])
-        expires_at = self._clock() + ttl_seconds if ttl_seconds is not None and ttl_seconds > 0 else None
         await self._put([(key or prompt, prompt, response, expires_at)], rows)
 
     async def index_entries(self, entries: Iterable[Indexable]) -> IndexReport:
@@ -206,11 +211,11 @@ class SimilarityMatcher:
         wanted = limit + _OVERFETCH
         while True:
             neighbours = await self.index.search(self.embedder.space, vector, k=wanted)
-            close = [each for each in neighbours if each.similarity >= floor]
+            close = [each for each in neighbours if each.similarity >= floor - _ROUNDING]
             answers = await self._answers(close)
             matches = [
                 SimilarityMatch(
-                    score=min(each.similarity, 1.0),
+                    score=max(-1.0, min(each.similarity, 1.0)),
                     prompt=found[1].prompt,
                     response=found[0],
                     key=found[1].key,
