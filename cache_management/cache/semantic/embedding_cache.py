@@ -41,11 +41,13 @@ class CachingEmbedder:
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         keys = [hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest() for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._vectors}
-        fresh: dict[bytes, NDArray[np.float32]] = {}
+        # Taken before the model runs: another call may push them out meanwhile.
+        known = {key: self._vectors[key] for key in keys if key not in missing}
         if missing:
             rows = await self._inner.embed(list(missing.values()))
-            fresh = dict(zip(missing, rows, strict=True))
-        found = [fresh[key] if key in fresh else self._vectors[key] for key in keys]
+            # Copied, because a row that is kept would keep its whole batch.
+            known |= {key: row.copy() for key, row in zip(missing, rows, strict=True)}
+        found = [known[key] for key in keys]
         for key, vector in zip(keys, found, strict=True):
             self._vectors[key] = vector
             self._vectors.move_to_end(key)

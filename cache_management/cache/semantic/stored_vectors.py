@@ -63,7 +63,7 @@ def decode_vector(value: bytes, *, dims: int) -> StoredVector:
     """
     try:
         found = _decoder.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise CorruptRecord(f"the vector cannot be decoded: {exc}") from exc
     if len(found.vector) != 4 * dims:
         raise CorruptRecord(f"the vector has {len(found.vector)} bytes, {4 * dims} were expected")
