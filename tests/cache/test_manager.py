@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from cache_management.cache.config import CacheConfig
+from cache_management.cache.embeddings.hashing import HashingEmbedder
+from cache_management.cache.errors import BackendUnavailable, InvalidInput
+from cache_management.cache.events import Event, UnavailableEvent
+from cache_management.cache.llm import LLMCache
+from cache_management.cache.manager import CacheManager
+from cache_management.cache.semantic.matcher import IndexReport, SimilarityMatcher
+from cache_management.cache.values import CachedResponse
+from tests.contracts.broken import BreakableBackend
+
+QUESTION = "how do I reset my password"
+
+
+def response(prompt: str = QUESTION) -> CachedResponse:
+    return CachedResponse(prompt=prompt, response="r", model="m", timestamp=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def manager_on(backend: BreakableBackend, *, strict: bool = False, heard: list[Event] | None = None) -> CacheManager:
+    cache = LLMCache(CacheConfig(strict=strict), backend=backend, listener=None if heard is None else heard.append)
+    return CacheManager(cache, SimilarityMatcher(backend=backend, embedder=HashingEmbedder()))
+
+
+async def test_stored_answer_is_found_exactly_and_by_meaning() -> None:
+    async with manager_on(BreakableBackend(up=True)) as manager:
+        await manager.set_llm_cache("key", response())
+
+        assert await manager.get_llm_cache("key") == response()
+        assert [match.key for match in await manager.find_similar("my password, how do I reset")] == ["key"]
+        assert (await manager.get_stats()).total_entries == 1
+
+
+async def test_manager_without_a_matcher_stores_exactly_and_says_why_it_cannot_search() -> None:
+    async with CacheManager(LLMCache(backend=BreakableBackend(up=True))) as manager:
+        await manager.set_llm_cache("key", response())
+
+        assert await manager.get_llm_cache("key") == response()
+        assert await manager.index(["key"]) == IndexReport(0, 0, 0)
+        with pytest.raises(InvalidInput, match="give it one"):
+            await manager.find_similar("anything")
+
+
+async def test_keys_without_an_entry_are_passed_over() -> None:
+    manager = manager_on(BreakableBackend(up=True))
+    await manager.llm_cache.set("key", response())
+
+    assert await manager.index(["key", "absent"]) == IndexReport(1, 0, 0)
+
+
+async def test_store_that_is_down_leaves_entries_exact_only_with_an_event() -> None:
+    heard: list[Event] = []
+    manager = manager_on(BreakableBackend(), heard=heard)
+
+    assert await manager.index(["key"]) == IndexReport(0, 0, 0)
+
+    assert heard == [UnavailableEvent("breakable", "index", "a test broke it")]
+
+
+async def test_strict_manager_raises_when_it_cannot_index() -> None:
+    with pytest.raises(BackendUnavailable):
+        await manager_on(BreakableBackend(), strict=True).index(["key"])
+
+
+async def test_entries_without_a_vector_are_indexed_bit_by_bit() -> None:
+    manager = manager_on(BreakableBackend(up=True))
+    await manager.llm_cache.set_many({f"key{at}": response(f"{QUESTION} {'x' * at}") for at in range(5)})
+
+    left = [await manager.index_missing(limit=2) for _ in range(4)]
+
+    assert left == [3, 1, 0, 0]
+    assert manager.similarity_matcher is not None
+    assert await manager.similarity_matcher.size() == 5
+
+
+async def test_nothing_is_missing_without_a_matcher() -> None:
+    assert await CacheManager(LLMCache(backend=BreakableBackend())).index_missing(limit=5) == 0
