@@ -149,9 +149,7 @@ def renew(connection: Connection, claim: Claim, now: datetime) -> bool:
     return renewed.rowcount == 1
 
 
-def release(
-    connection: Connection, claim: Claim, now: datetime, *, retry_in: float, blame: bool
-) -> Released | None:
+def release(connection: Connection, claim: Claim, now: datetime, *, retry_in: float, blame: bool) -> Released | None:
     """Free a lease for a while; give the job's state and what to publish, or None when the claim is lost."""
     job = lock_job(connection, claim.job_id, shared=True)
     if job is None:

@@ -1,0 +1,83 @@
+"""What the README says is true: its examples run, its tables are complete, its files exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.main import _COMMANDS
+from cache_management.settings import setting_names
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+EXPECTED = ["Python is a high-level programming language.", "('polarity',)"]
+
+
+def table(heading: str) -> list[list[str]]:
+    """Return the cells of the first table behind a heading."""
+    rows = re.search(rf"^## {heading}\n.*?\n((?:\|[^\n]*\n)+)", README, flags=re.MULTILINE | re.DOTALL)
+    assert rows, heading
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.group(1).splitlines()[2:]]
+
+
+@pytest.mark.parametrize(("example", "prints"), list(zip(EXAMPLES, EXPECTED, strict=True)))
+def test_the_examples_run(example: str, prints: str, tmp_path: Path) -> None:
+    env = {key: value for key, value in os.environ.items() if not key.startswith("CACHE_")}
+
+    found = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=env,
+        check=False,
+    )
+
+    assert found.returncode == 0, found.stderr
+    assert prints in found.stdout
+
+
+def test_the_settings_table_is_complete() -> None:
+    assert sorted(row[0].strip("`") for row in table("Settings")) == sorted(setting_names())
+
+
+def test_the_exit_codes_are_those_of_the_program() -> None:
+    assert {int(row[0]): row[1] for row in table("Command line")} == {code.value: code.meaning for code in ExitCode}
+
+
+def test_every_command_is_named() -> None:
+    listed = README.partition("## Command line")[2].partition("| exit code")[0]
+
+    assert [name for name in _COMMANDS if not re.search(rf"`{name}[ `]", listed)] == []
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    promises = table("What is promised")
+
+    assert promises
+    for row in promises:
+        assert (ROOT / row[2].strip("`")).is_file(), row
+
+
+def test_both_commands_stand_on_the_first_screen() -> None:
+    first_screen = "\n".join(README.splitlines()[:20])
+
+    assert "make demo" in first_screen
+    assert "make test" in first_screen
+
+
+@pytest.mark.parametrize("page", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")))
+def test_files_named_in_the_documentation_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+
+    for name in re.findall(r"`((?:cache|workers|models|cli|services)/[\w/]+\.py)`", text):
+        assert (ROOT / "cache_management" / name).is_file(), f"{page} names {name}"
+    for name in re.findall(r"`((?:tests|docs)/[\w/]+\.(?:py|md))`", text):
+        assert (ROOT / name).is_file(), f"{page} names {name}"
