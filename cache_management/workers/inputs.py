@@ -47,4 +47,4 @@ def unpack_inputs(payload: bytes) -> list[WarmItem]:
 
 
 def _compress(lines: list[bytes]) -> bytes:
-    return zstandard.ZstdCompressor(level=3).compress(b"\n".join(lines))
+    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(b"\n".join(lines))
