@@ -199,6 +199,8 @@ async def test_removed_vector_is_forgotten_by_every_reader(writer: CacheManager,
 
     assert await writer.similarity_matcher.remove_entry("key") is True
 
+    assert reader.similarity_matcher is not None
+    assert await reader.similarity_matcher.size() == 0
     assert await found_by(reader) == []
     assert await writer.similarity_matcher.remove_entry("key") is False
     assert await writer.get_llm_cache("key") is not None
