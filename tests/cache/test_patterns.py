@@ -109,6 +109,14 @@ def test_escaped_text_matches_itself_only(text: str, other: str) -> None:
     assert matches(other) == (text == other)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "prefix"),
+    [("user_*", "user_"), (r"a\*b*", "a*b"), ("[ab]c", ""), ("plain", "plain"), ("a?", "a"), ("a\\", "a\\"), ("", "")],
+)
+def test_literal_prefix_ends_at_the_first_wildcard(pattern: str, prefix: str) -> None:
+    assert literal_prefix(pattern) == prefix
+
+
 @given(pattern=PATTERNS, text=TEXTS)
 def test_every_match_begins_with_the_literal_prefix(pattern: str, text: str) -> None:
     if glob_matcher(pattern)(text):

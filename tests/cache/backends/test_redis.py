@@ -284,3 +284,12 @@ async def test_missing_unix_socket_is_named(tmp_path: object) -> None:
     with pytest.raises(BackendUnavailable, match="unix socket"):
         await backend.ping()
     await backend.aclose()
+
+
+async def test_plain_server_behind_a_tls_url_is_unavailable(redis_url: str) -> None:
+    url = redis_url.replace("redis://", "rediss://")
+    backend = RedisBackend(CacheConfig(url=url, timeout_seconds=PATIENT_SECONDS))
+
+    with pytest.raises(BackendUnavailable, match=r"redis at 127\.0\.0\.1"):
+        await backend.ping()
+    await backend.aclose()
