@@ -288,7 +288,7 @@ async def test_missing_unix_socket_is_named(tmp_path: object) -> None:
 
 async def test_plain_server_behind_a_tls_url_is_unavailable(redis_url: str) -> None:
     url = redis_url.replace("redis://", "rediss://")
-    backend = RedisBackend(CacheConfig(url=url, timeout_seconds=PATIENT_SECONDS))
+    backend = RedisBackend(CacheConfig(url=url, timeout_seconds=BUDGET_SECONDS))
 
     with pytest.raises(BackendUnavailable, match=r"redis at 127\.0\.0\.1"):
         await backend.ping()
