@@ -40,22 +40,6 @@ def glob_matcher(pattern: str) -> Matches:
     return matches
 
 
-def literal_prefix(pattern: str) -> str:
-    """Return the plain text that every match of a glob begins with."""
-    plain = []
-    at = 0
-    while at < len(pattern):
-        char = pattern[at]
-        if char in "*?[":
-            break
-        if char == "\\" and at + 1 < len(pattern):
-            at += 1
-            char = pattern[at]
-        plain.append(char)
-        at += 1
-    return "".join(plain)
-
-
 def escape_glob(text: str) -> str:
     """Return a glob that matches `text` and nothing else."""
     return re.sub(r"([*?\[\]\\])", r"\\\1", text)

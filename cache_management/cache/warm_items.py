@@ -15,13 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from cache_management.cache.config import check_ttl, explain_validation
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.identity import MAX_KEY_BYTES
-from cache_management.cache.values import CachedResponse
+from cache_management.cache.values import CachedResponse, UtcDatetime
 
 MAX_ITEM_BYTES = 64 * 2**20
 
 
 class WarmItem(BaseModel):
-    """One prompt to be cached. It is found under `key`, or under the prompt itself."""
+    """One prompt to be cached. It is found under `key`, or under the prompt itself.
+
+    `timestamp` is when the model answered; None takes the moment of warming.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -32,6 +35,7 @@ class WarmItem(BaseModel):
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     ttl_seconds: int | None = None
     key: str | None = Field(default=None, min_length=1)
+    timestamp: UtcDatetime | None = Field(default=None, strict=False)
 
     @field_validator("ttl_seconds")
     @classmethod
@@ -55,7 +59,7 @@ class WarmItem(BaseModel):
             prompt=self.prompt,
             response=self.response,
             model=self.model,
-            timestamp=datetime.fromtimestamp(now, UTC),
+            timestamp=self.timestamp or datetime.fromtimestamp(now, UTC),
             token_count=self.token_count,
             metadata=self.metadata,
         )
@@ -69,6 +73,7 @@ class WarmItem(BaseModel):
             model=response.model,
             token_count=response.token_count,
             metadata=response.metadata,
+            timestamp=response.timestamp,
         )
 
 

@@ -5,7 +5,7 @@ import redis
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cache_management.cache.patterns import escape_glob, glob_matcher, literal_prefix
+from cache_management.cache.patterns import escape_glob, glob_matcher
 
 PATTERNS = st.text(alphabet="ab*?[]^-\\", max_size=10)
 TEXTS = st.text(alphabet="ab]^-\\[*?", max_size=8)
@@ -107,20 +107,6 @@ def test_escaped_text_matches_itself_only(text: str, other: str) -> None:
 
     assert matches(text)
     assert matches(other) == (text == other)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "prefix"),
-    [("user_*", "user_"), (r"a\*b*", "a*b"), ("[ab]c", ""), ("plain", "plain"), ("a?", "a"), ("a\\", "a\\"), ("", "")],
-)
-def test_literal_prefix_ends_at_the_first_wildcard(pattern: str, prefix: str) -> None:
-    assert literal_prefix(pattern) == prefix
-
-
-@given(pattern=PATTERNS, text=TEXTS)
-def test_every_match_begins_with_the_literal_prefix(pattern: str, text: str) -> None:
-    if glob_matcher(pattern)(text):
-        assert text.startswith(literal_prefix(pattern))
 
 
 @given(pattern=st.text(max_size=12), text=st.text(max_size=12))
