@@ -47,8 +47,8 @@ def test_a_worker_killed_in_the_middle_loses_no_entry_and_counts_none_twice(
     worker.kill()
 
     assert not world.client.get(job_id).ended, "the job was over before the worker died"
+    world.reconcile_after_a_death()
     world.start_worker()
-    world.reconcile(seconds_later=70)
     assert_complete(world, world.wait_for_job(job_id), COUNT)
 
 
@@ -186,6 +186,6 @@ def test_a_warm_job_runs_on_postgres(
 
     worker.kill()
 
+    world.reconcile_after_a_death()
     world.start_worker()
-    world.reconcile(seconds_later=70)
     assert_complete(world, world.wait_for_job(job_id), COUNT)

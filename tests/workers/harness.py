@@ -101,6 +101,14 @@ class JobWorld:
         finally:
             stores.close()
 
+    def reconcile_after_a_death(self) -> None:
+        """Reconcile as if the leases of a dead worker were over, until one is found to be.
+
+        A database may hold the dead one's row locks for a moment longer; the reconciler passes
+        such a job over, and beat calls it again.
+        """
+        wait_until(lambda: self.reconcile(seconds_later=70) > 0, timeout=30, pause=0.2)
+
     def close(self) -> None:
         """End the workers by their own pids, children included."""
         for process in self._workers:
