@@ -75,3 +75,43 @@ class Journal(ABC):
         Raises:
             JournalGap: Notes behind the cursor are no longer held.
         """
+
+
+class Leases(ABC):
+    """Rights with an end: who holds a name, until when, and in which order holders came.
+
+    A lease keeps work from being done twice; it does not prove anything once its time is
+    over. Whoever must be safe compares the fencing token where the effect takes hold.
+    """
+
+    @abstractmethod
+    async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
+        """Take a free name; return a fencing token larger than every earlier one, or None."""
+
+    @abstractmethod
+    async def renew(self, name: str, *, owner: str, ttl_seconds: float) -> bool:
+        """Prolong a lease that `owner` still holds; return whether it does."""
+
+    @abstractmethod
+    async def release(self, name: str, *, owner: str) -> bool:
+        """Give a lease back; return whether `owner` held it. Somebody else's is left alone."""
+
+
+class Tags(ABC):
+    """Which storage keys carry a tag, so that invalidating one reads no other entry.
+
+    A tag may name keys that are gone or no longer carry it: whoever removes entries by tag
+    looks at the entry first. Names of keys that expired are dropped by and by.
+    """
+
+    @abstractmethod
+    async def add_tags(self, tags: Mapping[str, Mapping[str, float | None]]) -> None:
+        """Note, by tag, the storage keys that carry it and when each expires (None: never)."""
+
+    @abstractmethod
+    async def tagged(self, tag: str) -> list[str]:
+        """Return the storage keys noted under a tag that have not expired."""
+
+    @abstractmethod
+    async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
+        """Forget storage keys of tags; unknown ones are passed over."""

@@ -17,45 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from cache_management.cache.backends.base import Backend, Journal
+from cache_management.cache.backends import disk_tables as tables
+from cache_management.cache.backends.base import Backend, Journal, Leases, Tags
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.codec import pack, unpack
 from cache_management.cache.config import EvictionPolicy
-from cache_management.cache.errors import BackendUnavailable, CorruptRecord, JournalGap
+from cache_management.cache.errors import BackendUnavailable, CorruptRecord
 from cache_management.cache.events import CorruptEvent, Listener, RemoveEvent, ignore
 from cache_management.cache.records import Record
 
 T = TypeVar("T")
 
-_SCHEMA_NUMBER = 1
-_SCHEMA = """
-CREATE TABLE records (
-    id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL UNIQUE,
-    grp TEXT NOT NULL,               -- kind and namespace: what shares max_size
-    frame BLOB NOT NULL,
-    expires_at REAL,
-    used_at REAL NOT NULL,
-    uses INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX records_expiry ON records (expires_at) WHERE expires_at IS NOT NULL;
-CREATE INDEX records_use ON records (grp, used_at);
--- Counting rows would read the whole table at every write: triggers keep the sums instead.
-CREATE TABLE totals (grp TEXT PRIMARY KEY, entries INTEGER NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TRIGGER records_added AFTER INSERT ON records BEGIN
-    INSERT INTO totals VALUES (new.grp, 1, length(new.frame))
-    ON CONFLICT (grp) DO UPDATE SET entries = entries + 1, bytes = bytes + length(new.frame);
-END;
-CREATE TRIGGER records_removed AFTER DELETE ON records BEGIN
-    UPDATE totals SET entries = entries - 1, bytes = bytes - length(old.frame) WHERE grp = old.grp;
-END;
-CREATE TRIGGER records_changed AFTER UPDATE OF frame ON records BEGIN
-    UPDATE totals SET bytes = bytes + length(new.frame) - length(old.frame) WHERE grp = old.grp;
-END;
-CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT NOT NULL, item BLOB NOT NULL);
-CREATE INDEX notes_stream ON notes (stream, id);
-CREATE TABLE notes_dropped (stream TEXT PRIMARY KEY, upto INTEGER NOT NULL) WITHOUT ROWID;
-"""
 _PUT = """
 INSERT INTO records (key, grp, frame, expires_at, used_at) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE
@@ -69,11 +41,10 @@ _VICTIM_ORDER = {
     EvictionPolicy.TTL: "used_at >= :now, expires_at IS NULL, expires_at, used_at",
 }
 _EVICT_AT_ONCE = 64
-_NOTES_KEPT = 100_000
 _TOUCHES_KEPT = 256
 
 
-class DiskBackend(Backend, Journal):
+class DiskBackend(Backend, Journal, Leases, Tags):
     """Keeps records in one SQLite file below `folder`.
 
     Reads and uncontended writes run on the event loop (tens of microseconds); a write that
@@ -112,6 +83,9 @@ class DiskBackend(Backend, Journal):
 
     async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
         return await self._run(lambda db: self._get_many(db, keys))
+
+    async def get(self, key: str) -> Record | None:
+        return await self._run(lambda db: self._get(db, key))
 
     async def put_many(self, records: Mapping[str, Record]) -> None:
         evicted = await self._run(lambda db: self._put_many(db, records))
@@ -156,64 +130,66 @@ class DiskBackend(Backend, Journal):
             self._thread = None
 
     async def append(self, stream: str, items: Sequence[bytes]) -> str:
-        def append(db: sqlite3.Connection) -> str:
-            with _write(db):
-                db.executemany("INSERT INTO notes (stream, item) VALUES (?, ?)", [(stream, item) for item in items])
-                last = _last_note(db, stream)
-                oldest = db.execute("SELECT min(id) FROM notes WHERE stream = ?", (stream,)).fetchone()[0]
-                if oldest is not None and last - oldest > 2 * _NOTES_KEPT:
-                    upto = last - _NOTES_KEPT
-                    db.execute("DELETE FROM notes WHERE stream = ? AND id <= ?", (stream, upto))
-                    db.execute("INSERT OR REPLACE INTO notes_dropped VALUES (?, ?)", (stream, upto))
-            return str(last)
-
-        return await self._run(append)
+        return str(await self._write(lambda db: tables.append_notes(db, stream, items)))
 
     async def tail(self, stream: str) -> str:
-        return await self._run(lambda db: str(_last_note(db, stream)))
+        return await self._run(lambda db: str(tables.last_note(db, stream)))
 
     async def read_after(self, stream: str, cursor: str, *, limit: int) -> tuple[list[bytes], str]:
-        start = int(cursor or 0)
+        notes, last = await self._run(lambda db: tables.read_notes(db, stream, int(cursor or 0), limit))
+        return notes, str(last)
 
-        def read(db: sqlite3.Connection) -> tuple[list[bytes], str]:
-            rows = db.execute(
-                "SELECT id, item FROM notes WHERE stream = ? AND id > ? ORDER BY id LIMIT ?",
-                (stream, start, limit),
-            ).fetchall()
-            dropped = db.execute("SELECT upto FROM notes_dropped WHERE stream = ?", (stream,)).fetchone()
-            if dropped is not None and start < dropped[0]:
-                raise JournalGap(f"stream {stream!r} was trimmed up to {dropped[0]}, asked for {start}")
-            if not rows and start > (last := _last_note(db, stream)):
-                raise JournalGap(f"stream {stream!r} ends at {last}, asked for {start}: it began anew")
-            return [row[1] for row in rows], str(rows[-1][0] if rows else start)
+    async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
+        now = self._clock()
+        return await self._write(lambda db: tables.acquire_lease(db, name, owner, now, now + ttl_seconds))
 
-        return await self._run(read)
+    async def renew(self, name: str, *, owner: str, ttl_seconds: float) -> bool:
+        now = self._clock()
+        return await self._write(lambda db: tables.renew_lease(db, name, owner, now, now + ttl_seconds))
+
+    async def release(self, name: str, *, owner: str) -> bool:
+        return await self._write(lambda db: tables.release_lease(db, name, owner, self._clock()))
+
+    async def add_tags(self, tags: Mapping[str, Mapping[str, float | None]]) -> None:
+        await self._write(lambda db: tables.add_tags(db, tags, self._clock()))
+
+    async def tagged(self, tag: str) -> list[str]:
+        return await self._run(lambda db: tables.tagged(db, tag, self._clock()))
+
+    async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
+        await self._write(lambda db: tables.remove_tags(db, tags))
+
+    def _get(self, db: sqlite3.Connection, key: str) -> Record | None:
+        row = db.execute("SELECT frame FROM records WHERE key = ?", (key,)).fetchone()
+        return None if row is None else self._read(key, row[0], self._clock())
 
     def _get_many(self, db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Record]:
         now = self._clock()
         found = {}
         for chunk in _chunks(keys, 500):
-            if len(chunk) == 1:
-                rows = db.execute("SELECT key, frame FROM records WHERE key = ?", chunk)
-            else:
-                marks = ",".join("?" * len(chunk))
-                rows = db.execute(f"SELECT key, frame FROM records WHERE key IN ({marks})", chunk)  # noqa: S608 - marks only
-            for key, frame in rows:
-                try:
-                    record = unpack(key, frame)
-                except CorruptRecord as exc:
-                    self._listener(CorruptEvent(backend=self.name, storage_key=key, detail=str(exc)))
-                    continue
-                if not record.is_expired(now):
+            marks = ",".join("?" * len(chunk))
+            for key, frame in db.execute(f"SELECT key, frame FROM records WHERE key IN ({marks})", chunk):  # noqa: S608 - marks only
+                record = self._read(key, frame, now)
+                if record is not None:
                     found[key] = record
-                    self._touch(key, now)
         return found
+
+    def _read(self, key: str, frame: bytes, now: float) -> Record | None:
+        try:
+            record = unpack(key, frame)
+        except CorruptRecord as exc:
+            self._listener(CorruptEvent(backend=self.name, storage_key=key, detail=str(exc)))
+            return None
+        if record.is_expired(now):
+            return None
+        self._touch(key, now)
+        return record
 
     def _put_many(self, db: sqlite3.Connection, records: Mapping[str, Record]) -> dict[str, int]:
         now = self._clock()
         live = [(key, record) for key, record in records.items() if not record.is_expired(now)]
         gone = [key for key, record in records.items() if record.is_expired(now)]
-        with _write(db):
+        with tables.write(db):
             self._flush_touches(db)
             db.executemany("DELETE FROM records WHERE key = ?", [(key,) for key in gone])
             db.executemany(
@@ -225,7 +201,7 @@ class DiskBackend(Backend, Journal):
     def _delete_many(self, db: sqlite3.Connection, keys: Sequence[str]) -> int:
         now = self._clock()
         removed = 0
-        with _write(db):
+        with tables.write(db):
             for key in keys:
                 row = db.execute("DELETE FROM records WHERE key = ? RETURNING expires_at", (key,)).fetchone()
                 removed += row is not None and (row[0] is None or row[0] > now)
@@ -287,7 +263,7 @@ class DiskBackend(Backend, Journal):
             # Full: the write lock is taken only if it is free, else the sample is dropped.
             db = self._connection
             if db is not None:
-                with contextlib.suppress(sqlite3.OperationalError), _write(db):
+                with contextlib.suppress(sqlite3.OperationalError), tables.write(db):
                     self._flush_touches(db)
             self._touched.clear()
 
@@ -298,6 +274,15 @@ class DiskBackend(Backend, Journal):
                 [(at, uses, key) for key, (at, uses) in self._touched.items()],
             )
             self._touched.clear()
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run work as one transaction."""
+
+        def transaction(db: sqlite3.Connection) -> T:
+            with tables.write(db):
+                return work(db)
+
+        return await self._run(transaction)
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -339,7 +324,7 @@ class DiskBackend(Backend, Journal):
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA mmap_size = 268435456")
-            _create(db)
+            tables.create(db)
             db.execute("PRAGMA busy_timeout = 0")
         except BaseException:
             db.close()
@@ -363,49 +348,6 @@ def group_of(storage_key: str) -> str:
     """Return kind and namespace, `llm:default` of `cm1:llm:default:kprompt`."""
     _, kind, namespace, *_ = (*storage_key.split(":", 3), "", "")
     return f"{kind}:{namespace}"
-
-
-def _create(db: sqlite3.Connection) -> None:
-    if db.execute("PRAGMA user_version").fetchone()[0] == _SCHEMA_NUMBER:
-        return
-    with _write(db):
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-        if found == _SCHEMA_NUMBER:
-            return
-        if found:
-            raise sqlite3.DatabaseError(f"its layout is {found}, this program reads {_SCHEMA_NUMBER}; move it aside")
-        for statement in _statements(_SCHEMA):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {_SCHEMA_NUMBER}")
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Split a script; `executescript` would commit the transaction that it stands in."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-@contextlib.contextmanager
-def _write(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
-def _last_note(db: sqlite3.Connection, stream: str) -> int:
-    row = db.execute("SELECT max(id) FROM notes WHERE stream = ?", (stream,)).fetchone()
-    if row[0] is not None:
-        return int(row[0])
-    dropped = db.execute("SELECT upto FROM notes_dropped WHERE stream = ?", (stream,)).fetchone()
-    return int(dropped[0]) if dropped else 0
 
 
 def _range(prefix: str) -> tuple[str, bytes]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_management.cache.backends import disk
+from cache_management.cache.backends import disk_tables
 from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.disk import DiskBackend
 from cache_management.cache.config import EvictionPolicy
@@ -46,7 +46,7 @@ class TestDiskJournal(JournalContract):
     @pytest.fixture(autouse=True)
     def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = tmp_path
-        monkeypatch.setattr(disk, "_NOTES_KEPT", 10)
+        monkeypatch.setattr(disk_tables, "NOTES_KEPT", 10)
 
     async def make_journal(self) -> Journal:
         return opened(self.folder)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import redis
 
-from cache_management.cache.backends import disk, memory
+from cache_management.cache.backends import disk_tables, memory
 from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.disk import DiskBackend
 from cache_management.cache.backends.memory import MemoryBackend
@@ -223,7 +223,7 @@ async def test_reader_after_a_journal_gap_reads_everything_again(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    monkeypatch.setattr(disk, "_NOTES_KEPT", 5)
+    monkeypatch.setattr(disk_tables, "NOTES_KEPT", 5)
     await writer.set_llm_cache("first", response("a first question", "1"))
     assert await found_by(reader, "a first question") == ["1"]
     backend = writer.llm_cache.backend

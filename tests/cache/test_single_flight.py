@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cache_management.cache.backends.local_leases import LocalLeases
+from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.single_flight import Holder, SingleFlight
+from tests.waiting import eventually
+
+
+class Work:
+    """A stored value, and a computation of it that counts and can be held up."""
+
+    def __init__(self) -> None:
+        self.stored: str | None = None
+        self.runs = 0
+        self.go = asyncio.Event()
+        self.started = asyncio.Event()
+        self.holders: list[Holder] = []
+
+    async def compute(self, holder: Holder) -> str:
+        self.runs += 1
+        self.holders.append(holder)
+        self.started.set()
+        await self.go.wait()
+        if await holder.still_holds():
+            self.stored = f"value {self.runs}"
+        return f"value {self.runs}"
+
+    async def look(self) -> str | None:
+        return self.stored
+
+
+async def test_callers_of_one_process_share_one_computation() -> None:
+    work, flights = Work(), SingleFlight[str]()
+    callers = [asyncio.create_task(flights.run("k", work.compute, work.look)) for _ in range(25)]
+    await work.started.wait()
+    work.go.set()
+
+    assert set(await asyncio.gather(*callers)) == {"value 1"}
+    assert work.runs == 1
+
+
+async def test_other_names_are_computed_apart() -> None:
+    work, flights = Work(), SingleFlight[str]()
+    work.go.set()
+
+    await asyncio.gather(*(flights.run(name, work.compute, work.look) for name in "abc"))
+
+    assert work.runs == 3
+
+
+async def test_processes_share_one_computation_by_the_lease() -> None:
+    work, leases = Work(), LocalLeases()
+    processes = [SingleFlight[str](leases) for _ in range(4)]
+    callers = [asyncio.create_task(each.run("k", work.compute, work.look)) for each in processes for _ in range(25)]
+    await work.started.wait()
+    work.go.set()
+
+    assert set(await asyncio.gather(*callers)) == {"value 1"}
+    assert work.runs == 1
+
+
+async def test_who_gets_the_lease_looks_before_it_computes() -> None:
+    work, leases = Work(), LocalLeases()
+    work.stored = "stored meanwhile"
+
+    assert await SingleFlight[str](leases).run("k", work.compute, work.look) == "stored meanwhile"
+    assert work.runs == 0
+
+
+async def test_a_holder_that_died_costs_exactly_one_more_computation() -> None:
+    work, leases = Work(), LocalLeases()
+    await leases.acquire("k", owner="a process that is gone", ttl_seconds=0.05)
+    callers = [asyncio.create_task(SingleFlight[str](leases).run("k", work.compute, work.look)) for _ in range(20)]
+    await work.started.wait()
+    work.go.set()
+
+    assert set(await asyncio.gather(*callers)) == {"value 1"}
+    assert work.runs == 1
+
+
+async def test_a_holder_that_lost_its_lease_may_not_store() -> None:
+    work, leases = Work(), LocalLeases()
+    late = asyncio.create_task(SingleFlight[str](leases).run("k", work.compute, work.look))
+    await work.started.wait()
+    await leases.release("k", owner=work.holders[0]._owner)
+    await leases.acquire("k", owner="its successor", ttl_seconds=60)
+    work.go.set()
+
+    assert await late == "value 1"
+    assert work.stored is None
+
+
+async def test_a_lease_is_renewed_while_the_computation_runs() -> None:
+    work, leases = Work(), LocalLeases()
+    running = asyncio.create_task(SingleFlight[str](leases, lease_seconds=0.06).run("k", work.compute, work.look))
+    await work.started.wait()
+    renewals = 0
+    renew = leases.renew
+
+    async def counted(name: str, *, owner: str, ttl_seconds: float) -> bool:
+        nonlocal renewals
+        renewals += 1
+        return await renew(name, owner=owner, ttl_seconds=ttl_seconds)
+
+    leases.renew = counted  # type: ignore[method-assign]
+    await eventually(lambda: _answer(renewals >= 4))
+    work.go.set()
+
+    assert await running == "value 1"
+    assert work.stored == "value 1"
+
+
+async def _answer(value: bool) -> bool:
+    return value
+
+
+async def test_an_exception_reaches_every_caller_and_the_next_computes_again() -> None:
+    flights = SingleFlight[str](LocalLeases())
+    runs = 0
+
+    async def fail(_: Holder) -> str:
+        nonlocal runs
+        runs += 1
+        raise KeyError("provider is down")
+
+    async def nothing() -> None:
+        return None
+
+    callers = [flights.run("k", fail, nothing) for _ in range(3)]
+    assert [type(found) for found in await asyncio.gather(*callers, return_exceptions=True)] == [KeyError] * 3
+    assert runs == 1
+    with pytest.raises(KeyError):
+        await flights.run("k", fail, nothing)
+    assert runs == 2
+
+
+async def test_a_cancelled_caller_does_not_stop_the_others() -> None:
+    work, flights = Work(), SingleFlight[str](LocalLeases())
+    first = asyncio.create_task(flights.run("k", work.compute, work.look))
+    second = asyncio.create_task(flights.run("k", work.compute, work.look))
+    await work.started.wait()
+
+    first.cancel()
+    work.go.set()
+
+    assert await second == "value 1"
+    assert first.cancelled() or await _cancelled(first)
+
+
+async def _cancelled(task: asyncio.Task[str]) -> bool:
+    await asyncio.wait([task])
+    return task.cancelled()
+
+
+async def test_when_all_callers_are_cancelled_the_computation_is_too_and_the_lease_is_free() -> None:
+    work, leases = Work(), LocalLeases()
+    flights = SingleFlight[str](leases)
+    only = asyncio.create_task(flights.run("k", work.compute, work.look))
+    await work.started.wait()
+
+    only.cancel()
+    await asyncio.wait([only])
+
+    await eventually(lambda: leases.acquire("k", owner="next", ttl_seconds=1))
+    assert work.stored is None
+
+
+class DownLeases(LocalLeases):
+    async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
+        raise BackendUnavailable("redis", "it is down")
+
+
+async def test_leases_that_are_down_do_not_keep_anybody_from_computing() -> None:
+    work = Work()
+    work.go.set()
+
+    assert await SingleFlight[str](DownLeases()).run("k", work.compute, work.look) == "value 1"
+
+
+async def test_waiting_for_another_process_ends() -> None:
+    work, leases = Work(), LocalLeases()
+    work.go.set()
+    await leases.acquire("k", owner="a process that hangs", ttl_seconds=3600)
+
+    found = await SingleFlight[str](leases, wait_seconds=0.05).run("k", work.compute, work.look)
+
+    assert found == "value 1"

@@ -1,0 +1,139 @@
+"""What every implementation of leases and of tags promises."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from cache_management.cache.backends.base import Leases, Tags
+from tests.contracts.clock import ManualClock
+
+NAME = "cm1:lease:contract:work"
+TAG = "cm1:tag:contract:news"
+
+
+class LeasesContract(ABC):
+    """Inherit it, and say in `make_leases` how it is opened with `self.clock`."""
+
+    @abstractmethod
+    async def make_leases(self) -> Leases: ...
+
+    @abstractmethod
+    async def expire(self, name: str) -> None:
+        """Let the lease under a name reach its end."""
+
+    def setup_method(self) -> None:
+        self.clock = ManualClock()
+
+    @pytest.fixture
+    async def leases(self) -> AsyncIterator[Any]:
+        leases = await self.make_leases()
+        yield leases
+        if hasattr(leases, "aclose"):
+            await leases.aclose()
+
+    async def test_a_held_name_is_refused(self, leases: Leases) -> None:
+        assert await leases.acquire(NAME, owner="a", ttl_seconds=30) is not None
+
+        assert await leases.acquire(NAME, owner="b", ttl_seconds=30) is None
+        assert await leases.acquire(NAME, owner="a", ttl_seconds=30) is None, "taken is taken, by the holder too"
+
+    async def test_other_names_are_free(self, leases: Leases) -> None:
+        await leases.acquire(NAME, owner="a", ttl_seconds=30)
+
+        assert await leases.acquire(NAME + "2", owner="b", ttl_seconds=30) is not None
+
+    async def test_a_released_name_is_free_and_its_next_token_is_larger(self, leases: Leases) -> None:
+        first = await leases.acquire(NAME, owner="a", ttl_seconds=30)
+        assert await leases.release(NAME, owner="a")
+
+        second = await leases.acquire(NAME, owner="b", ttl_seconds=30)
+
+        assert first is not None
+        assert second is not None
+        assert second > first
+
+    async def test_only_the_owner_releases_and_renews(self, leases: Leases) -> None:
+        await leases.acquire(NAME, owner="a", ttl_seconds=30)
+
+        assert not await leases.release(NAME, owner="b")
+        assert not await leases.renew(NAME, owner="b", ttl_seconds=30)
+        assert await leases.renew(NAME, owner="a", ttl_seconds=30)
+        assert await leases.acquire(NAME, owner="b", ttl_seconds=30) is None
+
+    async def test_an_expired_lease_is_lost(self, leases: Leases) -> None:
+        await leases.acquire(NAME, owner="a", ttl_seconds=30)
+        await self.expire(NAME)
+
+        assert not await leases.renew(NAME, owner="a", ttl_seconds=30)
+        assert not await leases.release(NAME, owner="a")
+        assert await leases.acquire(NAME, owner="b", ttl_seconds=30) is not None
+
+    async def test_of_many_callers_one_gets_it(self, leases: Leases) -> None:
+        tokens = await asyncio.gather(*(leases.acquire(NAME, owner=f"owner{at}", ttl_seconds=30) for at in range(50)))
+
+        assert sum(token is not None for token in tokens) == 1
+
+
+class TagsContract(ABC):
+    """Inherit it, and say in `make_tags` how it is opened with `self.clock`."""
+
+    @abstractmethod
+    async def make_tags(self) -> Tags: ...
+
+    def setup_method(self) -> None:
+        self.clock = ManualClock()
+
+    @pytest.fixture
+    async def tags(self) -> AsyncIterator[Any]:
+        tags = await self.make_tags()
+        yield tags
+        if hasattr(tags, "aclose"):
+            await tags.aclose()
+
+    async def test_tagged_keys_are_found_by_tag(self, tags: Tags) -> None:
+        soon = self.clock.now + 60
+        await tags.add_tags({TAG: {"k1": soon, "k2": soon}, TAG + "2": {"k2": soon}})
+
+        assert sorted(await tags.tagged(TAG)) == ["k1", "k2"]
+        assert await tags.tagged(TAG + "2") == ["k2"]
+        assert await tags.tagged(TAG + "3") == []
+
+    async def test_expired_keys_are_left_out(self, tags: Tags) -> None:
+        await tags.add_tags({TAG: {"short": self.clock.now + 10, "long": self.clock.now + 1000}})
+        self.clock.advance(11)
+
+        assert await tags.tagged(TAG) == ["long"]
+
+    async def test_tagging_again_moves_the_expiry(self, tags: Tags) -> None:
+        await tags.add_tags({TAG: {"k": self.clock.now + 10}})
+        await tags.add_tags({TAG: {"k": self.clock.now + 1000}})
+        self.clock.advance(11)
+
+        assert await tags.tagged(TAG) == ["k"]
+
+    @pytest.mark.keeps_keys
+    async def test_keys_that_never_expire_stay(self, tags: Tags) -> None:
+        await tags.add_tags({TAG: {"k": None, "short": self.clock.now + 10}})
+        self.clock.advance(10 * 365 * 24 * 3600)
+
+        assert await tags.tagged(TAG) == ["k"]
+
+    async def test_removed_keys_are_forgotten(self, tags: Tags) -> None:
+        await tags.add_tags({TAG: {"k1": self.clock.now + 60, "k2": self.clock.now + 60}})
+
+        await tags.remove_tags({TAG: ["k1", "unknown"], TAG + "2": ["k1"]})
+
+        assert await tags.tagged(TAG) == ["k2"]
+
+    async def test_many_keys_under_one_tag(self, tags: Tags) -> None:
+        keys = {f"k{at}": self.clock.now + 60 for at in range(2_000)}
+
+        await tags.add_tags({TAG: keys})
+        await tags.remove_tags({TAG: [f"k{at}" for at in range(1_500)]})
+
+        assert len(await tags.tagged(TAG)) == 500
