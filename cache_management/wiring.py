@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cache_management.models.store import Stores
 
 RUN_FOLDER = "run"
+NAMESPACES_KEPT = 16
 
 
 def read_settings(file: Path | None = None, *, arguments: Mapping[str, Any] | None = None) -> Loaded:
@@ -55,6 +57,23 @@ class Platform:
                 " backend"
             )
         self.settings = settings
+        self._namespaces: OrderedDict[str, _Neighbour] = OrderedDict()
+
+    def in_namespace(self, namespace: str) -> Platform:
+        """Return the same store, model and database with another namespace's entries.
+
+        Close this platform, not what is returned here.
+        """
+        if namespace == self.settings.namespace:
+            return self
+        found = self._namespaces.get(namespace)
+        if found is None:
+            found = _Neighbour(self, namespace)
+            self._namespaces[namespace] = found
+        self._namespaces.move_to_end(namespace)
+        while len(self._namespaces) > NAMESPACES_KEPT:
+            self._namespaces.popitem(last=False)
+        return found
 
     @cached_property
     def llm_cache(self) -> LLMCache:
@@ -81,12 +100,52 @@ class Platform:
 
     async def aclose(self) -> None:
         """Close what was opened."""
+        while self._namespaces:
+            await self._namespaces.popitem()[1].aclose()
         if "manager" in self.__dict__:
             await self.manager.aclose()
         elif "llm_cache" in self.__dict__:
             await self.llm_cache.aclose()
         if "stores" in self.__dict__:
             self.stores.close()
+
+
+class _Neighbour(Platform):
+    """Another namespace of a platform: only its keys and its index are its own."""
+
+    def __init__(self, owner: Platform, namespace: str) -> None:
+        super().__init__(owner.settings.model_copy(update={"namespace": namespace}))
+        self._owner = owner
+
+    def in_namespace(self, namespace: str) -> Platform:
+        return self._owner.in_namespace(namespace)
+
+    @cached_property
+    def llm_cache(self) -> LLMCache:
+        return LLMCache(self.settings, backend=self._owner.llm_cache.backend)
+
+    @cached_property
+    def manager(self) -> CacheManager:
+        from cache_management.cache.semantic.matcher import SimilarityMatcher
+
+        owners = self._owner.manager.similarity_matcher
+        matcher = SimilarityMatcher(
+            # The owner's embedder keeps vectors already, when it is to keep them.
+            self.settings.similarity().model_copy(update={"cache_embeddings": False}),
+            backend=self.llm_cache.backend,
+            embedder=owners.embedder if owners else None,
+            listener=self.llm_cache.tell,
+        )
+        return CacheManager(self.llm_cache, matcher)
+
+    @cached_property
+    def stores(self) -> Stores:
+        return self._owner.stores
+
+    async def aclose(self) -> None:
+        """Close the index; the rest is the owner's."""
+        if "manager" in self.__dict__ and self.manager.similarity_matcher is not None:
+            await self.manager.similarity_matcher.aclose()
 
 
 def open_platform(settings: Settings) -> Platform:

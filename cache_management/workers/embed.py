@@ -26,7 +26,8 @@ async def embed(platform: Platform, claim: Claim) -> Progress:
     if items:
         inputs, lost = load_inputs(platform, claim, items)
         try:
-            report = await platform.manager.index([item.entry_key for item in inputs.values()])
+            manager = platform.in_namespace(claim.namespace).manager
+            report = await manager.index([item.entry_key for item in inputs.values()])
         except (EmbedderUnavailable, ImportError) as exc:
             raise ShardFailed(f"entries stay exact-only: {exc}") from exc
         found = report.added + report.unchanged

@@ -62,7 +62,7 @@ async def store(platform: Platform, claim: Claim) -> Progress:
     if not items:
         return Progress(to_cursor=claim.cursor, last=True)
     inputs, outcomes = load_inputs(platform, claim, items)
-    warmer = CacheWarmer(platform.entries)
+    warmer = CacheWarmer(platform.in_namespace(claim.namespace).entries)
     stored = await warmer.store(list(inputs.values()), version=params.version)
     size_bytes = 0
     for position, outcome in zip(inputs, stored, strict=True):
