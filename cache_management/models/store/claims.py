@@ -150,7 +150,10 @@ def renew(connection: Connection, claim: Claim, now: datetime) -> bool:
 
 
 def release(connection: Connection, claim: Claim, now: datetime, *, retry_in: float, blame: bool) -> Released | None:
-    """Free a lease for a while; give the job's state and what to publish, or None when the claim is lost."""
+    """Free a lease for a while; give the job's state and what to publish, or None when the claim is lost.
+
+    Any claim of this chunk will do, also one from before a commit.
+    """
     job = lock_job(connection, claim.job_id, shared=True)
     if job is None:
         return None
@@ -158,7 +161,7 @@ def release(connection: Connection, claim: Claim, now: datetime, *, retry_in: fl
     again = later(now, retry_in)
     freed = connection.execute(
         update(JobShard)
-        .where(*mine(claim))
+        .where(*held(claim))
         .values(
             **FREED,
             not_before=again,

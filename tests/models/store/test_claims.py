@@ -205,3 +205,29 @@ def test_release_of_a_cancelled_job_ends_it(acting: Acting) -> None:
 
     job = acting.jobs.get(ring.job_id)
     assert (job.state, job.cancelled) == ("cancelled", 2)
+
+
+def test_a_claim_from_before_a_commit_can_be_released(acting: Acting) -> None:
+    (ring,) = acting.planned(3)
+    claim = acting.claim(ring)
+    acting.work(claim, 1)
+
+    again = acting.jobs.release(claim, retry_in=5)
+
+    assert again is not None
+    shard = shard_of(acting.jobs, ring.job_id, 1)
+    assert (shard.lease_owner, shard.cursor, shard.done) == (None, 1, 1)
+    acting.clock.advance(5)
+    assert acting.claim(again).cursor == 1
+
+
+def test_a_claim_from_before_a_commit_can_fail_its_shard(acting: Acting) -> None:
+    (ring,) = acting.planned(3)
+    claim = acting.claim(ring)
+    acting.work(claim, 1)
+
+    failed = acting.jobs.fail_shard(claim, "cannot go on")
+
+    assert failed is not None
+    job = acting.jobs.get(ring.job_id)
+    assert (job.state, job.done, job.failed) == ("partial", 1, 2)
