@@ -28,6 +28,7 @@ from cache_management.models.store.results import (
     NewItem,
     NewShard,
     Refused,
+    Ring,
 )
 from cache_management.wiring import Platform
 from cache_management.workers import runtime
@@ -99,11 +100,12 @@ def run_chunk(task: Task, job_id: str, shard: int, fence: int, step: Step) -> No
         if failed is not None:
             client.ring(failed.rings)
     except Exception as exc:  # the edge of a task: whatever the work raised, the shard must not stay leased
-        # A store that is away is nobody's fault; anything else may be the item's, and is counted.
-        outage = isinstance(exc, BackendUnavailable | SoftTimeLimitExceeded | TimeoutError)
+        # A store that is away is nobody's fault; anything else may be the item's, and is counted:
+        # a batch that is too slow for the time limit must go item by item.
+        outage = isinstance(exc, BackendUnavailable | MetadataUnavailable | TimeoutError)
         pause = backoff_seconds(attempt) if outage else 0.0
         logger.warning("job %s, shard %s is given back for %.0f s", job_id, shard, pause, exc_info=not outage)
-        ring = stores.jobs.release(claimed, retry_in=pause, blame=not outage)
+        ring = _give_back(stores, claimed, retry_in=pause, blame=not outage, reason=type(exc).__name__)
         if ring is not None:
             client.ring([ring], delay_seconds=pause, attempt=attempt + 1)
 
@@ -140,6 +142,7 @@ def _commit(stores: Stores, claim: Claim, progress: Progress, end: End) -> Commi
     and changes nothing. The task's time limit ends the waiting.
     """
     pause = 0.2
+    away: MetadataUnavailable | None = None
     while True:
         try:
             return stores.jobs.commit(
@@ -154,8 +157,28 @@ def _commit(stores: Stores, claim: Claim, progress: Progress, end: End) -> Commi
             )
         except MetadataUnavailable as exc:
             logger.warning("job %s: the database is away, the commit is repeated: %s", claim.job_id, exc)
-            time.sleep(pause)
+            away = exc
+            try:
+                time.sleep(pause)
+            except SoftTimeLimitExceeded:
+                raise away from None
             pause = min(pause * 2, 5.0)
+        except SoftTimeLimitExceeded:
+            # Spent waiting for the database: not the work's fault.
+            if away is None:
+                raise
+            raise away from None
+
+
+def _give_back(stores: Stores, claim: Claim, *, retry_in: float, blame: bool, reason: str) -> Ring | None:
+    """Release a claim; a database that is away gets a few seconds, then the lease runs out by itself."""
+    for pause in (0.2, 0.5, 1.0, 2.0):
+        try:
+            return stores.jobs.release(claim, retry_in=retry_in, blame=blame, reason=reason)
+        except MetadataUnavailable as exc:
+            logger.warning("job %s: the database is away, giving back is repeated: %s", claim.job_id, exc)
+            time.sleep(pause)
+    return stores.jobs.release(claim, retry_in=retry_in, blame=blame, reason=reason)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 
-from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.errors import BackendUnavailable, MetadataUnavailable
 from cache_management.models.store import Stores
 from cache_management.models.store.results import Claim, Counts, Ring
 from cache_management.settings import load_settings
@@ -62,6 +63,14 @@ async def store_is_away(platform: Platform, claim: Claim) -> Progress:
     raise BackendUnavailable("redis", "it is away")
 
 
+async def database_is_away(platform: Platform, claim: Claim) -> Progress:
+    raise MetadataUnavailable("it is away")
+
+
+async def is_too_slow(platform: Platform, claim: Claim) -> Progress:
+    raise SoftTimeLimitExceeded
+
+
 async def cannot_go_on(platform: Platform, claim: Claim) -> Progress:
     raise ShardFailed("the model is not installed")
 
@@ -87,18 +96,65 @@ def test_a_shard_whose_step_always_fails_is_given_up_with_its_job(here: Here) ->
             break
 
     job = here.stores.jobs.get(ring.job_id)
-    assert (job.state, job.shards[0].reason) == ("failed", "worker lost")
+    assert (job.state, job.shards[0].reason) == ("failed", "KeyError in the last of 3 tries")
 
 
-def test_a_store_that_is_away_is_not_the_shards_fault(here: Here) -> None:
+@pytest.mark.parametrize("away", [store_is_away, database_is_away])
+def test_a_store_that_is_away_is_not_the_shards_fault(here: Here, away: chunk.Step) -> None:
     ring = here.submit()
 
     for _ in range(5):
-        here.answer(ring, store_is_away)
+        here.answer(ring, away)
 
     shard = here.plan_shard(ring)
     assert (shard.lease_owner, shard.deliveries, shard.state) == (None, 0, "open")
     assert shard.not_before is not None
+
+
+def test_a_batch_that_is_too_slow_is_counted_so_that_it_goes_item_by_item(here: Here) -> None:
+    ring = here.submit()
+
+    for _ in range(3):
+        here.answer(ring, is_too_slow)
+        ring = here.rung.pop()
+    assert here.plan_shard(ring).reason == "SoftTimeLimitExceeded"
+    here.stores.jobs.reconcile()
+
+    assert here.plan_shard(ring).single
+
+
+def test_a_time_limit_spent_on_waiting_for_the_database_is_not_the_shards_fault(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = here.submit()
+    answers = [MetadataUnavailable("it is away"), SoftTimeLimitExceeded()]
+
+    def commit(*_: Any, **__: Any) -> None:
+        raise answers.pop(0)
+
+    async def one(platform: Platform, claim: Claim) -> Progress:
+        return Progress(to_cursor=claim.cursor + 1)
+
+    monkeypatch.setattr(here.stores.jobs, "commit", commit)
+    here.answer(ring, one)
+
+    shard = here.plan_shard(ring)
+    assert (shard.lease_owner, shard.deliveries, shard.reason) == (None, 0, "MetadataUnavailable")
+
+
+def test_a_step_that_fails_behind_a_commit_frees_its_shard(here: Here) -> None:
+    ring = here.submit()
+
+    async def one_then_fail(platform: Platform, claim: Claim) -> Progress:
+        if claim.cursor:
+            raise KeyError("a bug in the step")
+        return Progress(to_cursor=1)
+
+    here.answer(ring, one_then_fail)
+
+    shard = here.plan_shard(ring)
+    assert (shard.lease_owner, shard.cursor) == (None, 1)
+    assert [each.shard for each in here.rung] == [0]
 
 
 def test_a_shard_that_cannot_go_on_ends_with_its_reason(here: Here) -> None:

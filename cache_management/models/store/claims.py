@@ -88,6 +88,7 @@ def take(
             claimed_at=now,
             heartbeat_at=now,
             not_before=None,
+            reason=None,
             deliveries=JobShard.deliveries + 1,
         )
         .returning(JobShard.fence, JobShard.cursor, JobShard.single, JobShard.kind, JobShard.follows)
@@ -149,7 +150,9 @@ def renew(connection: Connection, claim: Claim, now: datetime) -> bool:
     return renewed.rowcount == 1
 
 
-def release(connection: Connection, claim: Claim, now: datetime, *, retry_in: float, blame: bool) -> Released | None:
+def release(
+    connection: Connection, claim: Claim, now: datetime, *, retry_in: float, blame: bool, reason: str | None
+) -> Released | None:
     """Free a lease for a while; give the job's state and what to publish, or None when the claim is lost.
 
     Any claim of this chunk will do, also one from before a commit.
@@ -165,6 +168,7 @@ def release(connection: Connection, claim: Claim, now: datetime, *, retry_in: fl
         .values(
             **FREED,
             not_before=again,
+            reason=reason,
             # Given back: an outage must not look like a poison item.
             deliveries=JobShard.deliveries
             if blame

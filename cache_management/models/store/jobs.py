@@ -268,20 +268,23 @@ class JobStore:
         # This chunk may have been the last thing that a pause or a cancel waited for.
         return msgspec.structs.replace(committed, job_state=self._settle_after(claim, committed.job_state))
 
-    def release(self, claim: Claim, *, retry_in: float, blame: bool = False) -> Ring | None:
+    def release(self, claim: Claim, *, retry_in: float, blame: bool = False, reason: str | None = None) -> Ring | None:
         """Give a claim back because of a passing error; the delivery is given back too.
 
         Args:
             retry_in: Seconds until the shard may be claimed again.
             blame: The work itself failed. The delivery stays counted, so that three such runs
                 lead to going item by item, and past the item that fails.
+            reason: What ended the run; a class name, never a text that may quote a prompt.
 
         Returns:
             What to publish, with `retry_in` as its delay; None when there is
             nothing to ring for (claim lost, or the job no longer runs).
         """
         with self._database.write() as connection:
-            released = claims.release(connection, claim, self._clock(connection), retry_in=retry_in, blame=blame)
+            released = claims.release(
+                connection, claim, self._clock(connection), retry_in=retry_in, blame=blame, reason=reason
+            )
         if released is None:
             return None
         state, ring = released

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, update
 
-from cache_management.models.job import RUNNABLE, JobItem, JobShard
+from cache_management.models.job import RUNNABLE, Job, JobItem, JobShard
 from cache_management.models.store.lifecycle import (
     FREED,
     MAX_DELIVERIES,
@@ -56,6 +56,7 @@ def reconcile_job(
         for shard in _open_shards(connection, job):
             if shard.deliveries >= MAX_DELIVERIES and (shard.lease_until is None or shard.lease_until < now):
                 _cap_deliveries(connection, shard, now)
+                job = lock_job(connection, job.id) or job
         for shard in _open_shards(connection, job):
             if shard.lease_owner is not None and shard.lease_until < now:
                 rings += _free_expired(connection, job, shard, now)
@@ -94,9 +95,11 @@ def _cap_deliveries(connection: Connection, shard: Row[Any], now: datetime) -> N
         if changed.rowcount == 1:
             record(connection, shard.job_id, now, "shard goes one by one", shard=shard.shard)
         return
+    # Cleared by each claim: what is there was written by the last run, and one that died wrote nothing.
+    reason = f"{shard.reason} in the last of {MAX_DELIVERIES} tries" if shard.reason else "worker lost"
     position = _item_at_cursor(connection, shard)
     if position is None:
-        close_shard(connection, shard, "failed", now, reason="worker lost", where=unchanged)
+        close_shard(connection, shard, "failed", now, reason=reason, where=unchanged)
         return
     moved = connection.execute(
         update(JobShard).where(*unchanged).values(**again, cursor=position, failed=JobShard.failed + 1)
@@ -107,9 +110,11 @@ def _cap_deliveries(connection: Connection, shard: Row[Any], now: datetime) -> N
         connection.execute(
             update(JobItem)
             .where(JobItem.job_id == shard.job_id, JobItem.shard == shard.shard, JobItem.position == position)
-            .values(state="dead", reason="worker lost", attempts=JobItem.attempts + 1)
+            .values(state="dead", reason=reason, attempts=JobItem.attempts + 1)
         )
-    record(connection, shard.job_id, now, "item dead", shard=shard.shard, detail={"position": position})
+    connection.execute(update(Job).where(Job.id == shard.job_id).values(last_error=reason))
+    detail = {"position": position, "reason": reason}
+    record(connection, shard.job_id, now, "item dead", shard=shard.shard, detail=detail)
 
 
 def _item_at_cursor(connection: Connection, shard: Row[Any]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from cache_management.cache.errors import MetadataUnavailable
@@ -19,6 +20,11 @@ def lose_workers(acting: Acting, ring: Ring, times: int = 3) -> Ring:
         acting.clock.advance(61)
         (ring,) = acting.jobs.reconcile()
     return ring
+
+
+def ring_of(acting: Acting, ring: Ring) -> Ring:
+    """Give the doorbell that a shard answers to now."""
+    return msgspec.structs.replace(ring, fence=shard_of(acting.jobs, ring.job_id, ring.shard).fence)
 
 
 def test_a_lost_doorbell_rings_again_after_half_a_minute(acting: Acting) -> None:
@@ -85,6 +91,34 @@ def test_a_poison_chunk_costs_one_item_and_the_rest_goes_on(acting: Acting) -> N
     acting.run([ring])
     job = acting.jobs.get(ring.job_id)
     assert (job.state, job.done, job.failed) == ("partial", 2, 1)
+
+
+def test_an_item_whose_runs_failed_names_the_error_and_not_a_lost_worker(acting: Acting) -> None:
+    (ring,) = acting.planned(2)
+    for _ in range(2):
+        for _ in range(3):
+            acting.jobs.release(acting.claim(ring), retry_in=0, blame=True, reason="KeyError")
+            ring = ring_of(acting, ring)
+        (ring,) = acting.jobs.reconcile()
+
+    (dead,) = acting.jobs.dead_items(ring.job_id)
+    assert dead.reason == "KeyError in the last of 3 tries"
+    acting.run([ring])
+    job = acting.jobs.get(ring.job_id)
+    assert (job.state, job.done, job.last_error) == ("partial", 1, dead.reason)
+
+
+def test_a_lost_worker_is_not_taken_for_an_error_before(acting: Acting) -> None:
+    (ring,) = acting.planned(1)
+    ring = lose_workers(acting, ring)
+    for _ in range(2):
+        acting.jobs.release(acting.claim(ring), retry_in=0, blame=True, reason="KeyError")
+        ring = ring_of(acting, ring)
+    acting.claim(ring)
+    acting.clock.advance(61)
+    acting.jobs.reconcile()
+
+    assert [item.reason for item in acting.jobs.dead_items(ring.job_id)] == ["worker lost"]
 
 
 def test_poison_in_one_shard_does_not_touch_another(acting: Acting) -> None:
