@@ -46,9 +46,10 @@ class Job(Base):
     __table_args__ = (
         CheckConstraint(one_of("state", (*LIVE, *TERMINAL)), name="state"),
         CheckConstraint("cancel_reason IS NULL OR cancel_reason IN ('user', 'deadline')", name="cancel_reason"),
-        # Two submits with one key give one job, until that job has ended.
+        # Two submits of a namespace with one key give one job, until that job has ended.
         Index(
             "uq_jobs_live_idem_key",
+            "namespace",
             "kind",
             "idem_key",
             unique=True,

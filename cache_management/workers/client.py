@@ -197,7 +197,7 @@ def enqueue_warm(
 
     Args:
         items: Responses, dictionaries with prompt and response, or the path of a warm file.
-        idem_key: While a job with this key lives, its id is returned and nothing new is queued.
+        idem_key: While a job of this namespace with this key lives, its id is returned and nothing new is queued.
         settings: Replaces what the configuration file and the environment say.
 
     Raises:

@@ -106,7 +106,12 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_state", "jobs", ["state"], unique=False)
     op.create_index(
-        "uq_jobs_live_idem_key", "jobs", ["kind", "idem_key"], unique=True, postgresql_where=LIVE, sqlite_where=LIVE
+        "uq_jobs_live_idem_key",
+        "jobs",
+        ["namespace", "kind", "idem_key"],
+        unique=True,
+        postgresql_where=LIVE,
+        sqlite_where=LIVE,
     )
 
     op.create_table(

@@ -94,7 +94,7 @@ class JobStore:
             kind: Names the work, and the queue of its plan and data shards.
             params: JSON; no prompts.
             inputs: Compressed parts, each with the number of items in it.
-            idem_key: While a job of this kind and key lives, that one is returned.
+            idem_key: While a job of this namespace, kind and key lives, that one is returned.
             total: Leave None for jobs with items: the plan counts them.
         """
         with self._database.write() as connection:

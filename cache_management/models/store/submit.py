@@ -64,7 +64,9 @@ def insert_job(
         "created_at": now,
         "deadline": later(now, deadline_seconds),
     }
-    live = select(Job.id).where(Job.kind == kind, Job.idem_key == idem_key, Job.state.in_(LIVE))
+    live = select(Job.id).where(
+        Job.namespace == namespace, Job.kind == kind, Job.idem_key == idem_key, Job.state.in_(LIVE)
+    )
     for _ in range(3):
         # Returned, not counted: for an INSERT a driver may not say how many rows there were.
         statement = upserting(connection, Job.__table__).values(**row).on_conflict_do_nothing().returning(Job.id)

@@ -73,6 +73,15 @@ def test_same_key_of_another_kind_is_another_job(acting: Acting) -> None:
     assert other.job_id != ring.job_id
 
 
+def test_same_key_in_another_namespace_is_another_job(acting: Acting) -> None:
+    ring = acting.submit(idem_key="nightly", namespace="tenant-a")
+
+    other = acting.jobs.create("warm", {}, namespace="tenant-b", submitted_by="tester", idem_key="nightly")
+
+    assert other.created
+    assert other.job_id != ring.job_id
+
+
 def test_key_is_free_again_when_its_job_has_ended(acting: Acting) -> None:
     ring = acting.submit(idem_key="nightly")
     acting.jobs.request(ring.job_id, "cancel", by="tester")
