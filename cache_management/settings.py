@@ -86,7 +86,9 @@ class Settings(CacheConfig):
             "disk_path": folder / "cache",
             "metadata_url": f"sqlite:///{folder.absolute() / 'metadata.sqlite'}",
         }
-        return placed | {key: value for key, value in data.items() if key != "data_dir" and value is not None}
+        return placed | {
+            key: value for key, value in data.items() if key != "data_dir" and (value is not None or key not in placed)
+        }
 
     def similarity(self) -> SimilarityConfig:
         """Return the part that compares meaning."""

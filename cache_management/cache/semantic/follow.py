@@ -14,7 +14,8 @@ from cache_management.cache.events import CorruptEvent, Listener
 from cache_management.cache.semantic.stored_vectors import decode_vector
 from cache_management.cache.vectors.base import VectorIndex
 
-_PAGE = 500
+_PAGE = 200
+_SLACK = 1_000
 _EVERY_SECONDS = 0.05
 
 
@@ -49,6 +50,8 @@ class Follower:
         self._cursor: str | None = None
         self._next_look = 0.0
         self._lock = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._size_after_full_read = 0
 
     async def catch_up(self) -> None:
         """Bring the index up to date.
@@ -56,6 +59,10 @@ class Follower:
         Raises:
             BackendUnavailable: The store cannot be read.
         """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            # A lock belongs to the loop that waited on it first.
+            self._loop, self._lock = loop, asyncio.Lock()
         async with self._lock:
             if self._cursor is not None and self._monotonic() < self._next_look:
                 return
@@ -65,9 +72,14 @@ class Follower:
                 await self._read_new()
             except JournalGap:
                 await self._read_all()
+            # What expired sends no note and stays until it is a candidate: begin anew when it may be half of all.
+            if await self._index.size(self._partition) > 2 * self._size_after_full_read + _SLACK:
+                await self._read_all()
             self._next_look = self._monotonic() + _EVERY_SECONDS
 
     async def _read_all(self) -> None:
+        # Until this is through the index is not to be trusted; a failure in the middle begins anew.
+        self._cursor = None
         # The cursor is taken first: what is written meanwhile is read twice, never missed.
         cursor = await self._journal.tail(self._stream)
         await self._index.drop(self._partition)
@@ -79,6 +91,7 @@ class Follower:
                 page = []
         await self._load(page)
         self._cursor = cursor
+        self._size_after_full_read = await self._index.size(self._partition)
 
     async def _read_new(self) -> None:
         while self._cursor is not None:

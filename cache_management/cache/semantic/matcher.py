@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.clock import Clock, VersionClock, system_clock
-from cache_management.cache.codec import decode_entry
+from cache_management.cache.codec import decode_fresh
 from cache_management.cache.config import SimilarityConfig, check_ttl
 from cache_management.cache.embeddings import open_embedder
 from cache_management.cache.embeddings.base import Embedder
@@ -26,6 +26,7 @@ from cache_management.cache.events import (
     RemoveEvent,
     UnavailableEvent,
     VetoEvent,
+    fan_out,
     ignore,
 )
 from cache_management.cache.identity import KeySpace
@@ -62,6 +63,7 @@ class SimilarityMatcher:
         backend: A store with a journal; share it with the LLMCache whose entries are matched.
         embedder, index: Replace what `config` chooses.
         listener: Hears vetoes, corrupt records and failures.
+        entry_limit_bytes: The `max_entry_bytes` of the cache whose entries are matched.
     """
 
     def __init__(
@@ -73,13 +75,16 @@ class SimilarityMatcher:
         index: VectorIndex | None = None,
         listener: Listener = ignore,
         clock: Clock = system_clock,
+        entry_limit_bytes: int = _ENTRY_LIMIT_BYTES,
     ) -> None:
         self.config = config or SimilarityConfig()
         self.namespace = self.config.namespace
         self._clock = clock
         self._versions = VersionClock(clock)
-        self._listener = listener
-        self.backend = backend or MemoryBackend(max_size=_STANDALONE_SIZE, clock=clock, listener=listener)
+        self._listener = fan_out([listener])
+        self._entry_limit_bytes = entry_limit_bytes
+        self.stands_alone = backend is None
+        self.backend = backend or MemoryBackend(max_size=_STANDALONE_SIZE, clock=clock, listener=self._listener)
         if not isinstance(self.backend, Journal):
             raise ConfigurationError(f"the {self.backend.name} backend keeps no journal, which meaning needs")
         self._journal: Journal = self.backend
@@ -89,6 +94,21 @@ class SimilarityMatcher:
         self._entries = KeySpace("llm", self.namespace)
         self._vectors = KeySpace("vec", self.namespace)
         self._follower: Follower | None = None
+        self._indexed = False
+
+    def use_backend(self, backend: Backend) -> None:
+        """Keep vectors in another store from now on; only while nothing was indexed yet.
+
+        Raises:
+            ConfigurationError: Something was, or the store keeps no journal.
+        """
+        if self._indexed:
+            raise ConfigurationError("the matcher holds entries of its own: give it backend= when it is made")
+        if not isinstance(backend, Journal):
+            raise ConfigurationError(f"the {backend.name} backend keeps no journal, which meaning needs")
+        self.backend = self._journal = backend
+        self.stands_alone = False
+        self._follower = None
 
     async def index_entry(
         self, prompt: str, response: str, *, key: str | None = None, ttl_seconds: int | None = None
@@ -101,6 +121,8 @@ class SimilarityMatcher:
         """
         if not prompt.strip():
             raise InvalidInput("an empty prompt means nothing that could be found")
+        _check_text(prompt)
+        _check_text(response)
         try:
             ttl = check_ttl(ttl_seconds)
         except ValueError as exc:
@@ -212,21 +234,23 @@ class SimilarityMatcher:
         while True:
             neighbours = await self.index.search(self.embedder.space, vector, k=wanted)
             close = [each for each in neighbours if each.similarity >= floor - _ROUNDING]
-            answers = await self._answers(close)
-            matches = [
-                SimilarityMatch(
-                    score=max(-1.0, min(each.similarity, 1.0)),
-                    prompt=found[1].prompt,
-                    response=found[0],
-                    key=found[1].key,
-                    vetoes=gates.vetoes(query, found[1].prompt),
-                )
-                for each in close
-                if (found := answers.get(each.id)) is not None
-            ]
+            matches = []
+            for response, stored in (await self._answers(close)).values():
+                # The index may be behind the store: the score is that of the vector read just now.
+                score = float(stored.as_array() @ vector)
+                if score >= floor - _ROUNDING:
+                    matches.append(
+                        SimilarityMatch(
+                            score=max(-1.0, min(score, 1.0)),
+                            prompt=stored.prompt,
+                            response=response,
+                            key=stored.key,
+                            vetoes=gates.vetoes(query, stored.prompt),
+                        )
+                    )
             # Entries that vanished left the index above: look again, further out, before saying there is no more.
-            if len(matches) >= limit or len(close) < wanted or len(answers) == len(close):
-                return matches[:limit]
+            if len(matches) >= limit or len(close) < wanted:
+                return sorted(matches, key=lambda match: -match.score)[:limit]
             wanted *= 2
 
     async def _answers(self, neighbours: Sequence[Neighbour]) -> dict[str, tuple[str, StoredVector]]:
@@ -250,12 +274,12 @@ class SimilarityMatcher:
         if record is None:
             return None
         try:
-            entry = decode_entry(vector.key, record.value, limit_bytes=_ENTRY_LIMIT_BYTES)
+            entry = decode_fresh(vector.key, record.value, limit_bytes=self._entry_limit_bytes, now=self._clock())
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, self._entries.to_storage(vector.key), str(exc)))
             return None
         # The entry may have been replaced by one for another prompt since it was embedded.
-        return entry.response if entry.prompt == vector.prompt else None
+        return entry.response if entry is not None and entry.prompt == vector.prompt else None
 
     async def _load(self, vector_ids: Sequence[str]) -> dict[str, StoredVector]:
         records = await self.backend.get_many(vector_ids) if vector_ids else {}
@@ -274,10 +298,13 @@ class SimilarityMatcher:
             )
             for (key, prompt, response, expires_at), row in zip(items, rows, strict=True)
         }
+        self._indexed = True
         await self.backend.put_many(records)
         # The record first, then the note: a reader that hears of a vector can read it.
         await self._journal.append(journal_name(self.namespace), [key.encode() for key in records])
-        await self.index.add(self.embedder.space, [self._vector_key(key) for key, *_ in items], rows)
+        # A process that only writes keeps no index; its first search reads everything anyway.
+        if self._follower is not None:
+            await self.index.add(self.embedder.space, [self._vector_key(key) for key, *_ in items], rows)
 
     def _vector_key(self, key: str) -> str:
         return vector_key(self._vectors, self.embedder.space, key)
@@ -295,3 +322,10 @@ class SimilarityMatcher:
                 listener=self._listener,
             )
         return self._follower
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidInput(f"the text is not valid Unicode at character {exc.start}: {exc.reason}") from None

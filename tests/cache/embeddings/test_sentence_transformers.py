@@ -119,3 +119,19 @@ async def test_failed_load_can_be_tried_again(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(EmbedderUnavailable):
             await embedder.embed(["text"])
+
+
+@pytest.mark.parametrize("text", ["What does 😂 mean?", "the sign ∮ in maths", "계정을 삭제하고 싶습니다 " * 14])
+async def test_text_that_the_model_does_not_read_whole_does_not_fit(
+    minilm: SentenceTransformerEmbedder, text: str
+) -> None:
+    await minilm.load()
+
+    assert not minilm.fits(text)
+
+
+async def test_a_child_of_a_fork_embeds_too(minilm: SentenceTransformerEmbedder) -> None:
+    await minilm.load()
+    minilm._pid = -1  # what a child sees: another process made the thread
+
+    assert (await minilm.embed(["hello"])).shape == (1, 384)

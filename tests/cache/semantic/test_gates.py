@@ -41,7 +41,7 @@ SENTENCES = st.lists(WORDS, max_size=8).map(" ".join)
     ],
 )
 def test_numbers_are_read_however_they_are_written(text: str, found: list[float]) -> None:
-    assert sorted(numbers(text).elements()) == sorted(found)
+    assert sorted(numbers(text).elements()) == sorted(map(str, found))
 
 
 @pytest.mark.parametrize(
@@ -102,3 +102,27 @@ def test_any_text_is_judged_without_a_crash(asked: str, stored: str) -> None:
 def test_odd_numbers_do_not_crash(text: str) -> None:
     assert not number_gate(text, text)
     assert not polarity_gate(text, text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored"),
+    [
+        ("What is new in Python 3.10?", "What is new in Python 3.1?"),
+        ("where is parcel 9007199254740993", "where is parcel 9007199254740992"),
+        ("where is parcel 1234567890123456789012", "where is parcel 1234567890123456789013"),
+        ("is it -5 degrees", "is it 5 degrees"),
+        ("book rooms 1,2", "book rooms 12"),
+        ("drivers of the A380", "drivers of the A340"),
+    ],
+)
+def test_numbers_that_look_alike_are_told_apart(asked: str, stored: str) -> None:
+    assert "number" in vetoes(asked, stored)
+    assert "number" in vetoes(stored, asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored"),
+    [("save 1.5k dollars", "save 1,500 dollars"), ("pages 10-20", "pages 10 - 20"), ("007 films", "7 films")],
+)
+def test_numbers_written_in_other_ways_are_equal(asked: str, stored: str) -> None:
+    assert vetoes(asked, stored) == ()

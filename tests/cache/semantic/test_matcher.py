@@ -509,3 +509,56 @@ async def test_journal_is_not_read_at_every_search(backend: MemoryBackend, monke
     await matcher_on(backend).index_entry(QUESTION, "like this")
 
     assert await found_by(reader) == []
+
+
+async def test_an_answer_replaced_behind_the_index_is_scored_by_its_new_prompt(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_EVERY_SECONDS", 3600.0)
+    writer, reader = matcher_on(backend), matcher_on(backend)
+    await writer.index_entry(QUESTION, "Use the link.", key="k")
+    assert await found_by(reader) == ["Use the link."]
+
+    await writer.index_entry("what is the capital of France", "Paris", key="k")
+
+    assert await found_by(reader) == []
+
+
+async def test_a_process_that_only_writes_keeps_no_vectors(backend: MemoryBackend) -> None:
+    writer = matcher_on(backend)
+
+    await writer.index_entry(QUESTION, "r")
+
+    assert await writer.index.size() == 0
+    assert await found_by(writer) == ["r"]
+
+
+async def test_vectors_of_expired_entries_do_not_pile_up(
+    backend: MemoryBackend, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_SLACK", 50)
+    matcher = matcher_on(backend, clock=clock)
+    for at in range(500):
+        await matcher.index_entry(f"{WORDS[at % 7]} number {at}", "r", ttl_seconds=60)
+        await matcher.find_similar("nothing like it", threshold=0.999)
+        clock.advance(10)
+
+    assert await matcher.index.size() < 120
+
+
+@pytest.mark.parametrize("text", ["half a face \ud83d"])
+async def test_text_that_is_no_unicode_is_invalid_input(backend: MemoryBackend, text: str) -> None:
+    with pytest.raises(InvalidInput, match="not valid Unicode"):
+        await matcher_on(backend).index_entry(text, "r")
+
+
+async def test_a_listener_that_raises_harms_no_search(backend: MemoryBackend) -> None:
+    def broken(event: Event) -> None:
+        raise KeyError(event)
+
+    matcher = matcher_on(backend, listener=broken)
+    await matcher.index_entry("is it safe here", "yes")
+
+    (match,) = await matcher.find_similar("is it not safe here", threshold=0.5)
+
+    assert match.vetoes == ("polarity",)
