@@ -15,6 +15,7 @@ import json
 import math
 import struct
 from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 import msgspec
 import xxhash
@@ -80,15 +81,45 @@ class _Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     prompt: str | None
     key: str | None
     metadata: bytes = b""
+    fresh_until_us: int | None = None
+    compute_ms: int = 0
+    cost_micro: int = 0
+    tags: tuple[str, ...] = ()
 
+
+class Facts(msgspec.Struct, frozen=True, gc=False):
+    """What the cache keeps of an entry beside the response.
+
+    `fresh_until` is Unix seconds; None: as long as the record lives. `compute_seconds` and
+    `cost_micro` (micro-dollars) are what computing it took; 0 means unknown.
+    """
+
+    fresh_until: float | None = None
+    compute_seconds: float = 0.0
+    cost_micro: int = 0
+    tags: tuple[str, ...] = ()
+
+
+class Stored(NamedTuple):
+    """A decoded entry."""
+
+    response: CachedResponse
+    facts: Facts
+
+
+NO_FACTS = Facts()
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Entry)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_FIELDS = frozenset(CachedResponse.model_fields)
+_set: Any = object.__setattr__  # a frozen model has no other way in
 
 
-def encode_entry(key: str, response: CachedResponse, *, keep_key: bool, limit_bytes: int) -> bytes:
+def encode_entry(
+    key: str, response: CachedResponse, *, keep_key: bool, limit_bytes: int, facts: Facts = NO_FACTS
+) -> bytes:
     """Return the value of a record.
 
     `keep_key` keeps the original key inside, for records whose storage key is a hash.
@@ -106,6 +137,10 @@ def encode_entry(key: str, response: CachedResponse, *, keep_key: bool, limit_by
                 prompt=None if response.prompt == key else response.prompt,
                 key=key if keep_key else None,
                 metadata=_encode_json(response.metadata) if response.metadata else b"",
+                fresh_until_us=None if facts.fresh_until is None else round(facts.fresh_until * 1_000_000),
+                compute_ms=round(facts.compute_seconds * 1000),
+                cost_micro=facts.cost_micro,
+                tags=facts.tags,
             )
         )
     except UnicodeEncodeError as exc:
@@ -130,6 +165,38 @@ def decode_entry(key: str, value: bytes, *, limit_bytes: int) -> CachedResponse:
     entry = _decode(value, limit_bytes)
     if entry.key is not None and entry.key != key:
         raise CorruptRecord("the record belongs to another key")
+    return _to_response(entry, key)
+
+
+def decode_stored(key: str, value: bytes, *, limit_bytes: int) -> Stored:
+    """Return response and facts of a record's value.
+
+    Raises:
+        CorruptRecord: As `decode_entry`.
+    """
+    entry = _decode(value, limit_bytes)
+    if entry.key is not None and entry.key != key:
+        raise CorruptRecord("the record belongs to another key")
+    facts = Facts(
+        fresh_until=None if entry.fresh_until_us is None else entry.fresh_until_us / 1_000_000,
+        compute_seconds=entry.compute_ms / 1000,
+        cost_micro=entry.cost_micro,
+        tags=entry.tags,
+    )
+    return Stored(_to_response(entry, key), facts)
+
+
+def decode_fresh(key: str, value: bytes, *, limit_bytes: int, now: float) -> CachedResponse | None:
+    """Return the response of a record's value, or None when it is kept for bad times only.
+
+    Raises:
+        CorruptRecord: As `decode_entry`.
+    """
+    entry = _decode(value, limit_bytes)
+    if entry.key is not None and entry.key != key:
+        raise CorruptRecord("the record belongs to another key")
+    if entry.fresh_until_us is not None and entry.fresh_until_us <= now * 1_000_000:
+        return None
     return _to_response(entry, key)
 
 
@@ -166,16 +233,25 @@ def _decompress(data: memoryview, limit_bytes: int) -> bytes:
 
 
 def _to_response(entry: _Entry, key: str) -> CachedResponse:
-    # Trusted: it was validated when it was stored and its checksum held. Validation would
-    # cost more than the whole lookup.
-    return CachedResponse.model_construct(
-        prompt=key if entry.prompt is None else entry.prompt,
-        response=entry.response,
-        model=entry.model,
-        timestamp=_to_moment(entry.timestamp_us),
-        token_count=entry.token_count,
-        metadata=_decode_json(entry.metadata) if entry.metadata else {},
+    # Trusted: it was validated when it was stored and its checksum held. Validation would cost
+    # more than the whole lookup, and so would pydantic's own way around it.
+    found = CachedResponse.__new__(CachedResponse)
+    _set(
+        found,
+        "__dict__",
+        {
+            "prompt": key if entry.prompt is None else entry.prompt,
+            "response": entry.response,
+            "model": entry.model,
+            "timestamp": _to_moment(entry.timestamp_us),
+            "token_count": entry.token_count,
+            "metadata": _decode_json(entry.metadata) if entry.metadata else {},
+        },
     )
+    _set(found, "__pydantic_fields_set__", set(_FIELDS))
+    _set(found, "__pydantic_extra__", None)
+    _set(found, "__pydantic_private__", None)
+    return found
 
 
 def _to_moment(timestamp_us: int) -> datetime:

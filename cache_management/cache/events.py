@@ -69,6 +69,30 @@ class UnavailableEvent(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
+class RefusedEvent(msgspec.Struct, frozen=True, gc=False):
+    """A computed answer was given to the caller and not stored; `reason` is one of a closed list."""
+
+    reason: str
+    namespace: str
+
+
+class ComputeEvent(msgspec.Struct, frozen=True, gc=False):
+    """An answer was computed; `background` when nobody waited for it."""
+
+    namespace: str
+    key: str
+    seconds: float
+    background: bool
+
+
+class StaleEvent(msgspec.Struct, frozen=True, gc=False):
+    """An answer past its time was served: while it is computed again, or because computing failed."""
+
+    reason: Literal["revalidate", "error"]
+    namespace: str
+    key: str
+
+
 class VetoEvent(msgspec.Struct, frozen=True, gc=False):
     """A gate refused a candidate that was close enough to be served."""
 
@@ -76,7 +100,18 @@ class VetoEvent(msgspec.Struct, frozen=True, gc=False):
     namespace: str
 
 
-Event = HitEvent | MissEvent | StoreEvent | RemoveEvent | CorruptEvent | UnavailableEvent | VetoEvent
+Event = (
+    HitEvent
+    | MissEvent
+    | StoreEvent
+    | RemoveEvent
+    | CorruptEvent
+    | UnavailableEvent
+    | RefusedEvent
+    | ComputeEvent
+    | StaleEvent
+    | VetoEvent
+)
 Listener = Callable[[Event], None]
 
 

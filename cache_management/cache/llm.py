@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Self
 
 import msgspec
 
+from cache_management.cache.admission import life, parse_controls
 from cache_management.cache.backends import open_backend
-from cache_management.cache.backends.base import Backend
+from cache_management.cache.backends.base import Backend, Leases, Tags
 from cache_management.cache.clock import Clock, VersionClock, system_clock
-from cache_management.cache.codec import decode_entry, decode_unknown, encode_entry
+from cache_management.cache.codec import NO_FACTS, Facts, decode_entry, decode_fresh, decode_stored, encode_entry
+from cache_management.cache.compute import Compute, ComputeStream, Computing, Held, Wanted, as_tags
 from cache_management.cache.config import CacheConfig, check_ttl
-from cache_management.cache.errors import BackendUnavailable, CorruptRecord, InvalidEntry
+from cache_management.cache.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    CorruptRecord,
+    InvalidEntry,
+    InvalidInput,
+)
 from cache_management.cache.events import (
     CorruptEvent,
     Event,
@@ -27,14 +36,13 @@ from cache_management.cache.events import (
     fan_out,
 )
 from cache_management.cache.identity import KeySpace
-from cache_management.cache.patterns import glob_matcher
+from cache_management.cache.invalidation import Selected, Selection, by_tag, select, tag_name
 from cache_management.cache.records import Record
+from cache_management.cache.single_flight import SingleFlight
 from cache_management.cache.stats import StatsCounter
 from cache_management.cache.values import CachedResponse, CacheStats
 
 logger = logging.getLogger("cache_management")
-
-_PAGE = 500
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -79,6 +87,8 @@ class LLMCache:
         self._versions = VersionClock(clock)
         self._keys = KeySpace("llm", self.namespace)
         self.backend = backend or open_backend(self.config, clock=clock, listener=self._listener)
+        leases = self.backend if isinstance(self.backend, Leases) else None
+        self._computing = Computing(self, SingleFlight(leases), clock=clock)
 
     async def get(self, key: str) -> CachedResponse | None:
         """Return the response stored under a key, or None when it is absent, expired or corrupt.
@@ -93,38 +103,42 @@ class LLMCache:
             record = await self.backend.get(storage_key)
         except BackendUnavailable as exc:
             self._tolerate(exc, "get")
-            self._miss("degraded", key, started)
+            self.miss("degraded", key, started)
             return None
         if record is None:
-            self._miss("absent", key, started)
+            self.miss("absent", key, started)
             return None
-        response = self._decode(key, storage_key, record)
+        try:
+            response = decode_fresh(key, record.value, limit_bytes=self.config.max_entry_bytes, now=self._clock())
+        except CorruptRecord as exc:
+            self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
+            self.miss("corrupt", key, started)
+            return None
         if response is None:
-            self._miss("corrupt", key, started)
+            self.miss("expired", key, started)
             return None
-        self._listener(HitEvent("exact", self.namespace, key, response.token_count, (perf_counter() - started) * 1000))
+        self.hit(key, response, started)
         return response
 
-    async def set(self, key: str, response: CachedResponse, ttl_seconds: int | None = None) -> None:
+    async def set(
+        self, key: str, response: CachedResponse, ttl_seconds: int | None = None, *, tags: Sequence[str] = ()
+    ) -> None:
         """Store a response.
 
-        `ttl_seconds`: None takes the configured default, -1 never expires.
+        `ttl_seconds`: None takes the configured default, -1 never expires. `tags` name groups
+        that can be invalidated together, see `invalidate`.
 
         Raises:
             InvalidKey: The key cannot be used.
             InvalidEntry: The response or the TTL cannot be stored.
             BackendUnavailable: Only with `strict`.
         """
-        await self.set_many({key: response}, ttl_seconds=ttl_seconds)
+        await self.set_many({key: response}, ttl_seconds=ttl_seconds, tags=tags)
 
     async def exists(self, key: str) -> bool:
         """Tell whether a live entry is stored under a key."""
-        storage_key = self._keys.to_storage(key)
-        try:
-            return await self.backend.get(storage_key) is not None
-        except BackendUnavailable as exc:
-            self._tolerate(exc, "exists")
-            return False
+        held = await self.load(key, operation="exists")
+        return held is not None and (held.fresh_until is None or held.fresh_until > self._clock())
 
     async def delete(self, key: str) -> bool:
         """Remove an entry; return whether one was there.
@@ -143,21 +157,28 @@ class LLMCache:
         except BackendUnavailable as exc:
             self._tolerate(exc, "get_many")
             for key in storage_keys:
-                self._miss("degraded", key, started)
+                self.miss("degraded", key, started)
             return {}
         found = {}
         for key, storage_key in storage_keys.items():
             record = records.get(storage_key)
             response = self._decode(key, storage_key, record) if record is not None else None
             if response is None:
-                self._miss("absent" if record is None else "corrupt", key, started)
+                self.miss("absent" if record is None else "corrupt", key, started)
                 continue
             elapsed_ms = (perf_counter() - started) * 1000
             self._listener(HitEvent("exact", self.namespace, key, response.token_count, elapsed_ms))
             found[key] = response
         return found
 
-    async def set_many(self, responses: Mapping[str, CachedResponse], ttl_seconds: int | None = None) -> None:
+    async def set_many(
+        self,
+        responses: Mapping[str, CachedResponse],
+        ttl_seconds: int | None = None,
+        *,
+        tags: Sequence[str] = (),
+        facts: Facts = NO_FACTS,
+    ) -> None:
         """Store responses in one call; nothing is stored when one of them cannot be.
 
         Raises:
@@ -167,12 +188,20 @@ class LLMCache:
         started = perf_counter()
         records = {}
         sizes = {}
+        if tags:
+            facts = msgspec.structs.replace(facts, tags=as_tags(tags))
         for key, response in responses.items():
             storage_key = self._keys.to_storage(key)
-            records[storage_key] = self.encode(key, response, ttl_seconds=ttl_seconds)
+            records[storage_key] = self.encode(key, response, ttl_seconds=ttl_seconds, facts=facts)
             sizes[key] = len(records[storage_key].value)
         try:
-            await self.backend.put_many(records)
+            if facts.tags:
+                await self._note_tags(facts.tags, records)
+            if len(records) == 1:
+                ((storage_key, record),) = records.items()
+                await self.backend.put(storage_key, record)
+            else:
+                await self.backend.put_many(records)
         except BackendUnavailable as exc:
             self._tolerate(exc, "set")
             return
@@ -198,7 +227,8 @@ class LLMCache:
             BackendUnavailable: Only with `strict`.
         """
         try:
-            return sorted([key for key, _ in await self._matching(pattern)])
+            pages = self._select(Selection(pattern=pattern))
+            return sorted({each.key async for page in pages for each in page if each.key is not None})
         except BackendUnavailable as exc:
             self._tolerate(exc, "list_keys")
             return []
@@ -209,13 +239,75 @@ class LLMCache:
         Raises:
             BackendUnavailable: Some may still be there.
         """
-        storage_keys = [storage_key for _, storage_key in await self._matching(pattern)]
+        return await self.invalidate(Selection(pattern=pattern))
+
+    async def invalidate(self, selection: Selection, *, dry_run: bool = False) -> int:
+        """Remove the entries of a selection; return how many there were.
+
+        With `dry_run` nothing is removed.
+
+        Raises:
+            InvalidInput: The selection says nothing, or something that cannot be.
+            BackendUnavailable: Some may still be there.
+        """
         removed = 0
-        for start in range(0, len(storage_keys), _PAGE):
-            removed += await self.backend.delete_many(storage_keys[start : start + _PAGE])
-        if removed:
+        async for page in self._select(selection):
+            if dry_run:
+                removed += len(page)
+                continue
+            removed += await self.backend.delete_many([each.storage_key for each in page])
+            tags = by_tag(self.namespace, page)
+            if tags and isinstance(self.backend, Tags):
+                await self.backend.remove_tags(tags)
+        if removed and not dry_run:
             self._listener(RemoveEvent("delete", self.namespace, removed))
         return removed
+
+    async def get_or_compute(
+        self,
+        key: str,
+        compute: Compute,
+        *,
+        prompt: str | None = None,
+        model: str = "unknown",
+        ttl_seconds: int | None = None,
+        tags: Sequence[str] = (),
+        controls: Mapping[str, object] | None = None,
+    ) -> CachedResponse:
+        """Return what is stored under a key, or compute it once and store it.
+
+        Callers that ask for one key at the same time, in any process, share one computation. Its
+        exceptions are the caller's. See `cache/compute.py` for stale answers and early refresh,
+        `cache/admission.py` for what is not stored.
+
+        Args:
+            compute: Returns text, a CachedResponse or Computed; may be async. A plain function
+                runs on a thread.
+            prompt, model: For answers that are text alone; the prompt is the key by default.
+            controls: `ttl`, `s-maxage`, `no-cache`, `no-store`, in LiteLLM's words.
+
+        Raises:
+            InvalidInput: The key, a tag or a control cannot be used.
+        """
+        wanted = self._wanted(key, prompt, model, ttl_seconds, tags, controls)
+        return await self._computing.run(wanted, compute)
+
+    def stream_or_compute(
+        self,
+        key: str,
+        compute: ComputeStream,
+        *,
+        prompt: str | None = None,
+        model: str = "unknown",
+        ttl_seconds: int | None = None,
+        tags: Sequence[str] = (),
+        controls: Mapping[str, object] | None = None,
+    ) -> AsyncIterator[str]:
+        """Yield a stored answer in pieces, or the pieces of a computed one as they come.
+
+        A stream is stored when it came to its end; one that failed or was left is not.
+        """
+        return self._computing.stream(self._wanted(key, prompt, model, ttl_seconds, tags, controls), compute)
 
     async def get_stats(self) -> CacheStats:
         """Return counts of this process and the number of entries in the store."""
@@ -274,6 +366,7 @@ class LLMCache:
         *,
         ttl_seconds: int | None = None,
         version: int | None = None,
+        facts: Facts = NO_FACTS,
     ) -> Record:
         """Return the record that `set` would store; a `version` says that the write belongs to that moment.
 
@@ -288,24 +381,61 @@ class LLMCache:
             raise InvalidEntry(f"{_shown(key)}: ttl_seconds {ttl_seconds} {exc}") from None
         if ttl is None:
             ttl = self.config.ttl_seconds
+        expires_at = None
+        if ttl is not None and ttl != -1:
+            jitter = self.config.ttl_jitter
+            expires_at = self._clock() + (life(ttl, jitter=jitter, rng=random.random) or 0 if jitter else ttl)
+            if self._stale_seconds:
+                facts = msgspec.structs.replace(facts, fresh_until=expires_at)
+                expires_at += self._stale_seconds
         try:
             value = encode_entry(
                 key,
                 response,
                 keep_key=self._keys.is_hashed(self._keys.to_storage(key)),
                 limit_bytes=self.config.max_entry_bytes,
+                facts=facts,
             )
         except InvalidEntry as exc:
             raise InvalidEntry(f"{_shown(key)}: {exc}") from None
-        expires_at = None if ttl is None or ttl == -1 else self._clock() + ttl
         return Record(value=value, expires_at=expires_at, version=self._versions.next() if version is None else version)
+
+    async def load(self, key: str, *, operation: str = "load") -> Held | None:
+        """Return an entry with all that is known of it, stale ones too; None when absent or the store is down."""
+        storage_key = self._keys.to_storage(key)
+        try:
+            record = await self.backend.get(storage_key)
+        except BackendUnavailable as exc:
+            self._tolerate(exc, operation)
+            return None
+        if record is None:
+            return None
+        try:
+            stored = decode_stored(key, record.value, limit_bytes=self.config.max_entry_bytes)
+        except CorruptRecord as exc:
+            self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
+            return None
+        return Held(stored, record.version, record.expires_at)
+
+    async def store(self, key: str, response: CachedResponse, facts: Facts, ttl_seconds: int | None) -> None:
+        """Store an entry with what is known of its computation."""
+        await self.set_many({key: response}, ttl_seconds, facts=facts)
+
+    def hit(self, key: str, response: CachedResponse, started: float) -> None:
+        """Tell the listeners of a hit."""
+        self._listener(HitEvent("exact", self.namespace, key, response.token_count, (perf_counter() - started) * 1000))
+
+    def miss(self, reason: str, key: str, started: float) -> None:
+        """Tell the listeners of a miss."""
+        self._listener(MissEvent(reason, self.namespace, key, (perf_counter() - started) * 1000))
 
     def tell(self, event: Event) -> None:
         """Let the listeners of this cache hear an event."""
         self._listener(event)
 
     async def aclose(self) -> None:
-        """Free connections and files."""
+        """Wait for what is computed in the background, then free connections and files."""
+        await self._computing.finish()
         await self.backend.aclose()
 
     async def close(self) -> None:
@@ -318,28 +448,43 @@ class LLMCache:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    async def _matching(self, pattern: str) -> list[tuple[str, str]]:
-        """Return key and storage key of each entry that matches a glob."""
-        matches = glob_matcher(pattern)
-        found = {}
-        hashed = []
-        async for storage_key in self.backend.scan(self._keys.prefix):
-            key = self._keys.from_storage(storage_key)
-            if key is None:
-                hashed.append(storage_key)
-            elif matches(key):
-                found[storage_key] = key
-        for start in range(0, len(hashed), _PAGE):
-            records = await self.backend.get_many(hashed[start : start + _PAGE])
-            for storage_key, record in records.items():
-                try:
-                    key, _ = decode_unknown(record.value, limit_bytes=self.config.max_entry_bytes)
-                except CorruptRecord as exc:
-                    self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
-                    continue
-                if matches(key):
-                    found[storage_key] = key
-        return [(key, storage_key) for storage_key, key in found.items()]
+    def _select(self, selection: Selection) -> AsyncIterator[list[Selected]]:
+        return select(
+            selection,
+            self.backend,
+            self._keys,
+            now=self._clock(),
+            limit_bytes=self.config.max_entry_bytes,
+            corrupt=lambda name, why: self._listener(CorruptEvent(self.backend.name, name, why)),
+        )
+
+    def _wanted(  # noqa: PLR0917 - private, one caller's arguments handed on
+        self,
+        key: str,
+        prompt: str | None,
+        model: str,
+        ttl_seconds: int | None,
+        tags: Sequence[str],
+        controls: Mapping[str, object] | None,
+    ) -> Wanted:
+        self._keys.to_storage(key)
+        parsed = parse_controls(controls)
+        if parsed.namespace not in (None, self.namespace):
+            raise InvalidInput(
+                f"this cache serves namespace {self.namespace!r} only; open another one for {parsed.namespace!r}"
+            )
+        return Wanted(key, key if prompt is None else prompt, model, ttl_seconds, as_tags(tags), parsed)
+
+    async def _note_tags(self, tags: Sequence[str], records: Mapping[str, Record]) -> None:
+        """Note the tags before the entries: an entry that no tag leads to could not be invalidated."""
+        if not isinstance(self.backend, Tags):
+            raise ConfigurationError(f"the {self.backend.name} backend keeps no tags")
+        keys = {storage_key: record.expires_at for storage_key, record in records.items()}
+        await self.backend.add_tags({tag_name(self.namespace, tag): keys for tag in tags})
+
+    @property
+    def _stale_seconds(self) -> float:
+        return max(self.config.stale_while_revalidate_seconds, self.config.stale_if_error_seconds)
 
     def _decode(self, key: str, storage_key: str, record: Record) -> CachedResponse | None:
         try:
@@ -347,9 +492,6 @@ class LLMCache:
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
             return None
-
-    def _miss(self, reason: str, key: str, started: float) -> None:
-        self._listener(MissEvent(reason, self.namespace, key, (perf_counter() - started) * 1000))
 
     def _tolerate(self, error: BackendUnavailable, operation: str) -> None:
         self._listener(UnavailableEvent(error.backend, operation, error.reason))

@@ -73,6 +73,8 @@ class SingleFlight(Generic[T]):
         finally:
             flight.waiting -= 1
             if flight.waiting == 0 and not flight.task.done():
+                # Out of sight first: a newcomer must not join a flight that is being cancelled.
+                self._flights.pop(name, None)
                 flight.task.cancel()
 
     def _land(self, name: str, task: asyncio.Task[T]) -> None:
@@ -85,8 +87,18 @@ class SingleFlight(Generic[T]):
     async def _fly(
         self, name: str, compute: Callable[[Holder], Awaitable[T]], look: Callable[[], Awaitable[T | None]]
     ) -> T:
+        async with self.turn(name, look) as (holder, found):
+            return await compute(holder) if found is None else found
+
+    @contextlib.asynccontextmanager
+    async def turn(self, name: str, look: Callable[[], Awaitable[T | None]]) -> AsyncIterator[tuple[Holder, T | None]]:
+        """Wait for the right to compute, or for the value of whoever has it.
+
+        Yields the right and None, or a right that is no use and what `look` found.
+        """
         if self._leases is None:
-            return await compute(Holder.alone())
+            yield Holder.alone(), None
+            return
         owner = uuid.uuid4().hex
         deadline = asyncio.get_running_loop().time() + self._wait_seconds
         pause = _FIRST_PAUSE
@@ -94,20 +106,23 @@ class SingleFlight(Generic[T]):
             try:
                 token = await self._leases.acquire(name, owner=owner, ttl_seconds=self._lease_seconds)
             except BackendUnavailable:
-                return await compute(Holder.alone())
+                yield Holder.alone(), None
+                return
             if token is not None:
                 async with self._held(self._leases, name, owner, token) as holder:
                     # Somebody may have stored and gone between the caller's look and this moment.
-                    found = await look()
-                    return await compute(holder) if found is None else found
+                    yield holder, await look()
+                return
             if asyncio.get_running_loop().time() > deadline:
                 logger.warning("waited %.0f s for another process, computing without it", self._wait_seconds)
-                return await compute(Holder.alone())
+                yield Holder.alone(), None
+                return
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)
             found = await look()
             if found is not None:
-                return found
+                yield Holder.alone(), found
+                return
 
     @contextlib.asynccontextmanager
     async def _held(self, leases: Leases, name: str, owner: str, token: int) -> AsyncIterator[Holder]:

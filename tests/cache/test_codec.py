@@ -220,7 +220,7 @@ def test_stored_metadata_that_is_no_object_is_corrupt(metadata: bytes) -> None:
 
 
 def test_entry_of_a_later_program_with_more_fields_is_read() -> None:
-    data = b"\x00" + msgspec.msgpack.encode(["r", "m", 0, 0, None, None, b"", "a field of next year"])
+    data = b"\x00" + msgspec.msgpack.encode(["r", "m", 0, 0, None, None, b"", None, 0, 0, [], "a field of next year"])
 
     assert decode_entry("k", data, limit_bytes=LIMIT).response == "r"
 

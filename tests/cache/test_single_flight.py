@@ -189,3 +189,30 @@ async def test_waiting_for_another_process_ends() -> None:
     found = await SingleFlight[str](leases, wait_seconds=0.05).run("k", work.compute, work.look)
 
     assert found == "value 1"
+
+
+class SlowToRelease(LocalLeases):
+    """Gives a lease back only when told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_release = asyncio.Event()
+
+    async def release(self, name: str, *, owner: str) -> bool:
+        await self.may_release.wait()
+        return await super().release(name, owner=owner)
+
+
+async def test_a_newcomer_does_not_inherit_the_cancellation_of_those_who_left() -> None:
+    work, leases = Work(), SlowToRelease()
+    flights = SingleFlight[str](leases)
+    only = asyncio.create_task(flights.run("k", work.compute, work.look))
+    await work.started.wait()
+    only.cancel()
+    await asyncio.wait([only])
+
+    newcomer = asyncio.create_task(flights.run("k", work.compute, work.look))
+    work.go.set()
+    leases.may_release.set()
+
+    assert await newcomer == "value 2"

@@ -26,6 +26,14 @@ class BreakableBackend(MemoryBackend):
         self._check()
         return await super().get_many(keys)
 
+    async def get(self, key: str) -> Record | None:
+        self._check()
+        return await super().get(key)
+
+    async def put(self, key: str, record: Record) -> None:
+        self._check()
+        await super().put(key, record)
+
     async def put_many(self, records: Mapping[str, Record]) -> None:
         self._check()
         await super().put_many(records)

@@ -1,0 +1,331 @@
+"""get_or_compute: serve what is stored, else compute it once, store it if it may be stored.
+
+    fresh      serve; now and then, close to its end, compute again in the background (XFetch)
+    stale      within stale_while_revalidate: serve, compute again in the background
+    absent     one computation among all callers and processes; the others get its value
+    failing    within stale_if_error: serve what is stored; else the exception is the caller's
+
+A store that is down never keeps anybody from computing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any, Protocol
+
+import msgspec
+
+from cache_management.cache.admission import (
+    Controls,
+    Refusal,
+    freshness,
+    may_serve,
+    may_store,
+    should_refresh_early,
+)
+from cache_management.cache.clock import Clock, version_time
+from cache_management.cache.codec import Facts, Stored
+from cache_management.cache.config import CacheConfig
+from cache_management.cache.errors import InvalidEntry, InvalidInput
+from cache_management.cache.events import ComputeEvent, Event, RefusedEvent, StaleEvent
+from cache_management.cache.identity import digest
+from cache_management.cache.single_flight import Holder, SingleFlight
+from cache_management.cache.values import CachedResponse
+
+_REPLAY_CHARACTERS = 64
+
+
+class Computed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a computation gives when a text alone does not say enough.
+
+    `finish_reason`, `status` and `refusal` are the provider's words; they decide whether the
+    answer is stored. `cost_micro` is what it cost, in micro-dollars.
+    """
+
+    response: str
+    model: str | None = None
+    token_count: int = 0
+    metadata: dict[str, Any] = {}
+    finish_reason: str | None = None
+    status: int | None = None
+    refusal: str | None = None
+    personalised: bool = False
+    has_tool_calls: bool = False
+    cost_micro: int = 0
+
+
+Answer = str | CachedResponse | Computed
+Compute = Callable[[], Awaitable[Answer] | Answer]
+ComputeStream = Callable[[], AsyncIterator[str]]
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """One request for an entry: where it is filed and how it shall be kept."""
+
+    key: str
+    prompt: str
+    model: str
+    ttl_seconds: int | None
+    tags: tuple[str, ...]
+    controls: Controls
+
+
+class Held(msgspec.Struct, frozen=True):
+    """An entry as the shelf has it."""
+
+    stored: Stored
+    version: int
+    expires_at: float | None
+
+    @property
+    def stored_at(self) -> float:
+        return version_time(self.version)
+
+    @property
+    def fresh_until(self) -> float | None:
+        until = self.stored.facts.fresh_until
+        return self.expires_at if until is None else until
+
+
+class Shelf(Protocol):
+    """What computing needs of a cache."""
+
+    config: CacheConfig
+    namespace: str
+
+    async def load(self, key: str) -> Held | None:
+        """Return an entry, stale ones too; None when absent or the store is down."""
+
+    async def store(self, key: str, response: CachedResponse, facts: Facts, ttl_seconds: int | None) -> None:
+        """Store an entry; a store that is down is told to the listeners."""
+
+    def hit(self, key: str, response: CachedResponse, started: float) -> None:
+        """Tell the listeners of a hit."""
+
+    def miss(self, reason: str, key: str, started: float) -> None:
+        """Tell the listeners of a miss."""
+
+    def tell(self, event: Event) -> None:
+        """Tell the listeners."""
+
+
+class Computing:
+    """Runs computations for one cache."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        flights: SingleFlight[CachedResponse],
+        *,
+        clock: Clock,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self._shelf = shelf
+        self._flights = flights
+        self._clock = clock
+        self._rng = rng
+        self._background: set[asyncio.Task[CachedResponse]] = set()
+
+    async def run(self, wanted: Wanted, compute: Compute) -> CachedResponse:
+        """Return the stored answer, or the computed one."""
+        started = perf_counter()
+        if wanted.controls.no_cache:
+            self._shelf.miss("bypass", wanted.key, started)
+            return await self._compute(wanted, compute, Holder.alone())
+        held = await self._shelf.load(wanted.key)
+        state = "expired" if held is None else self._state(held, wanted.controls)
+        if held is not None and state in ("fresh", "stale_usable"):
+            if state == "stale_usable":
+                self._shelf.tell(StaleEvent("revalidate", self._shelf.namespace, wanted.key))
+            if state == "stale_usable" or self._refreshes_early(held):
+                self._refresh(wanted, compute, held.version)
+            self._shelf.hit(wanted.key, held.stored.response, started)
+            return held.stored.response
+        self._shelf.miss("absent" if held is None else "expired", wanted.key, started)
+        try:
+            return await self._fly(wanted, compute, newer_than=None)
+        except Exception:
+            # Whatever went wrong in the caller's code: an old answer was asked for in this case.
+            if held is None or state != "stale_if_error":
+                raise
+            self._shelf.tell(StaleEvent("error", self._shelf.namespace, wanted.key))
+            return held.stored.response
+
+    async def stream(self, wanted: Wanted, compute: ComputeStream) -> AsyncIterator[str]:
+        """Yield the stored answer in pieces, or the computed one as it comes.
+
+        Only a stream that came to its end is stored: an error in it, or a reader that leaves,
+        leaves nothing behind.
+        """
+        started = perf_counter()
+        held = None if wanted.controls.no_cache else await self._shelf.load(wanted.key)
+        if held is not None and self._state(held, wanted.controls) in ("fresh", "stale_usable"):
+            self._shelf.hit(wanted.key, held.stored.response, started)
+            for piece in _pieces(held.stored.response.response):
+                yield piece
+            return
+        self._shelf.miss("bypass" if wanted.controls.no_cache else "absent", wanted.key, started)
+        async with self._flights.turn(self._name(wanted), lambda: self._look(wanted, None)) as (holder, found):
+            if found is not None and not wanted.controls.no_cache:
+                for piece in _pieces(found.response):
+                    yield piece
+                return
+            pieces = []
+            async for piece in compute():
+                pieces.append(piece)
+                yield piece
+            await self._keep(wanted, "".join(pieces), holder, perf_counter() - started, background=False)
+
+    async def finish(self) -> None:
+        """Wait for what is computed in the background."""
+        while self._background:
+            await asyncio.wait(self._background)
+
+    def _state(self, held: Held, controls: Controls) -> str:
+        now = self._clock()
+        if may_serve(now - held.stored_at, controls) is not None:
+            return "expired"
+        config = self._shelf.config
+        return freshness(
+            now,
+            held.stored_at,
+            held.fresh_until,
+            stale_while_revalidate_s=config.stale_while_revalidate_seconds,
+            stale_if_error_s=config.stale_if_error_seconds,
+        )
+
+    def _refreshes_early(self, held: Held) -> bool:
+        facts = held.stored.facts
+        return facts.compute_seconds > 0 and should_refresh_early(
+            self._clock(),
+            held.fresh_until,
+            delta_seconds=facts.compute_seconds,
+            beta=self._shelf.config.early_refresh_beta,
+            random_value=self._rng(),
+        )
+
+    def _refresh(self, wanted: Wanted, compute: Compute, version: int) -> None:
+        async def refresh() -> CachedResponse:
+            return await self._fly(wanted, compute, newer_than=version, background=True)
+
+        task = asyncio.get_running_loop().create_task(refresh())
+        self._background.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[CachedResponse]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # Nobody waits for it, and what is stored is still served: told, not raised.
+            self._shelf.tell(RefusedEvent(Refusal.ERROR.value, self._shelf.namespace))
+
+    async def _fly(
+        self, wanted: Wanted, compute: Compute, *, newer_than: int | None, background: bool = False
+    ) -> CachedResponse:
+        if wanted.controls.no_store:
+            return await self._compute(wanted, compute, Holder.alone())
+
+        async def once(holder: Holder) -> CachedResponse:
+            return await self._compute(wanted, compute, holder, background=background)
+
+        return await self._flights.run(self._name(wanted), once, lambda: self._look(wanted, newer_than))
+
+    async def _look(self, wanted: Wanted, newer_than: int | None) -> CachedResponse | None:
+        held = await self._shelf.load(wanted.key)
+        if held is None or self._state(held, wanted.controls) != "fresh":
+            return None
+        return held.stored.response if newer_than is None or held.version > newer_than else None
+
+    async def _compute(
+        self, wanted: Wanted, compute: Compute, holder: Holder, *, background: bool = False
+    ) -> CachedResponse:
+        started = perf_counter()
+        answer = await _call(compute)
+        return await self._keep(wanted, answer, holder, perf_counter() - started, background=background)
+
+    async def _keep(
+        self, wanted: Wanted, answer: Answer, holder: Holder, seconds: float, *, background: bool
+    ) -> CachedResponse:
+        """Store an answer if it may be stored; return it in any case."""
+        self._shelf.tell(ComputeEvent(self._shelf.namespace, wanted.key, seconds, background))
+        response = self._to_response(wanted, answer)
+        details = answer if isinstance(answer, Computed) else Computed(response=response.response)
+        reason: str | None = may_store(
+            response.response,
+            size_bytes=len(response.response),
+            limit_bytes=self._shelf.config.max_entry_bytes,
+            controls=wanted.controls,
+            finish_reason=details.finish_reason,
+            status=details.status,
+            refusal=details.refusal,
+            personalised=details.personalised,
+            has_tool_calls=details.has_tool_calls,
+        )
+        if reason is None and not await holder.still_holds():
+            reason = "lease_lost"
+        if reason is None:
+            facts = Facts(compute_seconds=seconds, cost_micro=details.cost_micro, tags=wanted.tags)
+            ttl = wanted.controls.ttl if wanted.controls.ttl is not None else wanted.ttl_seconds
+            try:
+                await self._shelf.store(wanted.key, response, facts, ttl)
+            except InvalidEntry:
+                reason = Refusal.OVERSIZE
+        if reason is not None:
+            self._shelf.tell(RefusedEvent(str(reason), self._shelf.namespace))
+        return response
+
+    def _to_response(self, wanted: Wanted, answer: Answer) -> CachedResponse:
+        if isinstance(answer, CachedResponse):
+            return answer
+        if isinstance(answer, str):
+            answer = Computed(response=answer)
+        if not isinstance(answer, Computed):
+            raise InvalidInput(f"compute must return text, a CachedResponse or Computed, not {type(answer).__name__}")
+        return CachedResponse(
+            prompt=wanted.prompt,
+            response=answer.response,
+            model=answer.model or wanted.model,
+            timestamp=datetime.fromtimestamp(self._clock(), UTC),
+            token_count=answer.token_count,
+            metadata=answer.metadata,
+        )
+
+    def _name(self, wanted: Wanted) -> str:
+        return f"cm1:lease:{self._shelf.namespace}:{digest(wanted.key)}"
+
+
+def no_controls(controls: Controls | None) -> Controls:
+    """Return controls that ask for nothing special when there are none."""
+    return Controls() if controls is None else controls
+
+
+def as_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Return tags that can be stored.
+
+    Raises:
+        InvalidInput: One of them is no text, empty, or longer than 200 characters.
+    """
+    if isinstance(tags, str):
+        raise InvalidInput(f"tags must be a list of texts, not the text {tags[:40]!r}")
+    for tag in tags:
+        if not isinstance(tag, str) or not 0 < len(tag) <= 200:
+            raise InvalidInput(f"the tag {str(tag)[:40]!r} cannot be used: take 1 to 200 characters")
+    return tuple(dict.fromkeys(tags))
+
+
+async def _call(compute: Compute) -> Answer:
+    """Run a computation; one that is not async gets a thread, so that it cannot block the loop."""
+    found = compute() if inspect.iscoroutinefunction(compute) else await asyncio.to_thread(compute)
+    if inspect.isawaitable(found):
+        awaited: Answer = await found
+        return awaited
+    return found
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut a text for replaying; an empty one is one empty piece."""
+    return [text[at : at + _REPLAY_CHARACTERS] for at in range(0, len(text), _REPLAY_CHARACTERS)] or [""]

@@ -1,0 +1,295 @@
+"""get_or_compute and stream_or_compute."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache_management.cache.backends.memory import MemoryBackend
+from cache_management.cache.compute import Computed
+from cache_management.cache.config import CacheConfig
+from cache_management.cache.errors import InvalidInput
+from cache_management.cache.events import ComputeEvent, Event, RefusedEvent, StaleEvent
+from cache_management.cache.llm import LLMCache
+from tests.contracts.broken import BreakableBackend
+from tests.contracts.clock import ManualClock
+from tests.waiting import eventually
+
+
+class Model:
+    """A language model that counts its calls."""
+
+    def __init__(self, answer: Any = "an answer") -> None:
+        self.answer = answer
+        self.calls = 0
+
+    async def __call__(self) -> Any:
+        self.calls += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Bench:
+    """A cache in memory with a clock and a notebook of events."""
+
+    def __init__(self, **config: Any) -> None:
+        self.clock = ManualClock()
+        self.events: list[Event] = []
+        backend = MemoryBackend(max_size=1000, clock=self.clock)
+        self.cache = LLMCache(CacheConfig(**config), backend=backend, clock=self.clock, listener=self.events.append)
+
+    def heard(self, kind: type[Event]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+async def test_the_answer_is_computed_once_and_served_after() -> None:
+    bench, model = Bench(), Model()
+
+    first = await bench.cache.get_or_compute("q", model, model="gpt-4")
+    second = await bench.cache.get_or_compute("q", model)
+
+    assert (first.response, first.model, first.prompt) == ("an answer", "gpt-4", "q")
+    assert second == first
+    assert model.calls == 1
+    assert await bench.cache.get("q") == first
+
+
+async def test_a_plain_function_computes_too() -> None:
+    bench = Bench()
+
+    assert (await bench.cache.get_or_compute("q", lambda: "plain")).response == "plain"
+
+
+async def test_a_function_that_returns_an_awaitable_computes_too() -> None:
+    bench, model = Bench(), Model("awaited")
+
+    assert (await bench.cache.get_or_compute("q", lambda: model())).response == "awaited"
+
+
+async def test_many_callers_cause_one_computation() -> None:
+    bench, model = Bench(), Model()
+
+    answers = await asyncio.gather(*(bench.cache.get_or_compute("q", model) for _ in range(100)))
+
+    assert {answer.response for answer in answers} == {"an answer"}
+    assert model.calls == 1
+
+
+async def test_an_exception_reaches_the_caller_and_nothing_is_stored() -> None:
+    bench = Bench()
+
+    with pytest.raises(KeyError):
+        await bench.cache.get_or_compute("q", Model(KeyError("provider")))
+
+    assert await bench.cache.get("q") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("", "empty"),
+        ("   ", "empty"),
+        (Computed(response="cut off in the mid", finish_reason="length"), "truncated"),
+        (Computed(response="x", finish_reason="content_filter"), "content_filter"),
+        (Computed(response="x", status=500), "non_success"),
+        (Computed(response="No.", refusal="No."), "refusal"),
+        (Computed(response="Dear Alice", personalised=True), "personalised"),
+    ],
+)
+async def test_what_should_not_be_stored_is_returned_and_refused_by_name(answer: Any, reason: str) -> None:
+    bench, model = Bench(), Model(answer)
+
+    await bench.cache.get_or_compute("q", model)
+    await bench.cache.get_or_compute("q", model)
+
+    assert model.calls == 2
+    assert [event.reason for event in bench.heard(RefusedEvent)] == [reason, reason]
+
+
+async def test_an_answer_over_the_limit_is_returned_and_refused() -> None:
+    bench = Bench(max_entry_bytes=1000)
+
+    found = await bench.cache.get_or_compute("q", Model("x" * 2000))
+
+    assert len(found.response) == 2000
+    assert [event.reason for event in bench.heard(RefusedEvent)] == ["oversize"]
+
+
+async def test_a_store_that_is_down_computes_each_time_and_never_raises() -> None:
+    cache, model = LLMCache(CacheConfig(), backend=BreakableBackend()), Model()
+
+    for _ in range(3):
+        assert (await cache.get_or_compute("q", model)).response == "an answer"
+
+    assert model.calls == 3
+
+
+async def test_controls_bypass_reading_and_storing() -> None:
+    bench, model = Bench(), Model()
+    await bench.cache.get_or_compute("q", model, controls={"no-store": True})
+    assert await bench.cache.get("q") is None
+
+    await bench.cache.get_or_compute("q", model)
+    await bench.cache.get_or_compute("q", model, controls={"no-cache": True})
+
+    assert model.calls == 3
+
+
+async def test_the_ttl_of_a_request_wins() -> None:
+    bench, model = Bench(ttl_seconds=1000), Model()
+
+    await bench.cache.get_or_compute("q", model, controls={"ttl": 10})
+    bench.clock.advance(11)
+    await bench.cache.get_or_compute("q", model)
+
+    assert model.calls == 2
+
+
+async def test_an_answer_older_than_s_maxage_is_not_served() -> None:
+    bench, model = Bench(), Model()
+    await bench.cache.get_or_compute("q", model)
+    bench.clock.advance(60)
+
+    await bench.cache.get_or_compute("q", model, controls={"s-maxage": 100})
+    assert model.calls == 1
+    await bench.cache.get_or_compute("q", model, controls={"s-maxage": 50})
+
+    assert model.calls == 2
+
+
+async def test_unknown_controls_and_wrong_tags_are_errors() -> None:
+    bench = Bench()
+
+    with pytest.raises(InvalidInput, match="did you mean 'ttl'"):
+        await bench.cache.get_or_compute("q", Model(), controls={"tll": 3})
+    with pytest.raises(InvalidInput, match="list of texts"):
+        await bench.cache.get_or_compute("q", Model(), tags="news")
+    with pytest.raises(InvalidInput, match="namespace"):
+        await bench.cache.get_or_compute("q", Model(), controls={"namespace": "other"})
+
+
+async def test_a_stale_answer_is_served_while_it_is_computed_again() -> None:
+    bench, model = Bench(ttl_seconds=100, stale_while_revalidate_seconds=50), Model("old")
+    await bench.cache.get_or_compute("q", model)
+    bench.clock.advance(120)
+    model.answer = "new"
+
+    assert await bench.cache.get("q") is None, "a plain get never serves a stale answer"
+    assert not await bench.cache.exists("q")
+    assert (await bench.cache.get_or_compute("q", model)).response == "old"
+
+    await eventually(lambda: _response_is(bench.cache, "new"))
+    assert [event.reason for event in bench.heard(StaleEvent)] == ["revalidate"]
+    assert bench.heard(ComputeEvent)[-1].background
+
+
+async def _response_is(cache: LLMCache, text: str) -> bool:
+    found = await cache.get("q")
+    return found is not None and found.response == text
+
+
+async def test_past_the_stale_window_the_caller_waits() -> None:
+    bench, model = Bench(ttl_seconds=100, stale_while_revalidate_seconds=50), Model("old")
+    await bench.cache.get_or_compute("q", model)
+    bench.clock.advance(151)
+    model.answer = "new"
+
+    assert (await bench.cache.get_or_compute("q", model)).response == "new"
+
+
+async def test_a_stale_answer_is_served_when_computing_fails() -> None:
+    bench, model = Bench(ttl_seconds=100, stale_if_error_seconds=1000), Model("old")
+    await bench.cache.get_or_compute("q", model)
+    bench.clock.advance(500)
+    model.answer = ConnectionError("provider is down")
+
+    assert (await bench.cache.get_or_compute("q", model)).response == "old"
+    assert [event.reason for event in bench.heard(StaleEvent)] == ["error"]
+
+    bench.clock.advance(700)
+    with pytest.raises(ConnectionError):
+        await bench.cache.get_or_compute("q", model)
+
+
+async def test_an_answer_near_its_end_is_refreshed_early_by_chance() -> None:
+    bench, model = Bench(ttl_seconds=100), Model("old")
+    bench.cache._computing._rng = lambda: 1e-4  # computing took 5 s, so up to 46 s early
+    await bench.cache.get_or_compute("q", model)
+    held = await bench.cache.load("q")
+    assert held is not None
+    slow = held.stored.facts.__class__(compute_seconds=5.0)
+    await bench.cache.store("q", held.stored.response, slow, None)
+    model.answer = "new"
+
+    assert (await bench.cache.get_or_compute("q", model)).response == "old"
+    await bench.cache._computing.finish()
+    assert model.calls == 1, "100 seconds before its end is not near, even for this chance"
+
+    bench.clock.advance(60)
+    assert (await bench.cache.get_or_compute("q", model)).response == "old"
+    await bench.cache._computing.finish()
+    assert (await bench.cache.get_or_compute("q", model)).response == "new"
+
+
+async def stream(*pieces: str | Exception) -> AsyncIterator[str]:
+    for piece in pieces:
+        if isinstance(piece, Exception):
+            raise piece
+        yield piece
+
+
+async def collect(pieces: AsyncIterator[str]) -> list[str]:
+    return [piece async for piece in pieces]
+
+
+async def test_a_stream_is_passed_on_as_it_comes_and_replayed_after() -> None:
+    bench = Bench()
+
+    first = await collect(bench.cache.stream_or_compute("q", lambda: stream("Hello", " ", "world")))
+    second = await collect(bench.cache.stream_or_compute("q", lambda: stream("never asked")))
+
+    assert first == ["Hello", " ", "world"]
+    assert "".join(second) == "Hello world"
+    assert bench.cache.stats.hits == 1
+
+
+async def test_a_stream_that_fails_is_not_stored() -> None:
+    bench = Bench()
+
+    with pytest.raises(ConnectionError):
+        await collect(bench.cache.stream_or_compute("q", lambda: stream("Hel", ConnectionError())))
+
+    assert await bench.cache.get("q") is None
+
+
+async def test_a_stream_that_its_reader_left_is_not_stored_and_the_next_reader_goes_on() -> None:
+    bench = Bench()
+    pieces = bench.cache.stream_or_compute("q", lambda: stream("Hello", " world"))
+    async for _ in pieces:
+        break
+    await pieces.aclose()  # type: ignore[attr-defined]  # an async generator
+
+    assert await bench.cache.get("q") is None
+    assert await collect(bench.cache.stream_or_compute("q", lambda: stream("again"))) == ["again"]
+
+
+async def test_an_answer_of_another_kind_is_an_error() -> None:
+    with pytest.raises(InvalidInput, match="not int"):
+        await Bench().cache.get_or_compute("q", lambda: 7)  # type: ignore[arg-type,return-value]
+
+
+async def test_closing_waits_for_what_is_computed_in_the_background(tmp_path: Path) -> None:
+    bench, model = Bench(ttl_seconds=100, stale_while_revalidate_seconds=50), Model("old")
+    await bench.cache.get_or_compute("q", model)
+    bench.clock.advance(120)
+    model.answer = "new"
+    await bench.cache.get_or_compute("q", model)
+
+    await bench.cache.aclose()
+
+    assert await _response_is(bench.cache, "new")
