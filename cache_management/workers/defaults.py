@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cache_management.workers.messages import ROUTES, TASK_LIMITS
+from kombu.entity import Exchange, Queue
+
+from cache_management.workers.messages import QUEUES, ROUTES, TASK_LIMITS
 
 # Messages: JSON only, ids only, no results.
 task_serializer = "json"
@@ -51,6 +53,12 @@ task_send_sent_event = True
 task_track_started = True
 worker_hijack_root_logger = False
 
+# Named, so that a worker started by `celery` without -Q consumes them all. Each has an exchange of its own
+# name: that is how a producer, which knows no queues, makes them up.
+task_queues = [
+    Queue(name, Exchange(name, type="direct"), routing_key=name)  # type: ignore[no-untyped-call]
+    for name in QUEUES
+]
 task_create_missing_queues = True
 task_default_queue = "control"
 task_routes = {route.task: {"queue": route.queue} for route in ROUTES.values()}

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from celery import Celery
+
 import celeryconfig
 from cache_management.workers import defaults
 from cache_management.workers.messages import QUEUES, ROUTES, TASK_LIMITS
@@ -28,6 +30,18 @@ def test_every_route_has_limits_and_a_queue_that_a_worker_consumes() -> None:
     for route in ROUTES.values():
         assert route.task in TASK_LIMITS
         assert route.queue in QUEUES
+
+
+def test_a_worker_that_is_told_no_queues_consumes_all_of_them() -> None:
+    app = Celery("tests", broker="memory://")
+    app.config_from_object(defaults)
+
+    consumed = app.amqp.queues.consume_from
+
+    assert set(consumed) == set(QUEUES)
+    for name, queue in consumed.items():
+        # As a producer that knows no queues makes them up: both must mean the same list.
+        assert (queue.exchange.name, queue.exchange.type, queue.routing_key) == (name, "direct", name)
 
 
 def test_scheduled_messages_expire_before_the_next_one() -> None:
