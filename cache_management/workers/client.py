@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache_management.cache.clock import VersionClock
-from cache_management.cache.errors import BrokerUnavailable, InvalidInput
+from cache_management.cache.errors import BrokerUnavailable, InvalidInput, MetadataUnavailable
 from cache_management.cache.values import CachedResponse
 from cache_management.cache.warm_items import WarmItem, check_items, read_warm_file
 from cache_management.settings import Settings
@@ -117,25 +117,42 @@ class JobClient:
         A ring that gets lost is repeated by the reconciler.
         """
         try:
-            for ring in rings:
-                route = route_of(ring.job_kind, ring.shard_kind)
-                self.celery.send_task(
-                    route.task,
-                    args=[ring.job_id, ring.shard, ring.fence],
-                    queue=route.queue,
-                    countdown=delay_seconds or None,
-                    headers={"sent_at": datetime.now(UTC).isoformat(), "attempt": attempt},
-                    argsrepr=f"({ring.job_id}, {ring.shard}, {ring.fence})",
-                    kwargsrepr="{}",
-                    retry=False,
-                )
-                self.stores.jobs.mark_dispatched(ring)
+            rang = [self._ring_one(ring, delay_seconds, attempt) for ring in rings]
         except BrokerUnavailable as exc:
             logger.warning("the doorbell stays silent: %s", exc)
             return False
         except _broker_errors() as exc:
             logger.warning("the broker at %s took no message, the reconciler will ring: %s", self.broker_shown, exc)
             return False
+        return all(rang)
+
+    def _ring_one(self, ring: Ring, delay_seconds: float, attempt: int) -> bool:
+        try:
+            route = route_of(ring.job_kind, ring.shard_kind)
+        except KeyError:
+            logger.warning(
+                "job %s, shard %s: this version knows no work of kind %s/%s",
+                ring.job_id,
+                ring.shard,
+                ring.job_kind,
+                ring.shard_kind,
+            )
+            return False
+        self.celery.send_task(
+            route.task,
+            args=[ring.job_id, ring.shard, ring.fence],
+            queue=route.queue,
+            countdown=delay_seconds or None,
+            headers={"sent_at": datetime.now(UTC).isoformat(), "attempt": attempt},
+            argsrepr=f"({ring.job_id}, {ring.shard}, {ring.fence})",
+            kwargsrepr="{}",
+            retry=False,
+        )
+        try:
+            self.stores.jobs.mark_dispatched(ring)
+        except MetadataUnavailable as exc:
+            # It rang. At worst the reconciler rings once more, and the fence turns that away.
+            logger.warning("job %s: the doorbell could not be noted: %s", ring.job_id, exc)
         return True
 
     def check_broker(self) -> None:

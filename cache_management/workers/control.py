@@ -21,10 +21,11 @@ def reconcile(self: Task) -> None:
     """Look after every live job; any number of these may run at once."""
     here = runtime.current()
     stores = here.platform.stores
-    rings = stores.jobs.reconcile(oldest_sent_at=oldest_waiting(self.app), queue=queue_of)
+    client = JobClient(here.settings, stores=stores)
+    # Job by job: what is marked as sent must be sent, also when the time limit comes in between.
+    rings = stores.jobs.reconcile(oldest_sent_at=oldest_waiting(self.app), queue=queue_of, publish=client.ring)
     if rings:
-        logger.info("the reconciler rings for %d shards", len(rings))
-        JobClient(here.settings, stores=stores).ring(rings)
+        logger.info("the reconciler rang for %d shards", len(rings))
 
 
 def oldest_waiting(app: Any) -> dict[str, datetime]:

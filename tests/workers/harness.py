@@ -95,9 +95,7 @@ class JobWorld:
 
         stores = open_stores(self.settings.metadata_url, clock=later)
         try:
-            rings = stores.jobs.reconcile(queue=queue_of)
-            self.client.ring(rings)
-            return len(rings)
+            return len(stores.jobs.reconcile(queue=queue_of, publish=self.client.ring))
         finally:
             stores.close()
 

@@ -296,6 +296,22 @@ def test_rings_already_written_are_given_back_when_the_database_goes_away(
         acting.jobs.reconcile()
 
 
+def test_a_pass_that_is_cut_off_has_published_what_it_wrote(acting: Acting) -> None:
+    first, second = acting.submit(priority=1), acting.submit()
+    published = []
+
+    def publish(rings: list[Ring]) -> None:
+        published.extend(rings)
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        acting.jobs.reconcile(publish=publish)
+
+    assert published == [first]
+    assert acting.jobs.reconcile(publish=published.extend) == [second]
+    assert published == [first, second]
+
+
 def test_finish_if_done_says_the_state(acting: Acting, database: LossyDatabase) -> None:
     (ring,) = acting.planned(1)
 
