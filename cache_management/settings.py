@@ -63,8 +63,8 @@ class Settings(CacheConfig):
     """Everything that can be set. The cache's own keys are those of CacheConfig."""
 
     data_dir: Path = Field(default_factory=default_data_dir)
-    metadata_url: str = ""
-    broker_url: str | None = None
+    metadata_url: str = Field(default="", repr=False)
+    broker_url: str | None = Field(default=None, repr=False)
 
     embedding_model: EmbeddingModel | str = Field(default=EmbeddingModel.MINILM, union_mode="left_to_right")
     similarity_threshold: float = Field(default=0.85, ge=-1.0, le=1.0)

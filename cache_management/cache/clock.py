@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,11 @@ def version_at(unix_seconds: float) -> int:
 def version_time(version: int) -> float:
     """Return the moment of a version, in Unix seconds with millisecond resolution."""
     return (version >> _COUNTER_BITS) / 1000
+
+
+def run_version(clock: Clock = system_clock) -> int:
+    """Return the version of a whole run, such as a warm job: unlike that of a run in the same millisecond."""
+    return version_at(clock()) + secrets.randbits(_COUNTER_BITS - 1)
 
 
 class VersionClock:

@@ -45,7 +45,7 @@ class BackendUnavailable(CacheError):
     """A store did not answer within its budget, or refused."""
 
     def __init__(self, backend: str, reason: str) -> None:
-        super().__init__(f"{backend} is unavailable: {reason}; run `cache-cli doctor` to see what is down")
+        super().__init__(f"{backend} is unavailable: {reason}; check that it runs, and the settings that name it")
         self.backend = backend
         self.reason = reason
 

@@ -192,7 +192,10 @@ class LLMCache:
             facts = msgspec.structs.replace(facts, tags=as_tags(tags))
         for key, response in responses.items():
             storage_key = self._keys.to_storage(key)
-            records[storage_key] = self.encode(key, response, ttl_seconds=ttl_seconds, facts=facts)
+            try:
+                records[storage_key] = self.encode(key, response, ttl_seconds=ttl_seconds, facts=facts)
+            except InvalidEntry as exc:
+                raise InvalidEntry(f"{_shown(key)}: {exc}") from None
             sizes[key] = len(records[storage_key].value)
         try:
             if facts.tags:
@@ -371,14 +374,15 @@ class LLMCache:
         """Return the record that `set` would store; a `version` says that the write belongs to that moment.
 
         Raises:
-            InvalidKey, InvalidEntry: It cannot be stored; the message names the key.
+            InvalidKey, InvalidEntry: It cannot be stored. The message does not tell the key, which may be
+                a prompt: jobs keep the reason.
         """
         if not isinstance(response, CachedResponse):
-            raise InvalidEntry(f"{_shown(key)}: a CachedResponse is stored, not {type(response).__name__}")
+            raise InvalidEntry(f"a CachedResponse is stored, not {type(response).__name__}")
         try:
             ttl = check_ttl(ttl_seconds)
         except ValueError as exc:
-            raise InvalidEntry(f"{_shown(key)}: ttl_seconds {ttl_seconds} {exc}") from None
+            raise InvalidEntry(f"ttl_seconds {ttl_seconds} {exc}") from None
         if ttl is None:
             ttl = self.config.ttl_seconds
         expires_at = None
@@ -388,16 +392,13 @@ class LLMCache:
             if self._stale_seconds:
                 facts = msgspec.structs.replace(facts, fresh_until=expires_at)
                 expires_at += self._stale_seconds
-        try:
-            value = encode_entry(
-                key,
-                response,
-                keep_key=self._keys.is_hashed(self._keys.to_storage(key)),
-                limit_bytes=self.config.max_entry_bytes,
-                facts=facts,
-            )
-        except InvalidEntry as exc:
-            raise InvalidEntry(f"{_shown(key)}: {exc}") from None
+        value = encode_entry(
+            key,
+            response,
+            keep_key=self._keys.is_hashed(self._keys.to_storage(key)),
+            limit_bytes=self.config.max_entry_bytes,
+            facts=facts,
+        )
         return Record(value=value, expires_at=expires_at, version=self._versions.next() if version is None else version)
 
     async def load(self, key: str, *, operation: str = "load") -> Held | None:

@@ -100,10 +100,14 @@ def check_item(data: object, *, where: str) -> WarmItem:
         )
     try:
         size = len(item.entry_key.encode())
-        for text in (item.prompt, item.response, item.model):
-            text.encode()
+        metadata = json.dumps(item.metadata, allow_nan=False, ensure_ascii=False)
+        whole = sum(len(text.encode()) for text in (item.prompt, item.response, item.model, metadata))
     except UnicodeEncodeError as exc:
         raise InvalidInput(f"{where}: the text is not valid Unicode: {exc.reason}") from None
+    except (ValueError, RecursionError) as exc:
+        raise InvalidInput(f"{where}: metadata must be JSON: {exc}") from None
+    if whole > MAX_ITEM_BYTES:
+        raise InvalidInput(f"{where}: the item has {whole:,} bytes; at most {MAX_ITEM_BYTES:,} can be warmed")
     if size > MAX_KEY_BYTES:
         advice = "give the item a shorter `key`" if item.key is None else "shorten it"
         raise InvalidInput(

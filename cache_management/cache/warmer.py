@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from cache_management.cache.clock import Clock, VersionClock, system_clock
+from cache_management.cache.clock import Clock, run_version, system_clock
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.llm import Entry
 from cache_management.cache.manager import CacheManager
@@ -83,7 +83,7 @@ class CacheWarmer:
             by_key[item.entry_key] = item
             given += 1
         report = WarmReport(duplicates=given - len(by_key))
-        version = VersionClock(self._clock).next()
+        version = run_version(self._clock)
         batches = _batches(by_key.values(), self._batch_size)
         try:
             # One iterator for all runners: each takes the next batch when it is free.
@@ -140,7 +140,7 @@ class CacheWarmer:
                 report.skipped += outcome.state == "skipped"
                 if outcome.state == "dead":
                     report.failed += 1
-                    report.errors.append(outcome.reason or "")
+                    report.errors.append(f"{outcome.key[:60]!r}: {outcome.reason}")
             if on_progress is not None:
                 on_progress(len(batch))
 

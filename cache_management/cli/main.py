@@ -105,8 +105,9 @@ def run(args: list[str] | None = None) -> int:
             raise
         click.echo(f"Error: {exc}", err=True)
         return code_of(exc)
-    except (ImportError, OSError) as exc:
+    except Exception as exc:  # the edge of the program: a person gets a line, not a traceback
         if debug:
             raise
-        click.echo(f"Error: {exc}", err=True)
+        name = "" if isinstance(exc, ImportError | OSError) else f"{type(exc).__name__}: "
+        click.echo(f"Error: {name}{exc} (--debug shows where)", err=True)
         return ExitCode.FAILED

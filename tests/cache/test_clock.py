@@ -6,7 +6,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_management.cache.clock import VersionClock, system_clock, version_at, version_time
+from cache_management.cache.clock import VersionClock, run_version, system_clock, version_at, version_time
 
 
 def test_system_clock_is_unix_time() -> None:
@@ -55,3 +55,10 @@ def test_observing_the_past_changes_nothing() -> None:
 @given(st.integers(0, 4_000_000_000_000))
 def test_version_tells_its_moment_to_the_millisecond(milliseconds: int) -> None:
     assert abs(version_time(version_at(milliseconds / 1000)) - milliseconds / 1000) <= 0.001
+
+
+def test_runs_of_one_millisecond_have_versions_of_their_own() -> None:
+    versions = {run_version(lambda: 1000.0) for _ in range(100)}
+
+    assert len(versions) > 95
+    assert {version_time(version) for version in versions} == {1000.0}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cache_management.cache import warm_items
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.values import CachedResponse
 from cache_management.cache.warm_items import WarmItem, check_items, read_warm_file
@@ -202,3 +203,19 @@ def test_programs_may_give_responses_items_or_dictionaries() -> None:
 def test_bad_item_of_a_program_is_named_by_its_position(bad: object) -> None:
     with pytest.raises(InvalidInput, match="item 1"):
         list(check_items([dict(GOOD), bad]))
+
+
+@pytest.mark.parametrize("metadata", ['{"a": "\\ud83d"}', '{"\\ud83d": 1}'])
+def test_metadata_with_half_a_character_is_refused_with_its_line(tmp_path: Path, metadata: str) -> None:
+    path = tmp_path / "w.json"
+    path.write_text('[{"prompt": "q", "response": "a", "metadata": ' + metadata + "}]")
+
+    with pytest.raises(InvalidInput, match="line 1"):
+        list(read_warm_file(path))
+
+
+def test_an_item_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_items, "MAX_ITEM_BYTES", 1000)
+
+    with pytest.raises(InvalidInput, match="at most 1,000"):
+        list(check_items([{"prompt": "q", "response": "a" * 1001}]))

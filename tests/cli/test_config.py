@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cache_management.settings import load_settings
 from tests.cli.conftest import Cli
 
 REFERENCE_STYLE = """\
@@ -91,3 +92,17 @@ def test_a_misspelt_variable_is_an_error_and_a_foreign_one_is_not(cli: Cli, monk
 
     assert found.code == 2
     assert "CACHE_TTL_SECONDS" in found.err
+
+
+def test_settings_do_not_tell_passwords_when_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = {"CACHE_URL": "redis://u:hunter2@h/0", "CACHE_BROKER_URL": "redis://u:hunter2@b/0"}
+    secret["CACHE_METADATA_URL"] = "postgresql+psycopg://u:hunter2@d/x"
+
+    assert "hunter2" not in repr(load_settings(env=secret).settings)
+
+
+def test_null_means_for_ever_in_a_file_and_in_the_environment(data_dir: Path) -> None:
+    Path("null.yaml").write_text("ttl_seconds: null\ndisk_path: null\n")
+
+    assert load_settings(Path("null.yaml"), env={}).settings.ttl_seconds is None
+    assert load_settings(env={"CACHE_TTL_SECONDS": "null"}).settings.ttl_seconds is None

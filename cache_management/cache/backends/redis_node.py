@@ -96,7 +96,9 @@ class _Call:
         if error is None:
             return
         if isinstance(error, ResponseError):
-            raise BackendUnavailable(self._address, f"it refused: {error}") from error
+            # In a pipeline the client puts the command before the server's words, with the key: a prompt.
+            words = str(error).rpartition("caused error: ")[2]
+            raise BackendUnavailable(self._address, f"it refused: {words}") from None
         if isinstance(error, RedisError | OSError):
             raise BackendUnavailable(self._address, str(error) or type(error).__name__) from error
 
