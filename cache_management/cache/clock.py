@@ -20,7 +20,7 @@ def system_clock() -> float:
 
 def version_at(unix_seconds: float) -> int:
     """Return the smallest version that belongs to a moment."""
-    return int(unix_seconds * 1000) << _COUNTER_BITS
+    return round(unix_seconds * 1000) << _COUNTER_BITS
 
 
 def version_time(version: int) -> float:
