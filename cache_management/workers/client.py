@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache_management.cache.clock import VersionClock
+from cache_management.cache.clock import run_version
 from cache_management.cache.errors import BrokerUnavailable, InvalidInput, MetadataUnavailable
 from cache_management.cache.values import CachedResponse
 from cache_management.cache.warm_items import WarmItem, check_items, read_warm_file
@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     from cache_management.models.store.results import Action, JobView, Requested, Ring, Submitted
 
 logger = logging.getLogger("cache_management.workers")
+
+# A submitter must not wait for a broker that is away: the reconciler rings later.
+_GIVE_UP_SOON = {
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_step": 0.1,
+    "interval_max": 0.1,
+    "socket_timeout": 2,
+    "socket_connect_timeout": 2,
+}
 
 
 class JobClient:
@@ -77,7 +87,7 @@ class JobClient:
         if not parts:
             raise InvalidInput("there is nothing to warm: the source holds no items")
         params = WarmParams(
-            version=VersionClock().next(),
+            version=run_version(),
             shards=min(shards, len(parts)),
             batch_size=batch_size,
             embed=embed,
@@ -190,7 +200,7 @@ class JobClient:
             task_serializer="json",
             accept_content=["json"],
             task_ignore_result=True,
-            broker_transport_options=defaults.broker_transport_options,
+            broker_transport_options=defaults.broker_transport_options | _GIVE_UP_SOON,
             broker_connection_timeout=3,
         )
         return producer
@@ -211,6 +221,9 @@ def enqueue_warm(
     embed: bool = True,
 ) -> str:
     """Submit a warm job and return its id; a worker stores the entries and makes them findable.
+
+    Blocks while the database takes the items, and for a few seconds when the broker is away;
+    from a coroutine call it with `asyncio.to_thread`.
 
     Args:
         items: Responses, dictionaries with prompt and response, or the path of a warm file.

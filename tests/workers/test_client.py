@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,21 @@ def test_a_job_is_accepted_when_the_database_goes_away_behind_the_doorbell(
 
     assert client.get(submitted.job_id).state == "queued"
     assert sent == [(submitted.job_id, 0, 0)]
+
+
+def test_a_broker_that_is_away_holds_a_submit_up_only_shortly(tmp_path: Path) -> None:
+    env = {"CACHE_BROKER_URL": "redis://127.0.0.1:1/0", "CACHE_DATA_DIR": str(tmp_path)}
+    client = JobClient(load_settings(env=env).settings)
+    client.stores.upgrade()
+
+    started = time.monotonic()
+    submitted = client.submit_warm(warm_items(1))
+    took = time.monotonic() - started
+
+    state = client.get(submitted.job_id).state
+    client.close()
+    assert state == "queued"
+    assert took < 4  # about a tenth of a second, and six before
 
 
 def test_a_ring_of_an_unknown_kind_is_skipped_and_the_others_ring(client: JobClient, sent: list[Any]) -> None:
