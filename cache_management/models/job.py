@@ -123,7 +123,10 @@ class JobShard(Base):
 
 
 class JobInput(Base):
-    """What was submitted, compressed, a few hundred items to a part; never in a message."""
+    """What was submitted, compressed, a few hundred items to a part; never in a message.
+
+    Deleted when the job ends: it holds every prompt and answer.
+    """
 
     __tablename__ = "job_inputs"
 

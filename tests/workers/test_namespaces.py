@@ -82,15 +82,19 @@ def test_a_worker_stores_and_embeds_in_the_namespace_of_the_job(
         ring = rung.pop(0)
         name = route_of(ring.job_kind, ring.shard_kind).task
         task: Any = SimpleNamespace(name=name, request=SimpleNamespace(id=f"t-{ring.shard}-{ring.fence}", headers={}))
-        run_chunk(task, ring.job_id, ring.shard, ring.fence, STEPS[ring.shard_kind])
+        last = ring.job_id, ring.shard, ring.fence
+        run_chunk(task, *last, STEPS[ring.shard_kind])
 
     job = here.platform.stores.jobs.get(job_id)
     tenant = here.platform.in_namespace("tenant-a")
+    run_chunk(task, *last, STEPS["embed"])  # the last doorbell comes once more, and finds no inputs
+    again = here.platform.stores.jobs.get(job_id)
     stored = here.run(tenant.llm_cache.list_keys())
     elsewhere = here.run(here.platform.llm_cache.list_keys())
     matches = here.run(tenant.manager.find_similar("question number 1"))
     here.close()
     assert (job.state, job.done, job.embedded) == ("succeeded", 3, 3)
+    assert again == job
     assert (len(stored), elsewhere) == (3, [])
     assert matches[0].response == "answer 1"
 

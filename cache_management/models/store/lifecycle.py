@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, func, insert, or_, select, update
 
-from cache_management.models.job import LIVE, Job, JobEvent, JobItem, JobShard, JobState, ShardState
+from cache_management.models.job import LIVE, Job, JobEvent, JobInput, JobItem, JobShard, JobState, ShardState
 from cache_management.models.store import audit
 from cache_management.models.store.results import Ring
 
@@ -247,7 +247,11 @@ def _finish(connection: Connection, job: Row[Any], now: datetime, *, actor: str)
         last_error=error,
         **columns,
     )
-    return state if ended else _state(job)
+    if not ended:
+        return _state(job)
+    # Every prompt and answer of the job: nobody reads them again, a late doorbell is turned away.
+    connection.execute(delete(JobInput).where(JobInput.job_id == job.id))
+    return state
 
 
 def later(now: datetime, seconds: float) -> datetime:

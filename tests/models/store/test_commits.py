@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cache_management.cache.errors import MetadataUnavailable
-from cache_management.models.store.results import Counts, ItemOutcome, NewItem, NewShard, Ring
+from cache_management.models.store.results import Counts, ItemOutcome, NewItem, NewShard, Refused, Ring
 from tests.models.acting import Acting, LossyDatabase, shard_of
 
 
@@ -436,3 +436,30 @@ class TestEmbedShards:
 
         job = acting.jobs.get(ring.job_id)
         assert (job.state, job.done, job.failed, job.embed_failed) == ("partial", 1, 0, 1)
+
+
+@pytest.mark.parametrize("state", ["succeeded", "cancelled", "failed"])
+def test_what_was_submitted_is_deleted_when_the_job_ends(acting: Acting, state: str) -> None:
+    other = acting.submit(inputs=[(b"theirs", 1)])
+    (ring,) = acting.planned(1, inputs=[(b"one", 1), (b"two", 1)])
+    assert acting.jobs.count_inputs(ring.job_id) == 2
+
+    if state == "succeeded":
+        acting.work(acting.claim(ring), end="shard")
+    elif state == "cancelled":
+        acting.jobs.request(ring.job_id, "cancel", by="user")
+    else:
+        acting.jobs.fail_shard(acting.claim(ring), "cannot go on")
+
+    assert acting.jobs.get(ring.job_id).state == state
+    assert acting.jobs.count_inputs(ring.job_id) == 0
+    assert acting.jobs.count_inputs(other.job_id) == 1
+    assert acting.try_claim(ring) == Refused(f"job is {state}")
+
+
+def test_a_paused_job_keeps_what_was_submitted(acting: Acting) -> None:
+    ring = acting.submit(inputs=[(b"one", 1)])
+
+    acting.jobs.request(ring.job_id, "pause", by="user")
+
+    assert acting.jobs.count_inputs(ring.job_id) == 1
