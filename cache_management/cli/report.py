@@ -9,6 +9,7 @@ import click
 from pydantic import SecretStr
 
 from cache_management.cache.errors import MetadataUnavailable
+from cache_management.cache.redact import hide_password
 from cache_management.cache.values import CacheStats
 from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
 from cache_management.cli.exit_codes import ExitCode
@@ -105,15 +106,7 @@ def shown_value(settings: Settings, name: str) -> Any:
     if isinstance(value, SecretStr):
         return "********"
     if isinstance(value, str) and "://" in value:
-        return _hide_password(value)
+        return hide_password(value)
     if isinstance(value, tuple):
         return [str(each) for each in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _hide_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    credentials, at, host = rest.rpartition("@")
-    if not at or ":" not in credentials:
-        return url
-    return f"{scheme}://{credentials.partition(':')[0]}:********@{host}"

@@ -37,6 +37,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeDecorator
 
 from cache_management.cache.errors import ConfigurationError, MetadataUnavailable
+from cache_management.cache.redact import hide_password
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -119,7 +120,7 @@ def parse_url(url: str) -> URL:
         ) from exc
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-    shown = parsed.render_as_string(hide_password=True)
+    shown = _shown(parsed)
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
         raise ConfigurationError(f"metadata URL {shown}: only sqlite:// and postgresql:// are supported")
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
@@ -143,14 +144,20 @@ def open_engine(url: str) -> Engine:
         connect_args["options"] = POSTGRES_OPTIONS
     try:
         return create_engine(
-            parsed, pool_pre_ping=True, pool_size=2, max_overflow=2, pool_timeout=10, connect_args=connect_args
+            parsed,
+            pool_pre_ping=True,
+            pool_size=2,
+            max_overflow=2,
+            pool_timeout=10,
+            connect_args=connect_args,
+            hide_parameters=True,
         )
     except ImportError as exc:
         raise ConfigurationError("PostgreSQL metadata needs: pip install 'cache-management[postgres]'") from exc
 
 
 def _sqlite_engine(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS})
+    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
@@ -187,7 +194,7 @@ class Database:
     @property
     def shown(self) -> str:
         """The URL with its password hidden."""
-        return self._url.render_as_string(hide_password=True)
+        return _shown(self._url)
 
     @property
     def file(self) -> Path | None:
@@ -251,7 +258,9 @@ class Database:
 
     def unavailable(self, cause: Exception) -> MetadataUnavailable:
         """Say what went wrong with this database, and the way out."""
-        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+        original = getattr(cause, "orig", None) or cause
+        # The first line only: the rest of a driver's message may quote what was stored.
+        reason = (str(original).strip() or type(original).__name__).splitlines()[0]
         if _names_missing_table(cause):
             return MetadataUnavailable(
                 f"metadata database {self.shown} has no tables of this version ({reason}); run `cache-cli db upgrade`"
@@ -260,6 +269,10 @@ class Database:
             f"metadata database {self.shown} cannot be used: {reason}; "
             "check that it runs and that the URL is right, `cache-cli doctor` shows both"
         )
+
+
+def _shown(url: URL) -> str:
+    return hide_password(url.render_as_string(hide_password=False))
 
 
 def _names_missing_table(cause: Exception) -> bool:

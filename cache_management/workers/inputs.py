@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 import zstandard
+from pydantic import ValidationError
 
 from cache_management.cache.errors import CorruptRecord
 from cache_management.cache.warm_items import WarmItem
@@ -42,8 +43,13 @@ def unpack_inputs(payload: bytes) -> list[WarmItem]:
             raise CorruptRecord(f"an input part declares {size:,} bytes")
         data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=size)
         return [WarmItem.model_validate_json(line) for line in data.split(b"\n")]
+    except ValidationError as exc:
+        # Not its text: that quotes the prompt. Not as the cause either, which a log would print.
+        first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"] if part in WarmItem.model_fields) or "item"
+        raise CorruptRecord(f"an input part cannot be decoded: {place}: {first['type']}") from None
     except (zstandard.ZstdError, ValueError) as exc:
-        raise CorruptRecord(f"an input part cannot be decoded: {exc}") from exc
+        raise CorruptRecord(f"an input part cannot be decoded: {type(exc).__name__}") from None
 
 
 def _compress(lines: list[bytes]) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Column, MetaData, Table, insert, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cache_management.cache.errors import ConfigurationError, MetadataUnavailable
 from cache_management.models.base import Database, UtcDateTime, open_engine, parse_url, read_clock
@@ -120,9 +121,36 @@ def test_an_unreachable_database_is_named_without_its_password() -> None:
     stores.close()
 
     message = str(raised.value)
-    assert "someone:***@127.0.0.1:1/jobs" in message
+    assert "someone:********@127.0.0.1:1/jobs" in message
     assert "secret" not in message
     assert "cache-cli doctor" in message
+
+
+@pytest.mark.parametrize("url", ["postgresql://db/jobs?user=me&password=secret", "mysql://db/jobs?password=secret"])
+def test_a_password_among_the_parameters_is_hidden_too(url: str) -> None:
+    try:
+        shown = Database(url).shown
+    except ConfigurationError as exc:
+        shown = str(exc)
+
+    assert "password=********" in shown
+    assert "secret" not in shown
+
+
+def test_an_error_of_the_database_quotes_no_parameter(database: LossyDatabase) -> None:
+    def insert_twice() -> None:
+        with database.write() as connection:
+            for _ in range(2):
+                connection.execute(text("INSERT INTO alembic_version VALUES (:prompt)"), {"prompt": "my secret"})
+
+    with pytest.raises(IntegrityError) as raised:
+        insert_twice()
+
+    assert "my secret" not in str(raised.value).partition("[SQL")[2]
+
+
+def test_a_driver_that_says_nothing_is_named(database: LossyDatabase) -> None:
+    assert "KeyError" in str(database.unavailable(OperationalError("SELECT 1", {}, KeyError())))
 
 
 def test_a_folder_that_cannot_be_made_is_metadata_unavailable(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_management.cache.errors import CorruptRecord
 from cache_management.cache.warm_items import WarmItem
-from cache_management.workers.inputs import ITEMS_PER_PART, pack_inputs, unpack_inputs
+from cache_management.workers.inputs import ITEMS_PER_PART, _compress, pack_inputs, unpack_inputs
 from tests.workers.harness import warm_items
 
 items = st.builds(
@@ -46,6 +48,23 @@ def test_large_items_end_a_part_early() -> None:
 def test_what_is_no_part_is_corrupt_and_never_another_error(payload: bytes) -> None:
     with pytest.raises(CorruptRecord):
         unpack_inputs(payload)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b'{"prompt": 1, "response": "my secret"}', "prompt: string_type"),
+        (b'{"response": "my secret"}', "prompt: missing"),
+        (b'my secret {"', "item: json_invalid"),
+        (b'{"prompt": "q", "response": "a", "my secret": 1}', "item: extra_forbidden"),
+    ],
+)
+def test_a_part_that_is_wrong_names_the_field_and_quotes_nothing(line: bytes, says: str) -> None:
+    with pytest.raises(CorruptRecord) as raised:
+        unpack_inputs(_compress([line]))
+
+    assert says in str(raised.value)
+    assert "secret" not in "".join(traceback.format_exception(raised.value))
 
 
 @given(st.integers(0, 10_000), st.integers(0, 7))
