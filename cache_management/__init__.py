@@ -10,11 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cache_management.cache.compute import Computed as Computed
     from cache_management.cache.config import CacheBackend as CacheBackend
     from cache_management.cache.config import CacheConfig as CacheConfig
     from cache_management.cache.config import EmbeddingModel as EmbeddingModel
     from cache_management.cache.config import EvictionPolicy as EvictionPolicy
     from cache_management.cache.config import SimilarityConfig as SimilarityConfig
+    from cache_management.cache.decorator import cached as cached
+    from cache_management.cache.invalidation import Selection as Selection
     from cache_management.cache.llm import LLMCache as LLMCache
     from cache_management.cache.manager import CacheManager as CacheManager
     from cache_management.cache.semantic.matcher import SimilarityMatcher as SimilarityMatcher
@@ -30,11 +33,14 @@ _HOME = {
     "CacheManager": "cache.manager",
     "CacheWarmer": "cache.warmer",
     "CachedResponse": "cache.values",
+    "Computed": "cache.compute",
     "EmbeddingModel": "cache.config",
     "EvictionPolicy": "cache.config",
     "LLMCache": "cache.llm",
+    "Selection": "cache.invalidation",
     "SimilarityConfig": "cache.config",
     "SimilarityMatcher": "cache.semantic.matcher",
+    "cached": "cache.decorator",
     "enqueue_warm": "workers.client",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605 - computed from the table above

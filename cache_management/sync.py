@@ -1,0 +1,146 @@
+"""The same caches for programs without asyncio: every method runs on one event loop in a thread.
+
+    from cache_management.sync import LLMCache
+
+    with LLMCache(CacheConfig(url="memory://")) as cache:
+        answer = cache.get_or_compute("What is Python?", ask_the_model)
+
+There is no second implementation: a method hands its coroutine to the loop and waits. Safe to
+share between threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Self, TypeVar
+
+from cache_management.cache import llm, manager
+from cache_management.cache.semantic import matcher
+
+T = TypeVar("T")
+
+
+class _LoopThread:
+    """One event loop on a daemon thread, made at first use and again in a forked child."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine and wait; interrupted, it is cancelled."""
+        future = asyncio.run_coroutine_threadsafe(work, self.loop())
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="cache-sync", daemon=True).start()
+            return self._loop
+
+
+_thread = _LoopThread()
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the loop of the synchronous caches.
+
+    Raises:
+        RuntimeError: Called on that very loop, which would wait for itself.
+    """
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is not None and running is _thread.loop():
+        work.close()
+        raise RuntimeError("a synchronous cache cannot be used inside its own loop: use the asynchronous one there")
+    return _thread.run(work)
+
+
+class _Face:
+    """Answers with the methods of an asynchronous object, made blocking."""
+
+    _async_class: type[Any]
+    wrapped: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        parts = {name: value.wrapped if isinstance(value, _Face) else value for name, value in kwargs.items()}
+        plain = [value.wrapped if isinstance(value, _Face) else value for value in args]
+        self.wrapped = self._async_class(*plain, **parts)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.wrapped, name)
+        return _blocking(found) if callable(found) else found
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self.wrapped)})
+
+    def close(self) -> None:
+        """Free connections and files."""
+        run(self.wrapped.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _blocking(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        found = method(*args, **kwargs)
+        if inspect.iscoroutine(found):
+            return run(found)
+        return _drain(found) if isinstance(found, AsyncIterator) else found
+
+    return call
+
+
+def _drain(pieces: AsyncIterator[T]) -> Iterator[T]:
+    """Yield the pieces of an asynchronous stream as they come."""
+    try:
+        while True:
+            try:
+                yield run(_next(pieces))
+            except StopAsyncIteration:
+                return
+    finally:
+        close = getattr(pieces, "aclose", None)
+        if close is not None:
+            run(close())
+
+
+async def _next(pieces: AsyncIterator[T]) -> T:
+    return await anext(pieces)
+
+
+class LLMCache(_Face):
+    """`cache_management.LLMCache` for programs without asyncio."""
+
+    _async_class = llm.LLMCache
+
+
+class SimilarityMatcher(_Face):
+    """`cache_management.SimilarityMatcher` for programs without asyncio."""
+
+    _async_class = matcher.SimilarityMatcher
+
+
+class CacheManager(_Face):
+    """`cache_management.CacheManager` for programs without asyncio; takes the parts of this module."""
+
+    _async_class = manager.CacheManager
