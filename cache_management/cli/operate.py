@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
+_loglevel_option = click.option(
+    "--loglevel",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]),
+    help="How much to log  [default: the setting logging.level]",
+)
+
+
 @click.group()
 def audit() -> None:
     """Read and check the audit log: who did what, when, and how it ended. It holds no prompts."""
@@ -30,7 +37,7 @@ def tail(cli: CliContext, limit: int, job_id: str | None, as_json: bool) -> None
     """Print the newest entries, oldest first."""
     stores = cli.stores()
     wanted = stores.jobs.get(job_id).id if job_id else None
-    found = [row for row in stores.audit.tail(limit) if wanted is None or row.job_id == wanted]
+    found = stores.audit.tail(limit, job_id=wanted)
     if as_json:
         print_json(found)
         return
@@ -83,9 +90,9 @@ def check(cli: CliContext, as_json: bool) -> None:
 @click.option("-Q", "--queues", default=",".join(QUEUES), show_default=True, help="What to consume, with commas.")
 @click.option("-w", "--concurrency", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
 @click.option("-n", "--name", default="worker", show_default=True, help="Name, shown before the host's.")
-@click.option("--loglevel", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO", show_default=True)
+@_loglevel_option
 @pass_cli
-def worker(cli: CliContext, queues: str, concurrency: int, name: str, loglevel: str) -> None:
+def worker(cli: CliContext, queues: str, concurrency: int, name: str, loglevel: str | None) -> None:
     """Run a worker until it is stopped. Give the queue `embed` a worker of its own: it loads the model."""
     unknown = sorted(set(queues.split(",")) - set(QUEUES))
     if unknown:
@@ -93,16 +100,18 @@ def worker(cli: CliContext, queues: str, concurrency: int, name: str, loglevel: 
     cli.stores().close()
     app = _celery(cli)
     argv = ["worker", f"--queues={queues}", f"--concurrency={concurrency}", f"--hostname={name}@%h"]
-    app.worker_main([*argv, f"--loglevel={loglevel}", "--without-gossip", "--without-mingle"])
+    app.worker_main(
+        [*argv, f"--loglevel={loglevel or cli.settings.logging.level}", "--without-gossip", "--without-mingle"]
+    )
 
 
 @click.command()
-@click.option("--loglevel", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO", show_default=True)
+@_loglevel_option
 @pass_cli
-def beat(cli: CliContext, loglevel: str) -> None:
+def beat(cli: CliContext, loglevel: str | None) -> None:
     """Run the scheduler until it is stopped. Two of them do no harm."""
     cli.stores().close()
-    _celery(cli).Beat(loglevel=loglevel).run()
+    _celery(cli).Beat(loglevel=loglevel or cli.settings.logging.level).run()
 
 
 def _celery(cli: CliContext) -> Celery:

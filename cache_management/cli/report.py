@@ -53,14 +53,10 @@ def _job_counts(cli: CliContext) -> dict[str, int]:
     if is_new_sqlite(cli.settings.metadata_url):
         return {}
     try:
-        jobs = cli.stores().jobs.list(limit=1000)
+        return cli.stores().jobs.count_by_state()
     except (MetadataUnavailable, ImportError) as exc:
         note(f"Jobs are not shown: {exc}")
         return {}
-    counts: dict[str, int] = {}
-    for job in jobs:
-        counts[job.state] = counts.get(job.state, 0) + 1
-    return counts
 
 
 @click.group()

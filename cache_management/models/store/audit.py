@@ -99,10 +99,13 @@ class AuditStore:
                 error_class=error_class,
             )
 
-    def tail(self, n: int = 20) -> list[AuditRecord]:
-        """Read the last rows, oldest first."""
+    def tail(self, n: int = 20, *, job_id: str | None = None) -> list[AuditRecord]:
+        """Read the last rows (of one job), oldest first."""
+        query = select(_TABLE).order_by(AuditEntry.id.desc()).limit(n)
+        if job_id is not None:
+            query = query.where(AuditEntry.job_id == job_id)
         with self._database.read() as connection:
-            rows = connection.execute(select(_TABLE).order_by(AuditEntry.id.desc()).limit(n)).mappings().all()
+            rows = connection.execute(query).mappings().all()
         return [AuditRecord(**row) for row in reversed(rows)]
 
     def head(self) -> tuple[int, str]:

@@ -421,6 +421,12 @@ class JobStore:
         with self._database.read() as connection:
             return views.list_jobs(connection, state=state, kind=kind, limit=limit)
 
+    def count_by_state(self) -> dict[str, int]:
+        """Count all jobs, by state; states that no job is in are left out."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(Job.state, func.count()).group_by(Job.state).order_by(Job.state))
+            return {state: int(count) for state, count in rows}
+
     def events(self, job_id: str, after: int = 0) -> Events:
         """Read a job's timeline after an event's id."""
         with self._database.read() as connection:

@@ -131,3 +131,11 @@ def test_no_argument_of_a_job_is_in_the_log(acting: Acting, stores: Stores) -> N
     assert "hidden-words" not in repr(row)
     assert row.args_digest is not None
     assert len(row.args_digest) == 64
+
+
+def test_the_tail_of_a_job_is_not_cut_by_the_rows_of_others(acting: Acting) -> None:
+    ring = acting.submit()
+    for _ in range(3):
+        acting.submit()
+
+    assert [row.action for row in acting.stores.audit.tail(2, job_id=ring.job_id)] == ["job.submit"]

@@ -148,3 +148,13 @@ def test_a_doorbell_published_before_a_pause_is_refused_and_after_resume_harmles
 
     assert not isinstance(acting.try_claim(early), Ring)
     assert acting.jobs.get(early.job_id).state == "running"
+
+
+def test_jobs_are_counted_by_state(acting: Acting) -> None:
+    assert acting.jobs.count_by_state() == {}
+    first = acting.submit()
+    acting.submit()
+    acting.submit()
+    acting.jobs.request(first.job_id, "cancel", by="user")
+
+    assert acting.jobs.count_by_state() == {"cancelled": 1, "queued": 2}
