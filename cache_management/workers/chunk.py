@@ -69,7 +69,7 @@ def run_chunk(task: Task, job_id: str, shard: int, fence: int, step: Step) -> No
     """Answer one doorbell: work for about ten seconds, then leave the rest to the next message."""
     here = runtime.current()
     stores = here.platform.stores
-    client = JobClient(here.settings, stores=stores)
+    client = here.client
     attempt = _attempt(task)
     claimed = stores.jobs.claim(
         job_id,

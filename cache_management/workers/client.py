@@ -156,7 +156,9 @@ class JobClient:
             headers={"sent_at": datetime.now(UTC).isoformat(), "attempt": attempt},
             argsrepr=f"({ring.job_id}, {ring.shard}, {ring.fence})",
             kwargsrepr="{}",
-            retry=False,
+            # Once: a connection that was kept may be one to a broker that has since been restarted.
+            retry=True,
+            retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1},
         )
         try:
             self.stores.jobs.mark_dispatched(ring)

@@ -10,7 +10,6 @@ from typing import Any
 from celery import Task, shared_task
 
 from cache_management.workers import runtime
-from cache_management.workers.client import JobClient
 from cache_management.workers.messages import QUEUES, queue_of
 
 logger = logging.getLogger("cache_management.workers")
@@ -21,9 +20,8 @@ def reconcile(self: Task) -> None:
     """Look after every live job; any number of these may run at once."""
     here = runtime.current()
     stores = here.platform.stores
-    client = JobClient(here.settings, stores=stores)
     # Job by job: what is marked as sent must be sent, also when the time limit comes in between.
-    rings = stores.jobs.reconcile(oldest_sent_at=oldest_waiting(self.app), queue=queue_of, publish=client.ring)
+    rings = stores.jobs.reconcile(oldest_sent_at=oldest_waiting(self.app), queue=queue_of, publish=here.client.ring)
     if rings:
         logger.info("the reconciler rang for %d shards", len(rings))
 

@@ -12,10 +12,12 @@ import socket
 import threading
 import uuid
 from collections.abc import Coroutine
+from functools import cached_property
 from typing import Any, TypeVar
 
 from cache_management.settings import Settings
 from cache_management.wiring import Platform, open_platform, read_settings
+from cache_management.workers.client import JobClient
 
 T = TypeVar("T")
 
@@ -36,6 +38,11 @@ class Runtime:
         self._thread = threading.Thread(target=self._loop.run_forever, name="cache-loop", daemon=True)
         self._thread.start()
 
+    @cached_property
+    def client(self) -> JobClient:
+        """The way to the broker, kept: a connection for each message would be a new one for each."""
+        return JobClient(self.settings, stores=self.platform.stores)
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and wait for it; an exception here (a time limit) cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -46,7 +53,9 @@ class Runtime:
             raise
 
     def close(self) -> None:
-        """Close the Platform and end the loop."""
+        """Close the client and the Platform, and end the loop."""
+        if "client" in self.__dict__:
+            self.client.close()
         self.run(self.platform.aclose())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)

@@ -189,3 +189,17 @@ def test_a_chunk_ends_when_its_time_is_up_and_rings_for_the_next(here: Here, mon
 
     assert [(each.shard, each.fence) for each in here.rung] == [(0, ring.fence + 1)]
     assert here.plan_shard(ring).cursor == 1
+
+
+def test_one_client_serves_all_messages_of_a_process_and_is_closed_with_it(tmp_path: Path) -> None:
+    settings = load_settings(env={"CACHE_URL": "memory://", "CACHE_DATA_DIR": str(tmp_path)}).settings
+    made = runtime.Runtime(settings.model_copy(update={"broker_url": "memory://"}))
+    producer = made.client.celery
+    closed: list[bool] = []
+    close = producer.close
+    producer.close = lambda: closed.append(True) or close()
+
+    assert made.client is made.client
+    made.close()
+
+    assert closed == [True]

@@ -13,6 +13,7 @@ from cache_management.cache.errors import MetadataUnavailable
 from cache_management.models.store.results import Ring
 from cache_management.settings import load_settings
 from cache_management.workers.client import JobClient
+from tests.conftest import OwnRedisFactory
 from tests.workers.harness import warm_items
 
 
@@ -62,6 +63,22 @@ def test_a_broker_that_is_away_holds_a_submit_up_only_shortly(tmp_path: Path) ->
     client.close()
     assert state == "queued"
     assert took < 4  # about a tenth of a second, and six before
+
+
+def test_a_kept_connection_survives_a_restart_of_the_broker(tmp_path: Path, own_redis: OwnRedisFactory) -> None:
+    broker = own_redis(appendonly=True)
+    env = {"CACHE_BROKER_URL": broker.url, "CACHE_DATA_DIR": str(tmp_path)}
+    client = JobClient(load_settings(env=env).settings)
+    client.stores.upgrade()
+    ring = Ring("known", 0, 0, "warm", "plan")
+    assert client.ring([ring])
+
+    broker.kill()
+    broker.restart()
+
+    rang = client.ring([ring])
+    client.close()
+    assert rang
 
 
 def test_a_ring_of_an_unknown_kind_is_skipped_and_the_others_ring(client: JobClient, sent: list[Any]) -> None:
