@@ -36,8 +36,10 @@ def open_backend(config: CacheConfig, *, clock: Clock = system_clock, listener: 
                 listener=listener,
             )
         case CacheBackend.REDIS:
+            from cache_management.cache.backends.batching import BatchingBackend
+            from cache_management.cache.backends.guarded import GuardedBackend
             from cache_management.cache.backends.redis import RedisBackend
 
-            return RedisBackend(config, clock=clock, listener=listener)
+            return GuardedBackend(BatchingBackend(RedisBackend(config, clock=clock, listener=listener)))
         case _:
             assert_never(config.backend)

@@ -6,8 +6,8 @@ import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from cache_management.cache.backends.base import Backend, Journal, Leases, Tags
 from cache_management.cache.backends.redis_node import RedisNode
+from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.codec import pack, unpack
 from cache_management.cache.config import CacheConfig
@@ -22,7 +22,7 @@ _TOKEN_LIFE_SECONDS = 7 * 24 * 3600
 _PAGE = 500
 
 
-class RedisBackend(Backend, Journal, Leases, Tags):
+class RedisBackend(FullBackend):
     """Keeps each record under one Redis key, with its expiry set on the server too.
 
     One round trip per call. Connections belong to an event loop, so a cache that is used

@@ -1,0 +1,75 @@
+"""A backend around a backend: hands everything on. Tiers, batches and guards change what they need."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from cache_management.cache.backends.base import Backend, Journal, Leases, Tags
+from cache_management.cache.records import Record
+
+
+class FullBackend(Backend, Journal, Leases, Tags):
+    """A backend with every optional ability."""
+
+
+class WrappedBackend(FullBackend):
+    """Hands every call to the backend inside."""
+
+    def __init__(self, inner: FullBackend) -> None:
+        self.inner = inner
+        self.name = inner.name
+
+    async def get(self, key: str) -> Record | None:
+        return await self.inner.get(key)
+
+    async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
+        return await self.inner.get_many(keys)
+
+    async def put(self, key: str, record: Record) -> None:
+        await self.inner.put(key, record)
+
+    async def put_many(self, records: Mapping[str, Record]) -> None:
+        await self.inner.put_many(records)
+
+    async def delete_many(self, keys: Sequence[str]) -> int:
+        return await self.inner.delete_many(keys)
+
+    async def scan(self, prefix: str = "") -> AsyncIterator[str]:
+        async for key in self.inner.scan(prefix):
+            yield key
+
+    async def count(self, prefix: str = "") -> int:
+        return await self.inner.count(prefix)
+
+    async def ping(self) -> None:
+        await self.inner.ping()
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+    async def append(self, stream: str, items: Sequence[bytes]) -> str:
+        return await self.inner.append(stream, items)
+
+    async def tail(self, stream: str) -> str:
+        return await self.inner.tail(stream)
+
+    async def read_after(self, stream: str, cursor: str, *, limit: int) -> tuple[list[bytes], str]:
+        return await self.inner.read_after(stream, cursor, limit=limit)
+
+    async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
+        return await self.inner.acquire(name, owner=owner, ttl_seconds=ttl_seconds)
+
+    async def renew(self, name: str, *, owner: str, ttl_seconds: float) -> bool:
+        return await self.inner.renew(name, owner=owner, ttl_seconds=ttl_seconds)
+
+    async def release(self, name: str, *, owner: str) -> bool:
+        return await self.inner.release(name, owner=owner)
+
+    async def add_tags(self, tags: Mapping[str, Mapping[str, float | None]]) -> None:
+        await self.inner.add_tags(tags)
+
+    async def tagged(self, tag: str) -> list[str]:
+        return await self.inner.tagged(tag)
+
+    async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
+        await self.inner.remove_tags(tags)
