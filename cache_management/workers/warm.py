@@ -13,7 +13,7 @@ from cache_management.cache.warmer import CacheWarmer
 from cache_management.models.store.results import Claim, Counts, Item, ItemOutcome, NewItem, NewShard
 from cache_management.wiring import Platform
 from cache_management.workers.chunk import Progress, ShardFailed, run_chunk
-from cache_management.workers.inputs import ITEMS_PER_PART, unpack_inputs
+from cache_management.workers.inputs import unpack_inputs
 from cache_management.workers.messages import WarmParams
 
 _PARTS_KEPT = 4
@@ -35,7 +35,8 @@ async def plan(platform: Platform, claim: Claim) -> Progress:
         except CorruptRecord as exc:
             raise ShardFailed(str(exc)) from exc
         keys = KeySpace("llm", claim.namespace)
-        first = part * ITEMS_PER_PART + 1
+        # Counted, not computed: another version's submitter may have cut other parts.
+        first = jobs.items_before(claim.job_id, part) + 1
         return Progress(
             to_cursor=part + 1,
             new_items=[

@@ -222,6 +222,13 @@ class JobStore:
             raise CorruptRecord(f"job {job_id} has no input part {part}")
         return payload
 
+    def items_before(self, job_id: str, part: int) -> int:
+        """Count the items in the parts before one."""
+        with self._database.read() as connection:
+            counted = select(func.coalesce(func.sum(JobInput.items), 0))
+            found = connection.execute(counted.where(JobInput.job_id == job_id, JobInput.part < part)).scalar_one()
+            return int(found)
+
     def count_inputs(self, job_id: str) -> int:
         """Count the parts of what was submitted; they are numbered from 0."""
         with self._database.read() as connection:
