@@ -17,7 +17,7 @@ from cache_management.settings import setting_names
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-EXPECTED = ["Python is a high-level programming language.", "('polarity',)"]
+EXPECTED = ["Python is a high-level programming language.", "gpt-4 on Python", "('polarity',)"]
 
 
 def table(heading: str) -> list[list[str]]:

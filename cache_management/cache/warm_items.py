@@ -35,7 +35,13 @@ class WarmItem(BaseModel):
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     ttl_seconds: int | None = None
     key: str | None = Field(default=None, min_length=1)
-    timestamp: UtcDatetime | None = Field(default=None, strict=False)
+    timestamp: UtcDatetime | None = None
+
+    @field_validator("timestamp", mode="before")
+    @classmethod
+    def _read_timestamp(cls, value: object) -> object:
+        # Files are read strictly, and JSON has no moments: text in ISO 8601 is what stands for one.
+        return datetime.fromisoformat(value) if isinstance(value, str) else value
 
     @field_validator("ttl_seconds")
     @classmethod

@@ -20,6 +20,7 @@ _COMMANDS = {
     "set-cache": "entries:set_cache",
     "get-cache": "entries:get_cache",
     "get-similar": "entries:get_similar",
+    "invalidate": "invalidate:invalidate",
     "warm": "files:warm",
     "stats": "report:stats",
     "config": "report:config",

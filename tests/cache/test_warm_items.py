@@ -219,3 +219,19 @@ def test_an_item_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
     with pytest.raises(InvalidInput, match="at most 1,000"):
         list(check_items([{"prompt": "q", "response": "a" * 1001}]))
+
+
+def test_a_timestamp_in_a_file_is_iso_8601(tmp_path: Path) -> None:
+    path = tmp_path / "w.jsonl"
+    path.write_text('{"prompt": "q", "response": "a", "timestamp": "2020-01-01T01:00:00+01:00"}')
+
+    assert next(read_warm_file(path)).timestamp == datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("timestamp", ['"yesterday"', "7", "true"])
+def test_another_timestamp_is_refused(tmp_path: Path, timestamp: str) -> None:
+    path = tmp_path / "w.jsonl"
+    path.write_text('{"prompt": "q", "response": "a", "timestamp": ' + timestamp + "}")
+
+    with pytest.raises(InvalidInput, match="timestamp"):
+        next(read_warm_file(path))
