@@ -14,8 +14,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -35,11 +37,25 @@ class CacheBackend(StrEnum):
 
 
 class EvictionPolicy(StrEnum):
-    """What goes first when a cache is full."""
+    """What goes first when a cache is full; see docs/design/0005-eviction.md."""
 
     LRU = "lru"
     LFU = "lfu"
     TTL = "ttl"
+    S3FIFO = "s3fifo"
+    GDSF = "gdsf"
+    AUTO = "auto"
+
+
+_DISK_POLICIES = (EvictionPolicy.LRU, EvictionPolicy.LFU, EvictionPolicy.TTL)
+
+
+class EvictionObjective(StrEnum):
+    """What `EvictionPolicy.AUTO` aims at."""
+
+    HIT_RATIO = "hit_ratio"
+    BALANCED = "balanced"
+    MONEY = "money"
 
 
 class EmbeddingModel(StrEnum):
@@ -75,6 +91,34 @@ def parse_size(value: object) -> object:
 
 
 SizeBytes = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def parse_policy(value: object) -> object:
+    """Read the name of a policy; let a policy of one's own through: an import path, a class or an object.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if isinstance(value, str):
+        if value in list(EvictionPolicy):
+            return EvictionPolicy(value)
+        if _IMPORT_PATH.fullmatch(value):
+            return value
+    elif callable(value) or all(hasattr(value, name) for name in ("on_insert", "on_hit", "on_remove", "victim")):
+        return value
+    raise ValueError(
+        "take 's3fifo', 'gdsf', 'auto', 'lru', 'lfu' or 'ttl', or package.module:Name of a policy of your own"
+    )
+
+
+def _shown_policy(value: Any) -> str:
+    return value if isinstance(value, str) else getattr(value, "__qualname__", type(value).__name__)
+
+
+# Any, because an evictor may stand here too, and `eviction` lies above this module.
+_Policy = Annotated[Any, BeforeValidator(parse_policy), PlainSerializer(_shown_policy, when_used="json")]
 
 
 def default_data_dir() -> Path:
@@ -123,7 +167,7 @@ class CacheConfig(_Config):
     """
 
     backend: CacheBackend = CacheBackend.DISK
-    url: str | None = None
+    url: str | None = Field(default=None, repr=False)
     namespace: str = Field(default="default", pattern=f"^{NAMESPACE_PATTERN}$")
 
     redis_host: str = "localhost"
@@ -136,13 +180,28 @@ class CacheConfig(_Config):
     ttl_seconds: int | None = 3600
     max_size: int = Field(default=10_000, gt=0)
     max_entry_bytes: SizeBytes = 64 * 2**20
-    eviction_policy: EvictionPolicy = EvictionPolicy.LRU
+    memory_limit: SizeBytes | None = None
+    eviction_policy: _Policy = EvictionPolicy.LRU
+    eviction_objective: EvictionObjective = EvictionObjective.HIT_RATIO
+    eviction_cost_weight: float = Field(default=1.0, ge=0, le=1)
 
     disk_path: Path = Field(default_factory=lambda: default_data_dir() / "cache")
     disk_size_limit: SizeBytes = 10 * 10**9
 
+    stale_while_revalidate_seconds: float = Field(default=0, ge=0)
+    stale_if_error_seconds: float = Field(default=0, ge=0)
+    early_refresh_beta: float = Field(default=1.0, ge=0)
+    ttl_jitter: float = Field(default=0.0, ge=0, lt=1)
+
     timeout_seconds: float = Field(default=0.25, gt=0)
     strict: bool = False
+
+    @field_validator("eviction_policy")
+    @classmethod
+    def _disk_knows_the_policy(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.data.get("backend") is CacheBackend.DISK and value not in _DISK_POLICIES:
+            raise ValueError("the disk backend knows lru, lfu and ttl; the others work with backend: memory")
+        return value
 
     @field_validator("ttl_seconds")
     @classmethod

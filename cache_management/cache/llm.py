@@ -399,7 +399,12 @@ class LLMCache:
             limit_bytes=self.config.max_entry_bytes,
             facts=facts,
         )
-        return Record(value=value, expires_at=expires_at, version=self._versions.next() if version is None else version)
+        return Record(
+            value=value,
+            expires_at=expires_at,
+            version=self._versions.next() if version is None else version,
+            cost_micro=facts.cost_micro,
+        )
 
     async def load(self, key: str, *, operation: str = "load") -> Held | None:
         """Return an entry with all that is known of it, stale ones too; None when absent or the store is down."""

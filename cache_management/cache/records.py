@@ -9,12 +9,14 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     """What a backend stores under one key.
 
     `expires_at` is Unix seconds, or None to keep until evicted. When two writers
-    disagree, the larger `version` wins.
+    disagree, the larger `version` wins. `cost_micro` is what making the value anew would cost, in
+    micro-dollars; it tells a store in this process what to keep, and is not stored.
     """
 
     value: bytes
     expires_at: float | None
     version: int
+    cost_micro: int = 0
 
     def is_expired(self, now: float) -> bool:
         """Tell whether the record must not be served at `now`."""

@@ -21,7 +21,13 @@ def open_backend(config: CacheConfig, *, clock: Clock = system_clock, listener: 
             from cache_management.cache.backends.memory import MemoryBackend
 
             return MemoryBackend(
-                max_size=config.max_size, policy=config.eviction_policy, clock=clock, listener=listener
+                max_size=config.max_size,
+                memory_limit=config.memory_limit,
+                policy=config.eviction_policy,
+                objective=config.eviction_objective,
+                cost_weight=config.eviction_cost_weight,
+                clock=clock,
+                listener=listener,
             )
         case CacheBackend.DISK:
             from cache_management.cache.backends.disk import DiskBackend

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
-
 from cache_management.cache.eviction.base import Evictor
+from cache_management.cache.eviction.heap import KeyHeap
 from cache_management.cache.records import Weight
 
 
@@ -18,38 +16,43 @@ class LfuEvictor(Evictor):
 
     def __init__(self) -> None:
         self._age = 0.0
-        self._uses: dict[str, int] = {}
-        self._heap: list[tuple[float, int, str]] = []
-        self._current: dict[str, tuple[float, int, str]] = {}
-        self._ticks = itertools.count()
+        self._heap = KeyHeap()
+        self._marks: dict[str, list[float]] = {}  # uses, worth of one use
+        self._largest = 0.0
+        self._rebase_at = 2.0**20
 
     def on_insert(self, key: str, weight: Weight) -> None:
-        self._uses[key] = self._uses.get(key, 0) + 1
-        self._push(key)
+        worth = self._worth(weight)
+        self._largest = max(self._largest, worth)
+        mark = self._marks.get(key)
+        if mark is None:
+            self._marks[key] = mark = [0, worth]
+        mark[0] += 1
+        mark[1] = worth
+        self._heap.set(key, self._age + mark[0] * worth)
 
     def on_hit(self, key: str) -> None:
-        if key in self._uses:
-            self._uses[key] += 1
-            self._push(key)
+        mark = self._marks.get(key)
+        if mark is not None:
+            mark[0] += 1
+            self._heap.set(key, self._age + mark[0] * mark[1])
 
     def on_remove(self, key: str) -> None:
-        self._uses.pop(key, None)
-        self._current.pop(key, None)
+        if self._marks.pop(key, None) is not None:
+            self._heap.remove(key)
 
     def victim(self) -> str | None:
-        while self._heap:
-            top = self._heap[0]
-            if self._current.get(top[2]) is top:
-                self._age = top[0]
-                return top[2]
-            heapq.heappop(self._heap)
-        return None
+        lowest = self._heap.lowest()
+        if lowest is None:
+            return None
+        self._age, key = lowest
+        # L only grows. Before one use is too small to change a number of its size, everything is lowered.
+        if self._age > self._rebase_at * self._largest:
+            self._heap.rebuild(lower_by=self._age)
+            self._age = 0.0
+            self._largest = max(worth for _, worth in self._marks.values())
+        return key
 
-    def _push(self, key: str) -> None:
-        item = (self._age + self._uses[key], next(self._ticks), key)
-        self._current[key] = item
-        heapq.heappush(self._heap, item)
-        # Each hit leaves a dead item behind; rebuilding at twice the live set keeps memory bounded.
-        if len(self._heap) > 2 * len(self._current) + 16:
-            self._heap = list(self._current.values())
-            heapq.heapify(self._heap)
+    def _worth(self, weight: Weight) -> float:
+        """Return what one use adds to H."""
+        return 1.0

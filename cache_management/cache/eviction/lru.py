@@ -27,3 +27,6 @@ class LruEvictor(Evictor):
 
     def victim(self) -> str | None:
         return next(iter(self._order), None)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._order
