@@ -184,7 +184,6 @@ class MemoryBackend(Backend, Journal, LocalLeases, LocalTags):
         group.size_bytes += added
         self._size_bytes += added
         self._slots[key] = _Slot(record, size, group)
-        # A kind of record that knows its cost says so; other costs are unknown.
         group.evictor.on_insert(key, Weight(size, record.cost_micro, expires_at))
         if expires_at is not None and (old is None or old.record.expires_at != expires_at):
             group.expire_later(key, expires_at, self._slots)

@@ -211,16 +211,12 @@ async def test_an_expiry_that_comes_back_is_noted_once() -> None:
     assert len(backend._groups["cm1:llm:n:"]._expiries) <= 2 * 1 + 17
 
 
-class CostlyRecord(Record, frozen=True):
-    cost_micro: int = 0
-
-
 async def test_a_record_that_knows_its_cost_is_kept_for_it() -> None:
     backend = MemoryBackend(max_size=2, policy=EvictionPolicy.GDSF)
-    await backend.put(A, CostlyRecord(b"x", None, 1, cost_micro=500))
-    await backend.put(B, CostlyRecord(b"x", None, 1, cost_micro=1))
+    await backend.put(A, Record(b"x", None, 1, cost_micro=500))
+    await backend.put(B, Record(b"x", None, 1, cost_micro=1))
 
-    await backend.put(C, CostlyRecord(b"x", None, 1, cost_micro=20))
+    await backend.put(C, Record(b"x", None, 1, cost_micro=20))
 
     assert await held(backend) == "ac"
 
