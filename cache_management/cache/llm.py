@@ -82,7 +82,7 @@ class LLMCache:
         self.config = config or CacheConfig()
         self.namespace = self.config.namespace
         self.stats = StatsCounter()
-        self._listener = fan_out([self.stats, *([listener] if listener else [])])
+        self._listener: Listener = fan_out([self.stats, listener]) if listener else self.stats
         self._clock = clock
         self._versions = VersionClock(clock)
         self._keys = KeySpace("llm", self.namespace)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from cache_management.cache.events import (
     CorruptEvent,
     Event,
@@ -26,24 +29,41 @@ class StatsCounter:
         self.corrupt_records = 0
         self.backend_failures = 0
         self.tokens_saved = 0
+        # By type, not by match: every read passes here, and a match tries class after class.
+        self._counters: dict[type[Any], Callable[[Any], None]] = {
+            HitEvent: self._hit,
+            MissEvent: self._miss,
+            StoreEvent: self._store,
+            RemoveEvent: self._remove,
+            CorruptEvent: self._corrupt,
+            UnavailableEvent: self._unavailable,
+        }
 
     def __call__(self, event: Event) -> None:
-        match event:
-            case HitEvent(kind=kind, tokens=tokens):
-                self.hits += 1
-                self.tokens_saved += tokens
-                self.semantic_hits += kind == "semantic"
-            case MissEvent():
-                self.misses += 1
-            case StoreEvent():
-                self.stores += 1
-            case RemoveEvent(reason="delete", count=count):
-                self.deletes += count
-            case RemoveEvent(reason="evicted", count=count):
-                self.evictions += count
-            case CorruptEvent():
-                self.corrupt_records += 1
-            case UnavailableEvent():
-                self.backend_failures += 1
-            case _:
-                pass
+        count = self._counters.get(event.__class__)
+        if count is not None:
+            count(event)
+
+    def _hit(self, event: HitEvent) -> None:
+        self.hits += 1
+        self.tokens_saved += event.tokens
+        if event.kind == "semantic":
+            self.semantic_hits += 1
+
+    def _miss(self, _: MissEvent) -> None:
+        self.misses += 1
+
+    def _store(self, _: StoreEvent) -> None:
+        self.stores += 1
+
+    def _remove(self, event: RemoveEvent) -> None:
+        if event.reason == "delete":
+            self.deletes += event.count
+        elif event.reason == "evicted":
+            self.evictions += event.count
+
+    def _corrupt(self, _: CorruptEvent) -> None:
+        self.corrupt_records += 1
+
+    def _unavailable(self, _: UnavailableEvent) -> None:
+        self.backend_failures += 1
