@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from cache_management import CacheConfig, LLMCache
+from cache_management.cache.warm_items import read_warm_file
 from cache_management.models.store.results import JobView
+from cache_management.workers.client import submit_warm_file
 from tests.conftest import OwnRedis
 from tests.workers.harness import JobWorld, warm_items
 
@@ -189,3 +192,29 @@ def test_a_warm_job_runs_on_postgres(
     world.reconcile_after_a_death()
     world.start_worker()
     assert_complete(world, world.wait_for_job(job_id), COUNT)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_two_thousand_real_pairs_survive_a_killed_worker(
+    make_world: MakeWorld,
+    broker: OwnRedis,
+    node: OwnRedis,
+    developer_data: Path,
+    database: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    metadata_url = request.getfixturevalue("postgres_url") if database == "postgres" else None
+    world = make_world(broker_url=broker.url, cache_url=node.url, metadata_url=metadata_url)
+    pairs = list(read_warm_file(developer_data / "warm_2000.json"))
+    worker = world.start_worker()
+    job_id = submit_warm_file(world.client, developer_data / "warm_2000.json", batch_size=10).job_id
+    world.wait_for_items(job_id, 200)
+
+    worker.kill()
+
+    assert not world.client.get(job_id).ended, "the job was over before the worker died"
+    world.reconcile_after_a_death()
+    world.start_worker()
+    job = world.wait_for_job(job_id, timeout=90)
+    assert (job.state, job.total, job.done + job.skipped, job.failed) == ("succeeded", 2000, 2000, 0)
+    assert stored_keys(world) == {pair.prompt for pair in pairs}
