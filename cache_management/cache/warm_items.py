@@ -31,7 +31,7 @@ class WarmItem(BaseModel):
     prompt: str = Field(min_length=1)
     response: str | None = None
     model: str = "gpt-4"
-    token_count: int = Field(default=0, ge=0)
+    token_count: int = Field(default=0, ge=0, lt=2**63)
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     ttl_seconds: int | None = None
     key: str | None = Field(default=None, min_length=1)

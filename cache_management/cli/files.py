@@ -23,7 +23,7 @@ from cache_management.wiring import Platform
 @click.option("--no-embed", is_flag=True, help="Do not make the entries findable by meaning.")
 @click.option("--idem", metavar="KEY", help="While a job with this key lives, watch that one; queue nothing new.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Show the progress until the job ends.")
-@click.option("--timeout", type=float, help="Stop waiting after so many seconds; the job goes on.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Stop waiting after so many seconds; the job goes on.")
 @json_option
 @pass_cli
 def warm(
@@ -52,8 +52,17 @@ def warm(
     from cache_management.workers.client import submit_warm_file
 
     # Read once before asking for servers: a wrong file should say so whatever else is wrong.
-    for _ in read_warm_file(queries_file):
-        pass
+    *_, last = read_warm_file(queries_file)
+
+    async def reach(platform: Platform) -> None:
+        await platform.llm_cache.backend.ping()
+
+    async def holds(platform: Platform) -> bool:
+        return await platform.llm_cache.exists(last.entry_key)
+
+    # The workers store the entries, but this command's own store should be the same one: it must answer,
+    # and what they stored must be found in it.
+    cli.run(reach)
     client = cli.client()
     client.check_broker()
     submitted = submit_warm_file(
@@ -67,6 +76,9 @@ def warm(
         return ExitCode.OK
     job, timed_out = watch_job(client, submitted.job_id, timeout=timeout, quiet=as_json)
     print_json(job) if as_json else print_job(job)
+    if job.state == "succeeded" and not cli.run(holds):
+        note("The workers keep their entries in another store than the one that this command reads: compare url,")
+        note("backend and namespace of both (`cache-cli config show`).")
     return ExitCode.TIMEOUT if timed_out else exit_code_of(job)
 
 

@@ -37,8 +37,8 @@ def list_jobs(cli: CliContext, state: str | None, kind: str | None, limit: int, 
         return
     print_table(
         "Jobs",
-        ("id", "kind", "state", "items", "stored", "skipped", "failed", "embedded", "created"),
-        [(j.id, j.kind, j.state, j.total, j.done, j.skipped, j.failed, j.embedded, j.created_at) for j in found],
+        ("id", "state", "items", "stored", "failed", "created"),
+        [(j.id, j.state, j.total, j.done, j.failed, j.created_at) for j in found],
     )
 
 
@@ -67,7 +67,7 @@ def show(cli: CliContext, job_id: str, as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("job_id")
-@click.option("--timeout", type=float, help="Stop watching after so many seconds; the job goes on.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Stop watching after so many seconds; the job goes on.")
 @json_option
 @pass_cli
 def watch(cli: CliContext, job_id: str, timeout: float | None, as_json: bool) -> int:

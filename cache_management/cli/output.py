@@ -15,6 +15,8 @@ import msgspec
 if TYPE_CHECKING:
     from rich.console import Console
 
+_WHOLE = {"id", "job", "state", "at"}
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
@@ -22,7 +24,9 @@ def console(*, stderr: bool = False) -> Console:
     """Return a console that leaves colours out when nobody is looking."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=not _watched(stderr=stderr))
+    # A pipe has no width of its own, and a table squeezed into 80 columns is no use to grep.
+    width = None if _watched(stderr=stderr) else 200
+    return Console(stderr=stderr, highlight=False, width=width)
 
 
 def _watched(*, stderr: bool = False) -> bool:
@@ -61,7 +65,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
     table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # An id that is cut into pieces cannot be copied.
+        table.add_column(column, overflow="fold", no_wrap=column in _WHOLE)
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
     console().print(table)

@@ -88,9 +88,15 @@ def show(cli: CliContext, form: str, as_json: bool) -> None:
 @pass_cli
 def validate(cli: CliContext, file: Path | None, as_json: bool) -> int:
     """Check a configuration file; the first problem is named with its key and line."""
-    path = file or cli.config or DEFAULT_FILE
-    check_file(path)
-    print_json({"valid": True, "file": str(path)}) if as_json else click.echo(f"{path} is valid.")
+    path = file or cli.config or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+    if path is not None:
+        check_file(path)
+    else:
+        _ = cli.loaded  # no file: the environment alone
+    if as_json:
+        print_json({"valid": True, "file": str(path) if path else None})
+    else:
+        click.echo(f"{path} is valid." if path else "There is no configuration file; the environment is valid.")
     return ExitCode.OK
 
 

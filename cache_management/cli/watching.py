@@ -20,12 +20,20 @@ def watch_job(
     client: JobClient, job_id: str, *, timeout: float | None = None, quiet: bool = False
 ) -> tuple[JobView, bool]:
     """Follow a job to its end; return it, and whether the waiting was given up."""
+    try:
+        return _follow(client, job_id, timeout=timeout, quiet=quiet)
+    except KeyboardInterrupt:
+        note(f"The job goes on; `cache-cli jobs watch {job_id}` shows it, `cache-cli jobs cancel {job_id}` stops it.")
+        raise
+
+
+def _follow(client: JobClient, job_id: str, *, timeout: float | None, quiet: bool) -> tuple[JobView, bool]:
     started = time.monotonic()
     told = False
     with progress(quiet=quiet) as advance:
         while True:
             job = client.get(job_id)
-            advance("stored", job.done + job.skipped + job.failed + job.cancelled, job.total)
+            advance("items", job.done + job.skipped + job.failed + job.cancelled, job.total)
             if job.embed_total:
                 advance("embedded", job.embedded + job.embed_skipped + job.embed_failed, job.embed_total)
             if job.ended or job.state == "paused":
@@ -66,7 +74,7 @@ def print_job(job: JobView) -> None:
         "failed": job.failed,
         "cancelled": job.cancelled,
         "embedded": f"{job.embedded} of {job.embed_total}" if job.embed_total else None,
-        "exact-only (too long for the model)": job.embed_skipped,
+        "exact-only (the model does not read the whole text)": job.embed_skipped,
         "duplicate prompts (the last one won)": job.summary.get("duplicates"),
         "submitted by": job.submitted_by,
         "created": job.created_at,
@@ -75,3 +83,5 @@ def print_job(job: JobView) -> None:
     }
     shown = {name: value for name, value in rows.items() if value not in (None, 0) or name in ("items", "stored")}
     print_pairs(f"Job {job.id}", shown)
+    if job.failed or job.embed_failed:
+        note(f"`cache-cli jobs show {job.id}` tells what failed, and why.")

@@ -267,7 +267,7 @@ class Database:
             )
         return MetadataUnavailable(
             f"metadata database {self.shown} cannot be used: {reason}; "
-            "check that it runs and that the URL is right, `cache-cli doctor` shows both"
+            "check that it runs and that metadata_url is right"
         )
 
 

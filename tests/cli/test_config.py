@@ -76,6 +76,14 @@ def test_a_wrong_file_names_the_key_the_value_and_the_fix(cli: Cli, text: str, s
         assert word in found.err
 
 
+def test_without_a_file_the_environment_is_checked(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("config", "validate", "--json").data == {"valid": True, "file": None}
+
+    monkeypatch.setenv("CACHE_MAX_SIZE", "many")
+
+    assert cli("config", "validate").code == 2
+
+
 def test_a_missing_file_is_an_error_only_when_asked_for(cli: Cli) -> None:
     assert cli("stats").code == 0
     found = cli("-c", "nowhere.yaml", "stats")

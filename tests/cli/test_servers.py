@@ -43,11 +43,15 @@ def test_up_runs_a_job_and_down_leaves_nothing_behind(cli: Cli, data_dir: Path) 
         assert {"broker", "cache", "worker-light", "worker-embed", "beat"} == set(services)
         Path("pairs.json").write_text(json.dumps([{"prompt": "hello there", "response": "hi"}]))
 
+        Path("elsewhere.yaml").write_text("backend: disk\ndisk_path: elsewhere\n")
+
         job = cli("warm", "pairs.json", "--timeout", "60", "--json")
 
         assert (job.code, job.data["state"], job.data["embedded"]) == (0, "succeeded", 1)
         assert cli("get-cache", "hello there").out == "hi\n"
         assert cli("stats", "--json").data["backend"] == "redis"
+        elsewhere = cli("-c", "elsewhere.yaml", "warm", "pairs.json", "--timeout", "60")
+        assert "another store" in elsewhere.err
         assert cli("up").code == 1, "a second set on the same data must be refused"
     finally:
         stopped = cli("down")

@@ -60,6 +60,7 @@ def test_of_equal_prompts_the_last_wins_and_they_are_counted(cli: Cli) -> None:
         ('[{"prompt": "q", "response": "a"}\n {"prompt": "r", "response": "b"}]', "comma"),
         ('[\n\n{"prompt": 7, "response": "a"}]', "line 3"),
         ('[{"prompt": "q", "response": "a", "token_count": "many"}]', "token_count"),
+        ('[{"prompt": "q", "response": "a", "token_count": 1' + "0" * 30 + "}]", "token_count"),
         ('[{"prompt": "q", "response": "a", "ttl_seconds": 0}]', "ttl_seconds"),
         ('[{"prompt": "q", "response": "a", "promt": "x"}]', "promt"),
         ('[{"prompt": "q"}]', "no response"),
@@ -132,6 +133,16 @@ def test_a_job_that_nobody_takes_is_exit_code_6_after_the_timeout(
     assert cli("jobs", "list", "--state", "cancelled", "--json").data[0]["id"] == job_id
     assert [row["action"] for row in cli("audit", "tail", "--json").data][:1] == ["job.submit"]
     assert cli("audit", "verify").code == 0
+
+
+def test_an_unreachable_cache_is_exit_code_7_and_queues_nothing(
+    cli: Cli, warm_file: Path, monkeypatch: pytest.MonkeyPatch, own_redis: object
+) -> None:
+    monkeypatch.setenv("CACHE_BROKER_URL", own_redis().url)  # type: ignore[operator]
+    monkeypatch.setenv("CACHE_URL", "redis://127.0.0.1:1/0")
+
+    assert cli("warm", warm_file).code == 7
+    assert cli("jobs", "list", "--json").data == []
 
 
 def test_an_unknown_job_is_an_error_that_names_it(cli: Cli) -> None:
