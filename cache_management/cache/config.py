@@ -193,6 +193,9 @@ class CacheConfig(_Config):
     early_refresh_beta: float = Field(default=1.0, ge=0)
     ttl_jitter: float = Field(default=0.0, ge=0, lt=1)
 
+    encryption_keys: SecretStr | None = None
+    encryption_keys_file: Path | None = None
+
     timeout_seconds: float = Field(default=0.25, gt=0)
     strict: bool = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from cache_management.cache.backends.base import Backend
+from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.config import CacheBackend, CacheConfig
 from cache_management.cache.events import Listener, ignore
@@ -14,8 +15,24 @@ def open_backend(config: CacheConfig, *, clock: Clock = system_clock, listener: 
     """Return the backend that a configuration asks for; nothing is connected yet.
 
     Raises:
-        ImportError: The backend's driver is not installed; the message names the extra.
+        ImportError: A driver is not installed; the message names the extra.
+        ConfigurationError: The encryption keys cannot be used.
     """
+    store = _open_store(config, clock=clock, listener=listener)
+    if config.encryption_keys is None and config.encryption_keys_file is None:
+        return store
+    from cache_management.cache.backends.encrypted import EncryptedBackend
+    from cache_management.cache.crypto import Keyring
+
+    if config.encryption_keys_file is not None:
+        keyring = Keyring.from_file(config.encryption_keys_file)
+    else:
+        text = config.encryption_keys.get_secret_value() if config.encryption_keys else ""
+        keyring = Keyring.from_text(text, where="encryption_keys")
+    return EncryptedBackend(store, keyring, listener=listener)
+
+
+def _open_store(config: CacheConfig, *, clock: Clock, listener: Listener) -> FullBackend:
     match config.backend:
         case CacheBackend.MEMORY:
             from cache_management.cache.backends.memory import MemoryBackend

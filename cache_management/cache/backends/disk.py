@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cache_management.cache.backends import disk_tables as tables
-from cache_management.cache.backends.base import Backend, Journal, Leases, Tags
+from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.codec import pack, unpack
 from cache_management.cache.config import EvictionPolicy
@@ -44,7 +44,7 @@ _EVICT_AT_ONCE = 64
 _TOUCHES_KEPT = 256
 
 
-class DiskBackend(Backend, Journal, Leases, Tags):
+class DiskBackend(FullBackend):
     """Keeps records in one SQLite file below `folder`.
 
     Reads and uncontended writes run on the event loop (tens of microseconds); a write that

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.local_leases import LocalLeases
 from cache_management.cache.backends.local_tags import LocalTags
+from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.config import EvictionObjective, EvictionPolicy
 from cache_management.cache.errors import JournalGap
@@ -31,7 +31,7 @@ and `gdsf`. The larger figures are those of a full store of entries that expire.
 _JOURNAL_LENGTH = 100_000
 
 
-class MemoryBackend(Backend, Journal, LocalLeases, LocalTags):
+class MemoryBackend(LocalLeases, LocalTags, FullBackend):
     """Keeps records in this process, at most `max_size` of each kind and namespace.
 
     Kinds are bounded apart, so that vectors do not push out the answers they belong to.
