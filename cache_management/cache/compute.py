@@ -164,7 +164,8 @@ class Computing:
         """
         started = perf_counter()
         held = None if wanted.controls.no_cache else await self._shelf.load(wanted.key)
-        if held is not None and self._state(held, wanted.controls) in ("fresh", "stale_usable"):
+        # A stale one is not served: nothing would compute it again once its reader has it.
+        if held is not None and self._state(held, wanted.controls) == "fresh":
             self._shelf.hit(wanted.key, held.stored.response, started)
             for piece in _pieces(held.stored.response.response):
                 yield piece

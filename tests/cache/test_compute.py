@@ -258,6 +258,14 @@ async def test_a_stream_is_passed_on_as_it_comes_and_replayed_after() -> None:
     assert bench.cache.stats.hits == 1
 
 
+async def test_a_stale_answer_is_not_streamed_but_computed_again() -> None:
+    bench = Bench(ttl_seconds=100, stale_while_revalidate_seconds=50)
+    await collect(bench.cache.stream_or_compute("q", lambda: stream("old")))
+    bench.clock.advance(120)
+
+    assert await collect(bench.cache.stream_or_compute("q", lambda: stream("new"))) == ["new"]
+
+
 async def test_a_stream_that_fails_is_not_stored() -> None:
     bench = Bench()
 
