@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,4 +26,3 @@ def test_the_demo_shows_hits_and_refusals_and_cleans_up(tmp_path: Path) -> None:
     assert "16 of 16 near-misses refused" in found.stdout
     assert "The audit log is intact." in found.stdout
     assert not list(tmp_path.glob("cache-demo-*")), "the demo left its data behind"
-    assert tempfile.gettempdir() != str(tmp_path)
