@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from cache_management.cache.records import Record
 
@@ -115,3 +115,24 @@ class Tags(ABC):
     @abstractmethod
     async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
         """Forget storage keys of tags; unknown ones are passed over."""
+
+
+class Watched(ABC):
+    """Tells who keeps copies of records when the store's own change, so that no copy outlives its original."""
+
+    @abstractmethod
+    def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
+        """Call `on_change` with keys below `prefixes` that were written, removed or expired.
+
+        It gets None when any of them may have changed unseen: a connection was lost, everything
+        was flushed. What this very object writes need not be told. One watcher is enough; a
+        second call replaces the first.
+        """
+
+    @abstractmethod
+    def is_current(self) -> bool:
+        """Tell whether changes elsewhere have been told up to a moment ago; never waits.
+
+        False while nobody is connected, and after a second of silence. Reading from the store
+        makes it true again.
+        """

@@ -159,6 +159,12 @@ class DiskBackend(FullBackend):
     async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
         await self._write(lambda db: tables.remove_tags(db, tags))
 
+    def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
+        return None  # nobody vouches for copies yet
+
+    def is_current(self) -> bool:
+        return False
+
     def _get(self, db: sqlite3.Connection, key: str) -> Record | None:
         row = db.execute("SELECT frame FROM records WHERE key = ?", (key,)).fetchone()
         return None if row is None else self._read(key, row[0], self._clock())

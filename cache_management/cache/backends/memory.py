@@ -154,6 +154,12 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
         items = [notes.items[at - first] for at in range(start, min(start + limit, notes.next))]
         return items, str(start + len(items))
 
+    def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
+        return None  # nobody else can change what lies in this process
+
+    def is_current(self) -> bool:
+        return True
+
     def _put(self, key: str, record: Record) -> None:
         now = self._clock()
         expires_at = record.expires_at

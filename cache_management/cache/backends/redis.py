@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from cache_management.cache.backends.redis_node import RedisNode
@@ -171,6 +171,12 @@ class RedisBackend(FullBackend):
                 for start in range(0, len(keys), _PAGE):
                     pipeline.zrem(tag, *keys[start : start + _PAGE])
             await pipeline.execute()
+
+    def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
+        return None  # nobody vouches for copies yet
+
+    def is_current(self) -> bool:
+        return False
 
 
 def _ms(seconds: float) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from cache_management.cache.backends.base import Backend, Journal, Leases, Tags
+from cache_management.cache.backends.base import Backend, Journal, Leases, Tags, Watched
 from cache_management.cache.records import Record
 
 
-class FullBackend(Backend, Journal, Leases, Tags):
+class FullBackend(Backend, Journal, Leases, Tags, Watched):
     """A backend with every optional ability."""
 
 
@@ -73,3 +73,9 @@ class WrappedBackend(FullBackend):
 
     async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
         await self.inner.remove_tags(tags)
+
+    def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
+        self.inner.watch(prefixes, on_change)
+
+    def is_current(self) -> bool:
+        return self.inner.is_current()
