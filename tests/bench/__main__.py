@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from tests.bench import backends, eviction, imports, warm
+from tests.bench import backends, eviction, flight, growth, imports, overhead, peers, warm
 from tests.bench.measure import FULL, QUICK, Report, as_table, environment
 
 TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
@@ -20,6 +20,12 @@ TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
     imports.NAME: lambda quick: imports.measure(rounds=5 if quick else 15),
     eviction.NAME: lambda quick: eviction.measure(quick=quick),
     eviction.SPEED_NAME: lambda quick: eviction.measure_speed(QUICK if quick else FULL),
+    peers.NAME: lambda quick: peers.measure(QUICK if quick else FULL),
+    flight.NAME: lambda quick: flight.measure(QUICK if quick else FULL),
+    growth.NAME: lambda quick: growth.measure(
+        QUICK if quick else FULL, sizes=growth.QUICK_SIZES if quick else growth.SIZES
+    ),
+    overhead.NAME: lambda quick: overhead.measure(entries=5_000 if quick else 20_000),
 }
 
 

