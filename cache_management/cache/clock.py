@@ -50,8 +50,11 @@ class VersionClock:
     def next(self) -> int:
         """Return a version larger than every earlier one."""
         with self._lock:
-            self._last = max(version_at(self._clock()), self._last + 1)
-            return self._last
+            version = version_at(self._clock())
+            if version <= self._last:
+                version = self._last + 1
+            self._last = version
+            return version
 
     def observe(self, version: int) -> None:
         """Make every later version larger than `version`."""

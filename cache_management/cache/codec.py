@@ -5,7 +5,7 @@ Frame (disk, Redis), little endian:
 The checksum is XXH3-64 of everything behind it, seeded with the storage key: a flipped bit
 is found, and so is a record that ended up under another key.
 
-Value: one byte (0 plain, 1 zstd), then a MessagePack array, see `_Entry`.
+Value: a MessagePack array, see `_Entry`, or a byte 1 and that array compressed with zstd.
 See docs/design/0001-storage-keys-and-records.md.
 """
 
@@ -14,14 +14,15 @@ from __future__ import annotations
 import json
 import math
 import struct
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
 import xxhash
 import zstandard
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
+from cache_management.cache.clock import Clock
 from cache_management.cache.errors import CorruptRecord, InvalidEntry
 from cache_management.cache.records import Record
 from cache_management.cache.values import CachedResponse
@@ -31,7 +32,7 @@ COMPRESS_FROM_BYTES = 100_000
 
 _HEAD = struct.Struct("<2sBBQ")
 _BODY = struct.Struct("<qd")
-_PLAIN, _ZSTD = b"\x00", b"\x01"
+_ZSTD = b"\x01"  # no array begins with it
 
 
 def pack(storage_key: str, record: Record) -> bytes:
@@ -76,7 +77,7 @@ class _Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     response: str
     model: str
-    timestamp_us: int
+    timestamp: datetime
     token_count: int
     prompt: str | None
     key: str | None
@@ -111,10 +112,12 @@ NO_FACTS = Facts()
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Entry)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_FIELDS = frozenset(CachedResponse.model_fields)
-_set: Any = object.__setattr__  # a frozen model has no other way in
+_FIELDS = set(CachedResponse.model_fields)
+# A frozen model has no other way in. The descriptors themselves: looking them up by name costs as much again.
+_new: Any = object.__new__
+_set_fields: Any = BaseModel.__dict__["__pydantic_fields_set__"].__set__
+_set_extra: Any = BaseModel.__dict__["__pydantic_extra__"].__set__
+_set_private: Any = BaseModel.__dict__["__pydantic_private__"].__set__
 
 
 def encode_entry(
@@ -127,22 +130,24 @@ def encode_entry(
     Raises:
         InvalidEntry: Larger than `limit_bytes`, not valid Unicode, or metadata that is not JSON.
     """
-    try:
-        encoded = _encoder.encode(
-            _Entry(
-                response=response.response,
-                model=response.model,
-                timestamp_us=(response.timestamp - _EPOCH) // _MICROSECOND,
-                token_count=response.token_count,
-                prompt=None if response.prompt == key else response.prompt,
-                key=key if keep_key else None,
-                metadata=_encode_json(response.metadata) if response.metadata else b"",
-                fresh_until_us=None if facts.fresh_until is None else round(facts.fresh_until * 1_000_000),
-                compute_ms=round(facts.compute_seconds * 1000),
-                cost_micro=facts.cost_micro,
-                tags=facts.tags,
-            )
+    fields: tuple[Any, ...] = (
+        response.response,
+        response.model,
+        response.timestamp,
+        response.token_count,
+        None if response.prompt == key else response.prompt,
+        key if keep_key else None,
+    )
+    if response.metadata or facts is not NO_FACTS:
+        fields += (
+            _encode_json(response.metadata) if response.metadata else b"",
+            None if facts.fresh_until is None else round(facts.fresh_until * 1_000_000),
+            round(facts.compute_seconds * 1000),
+            facts.cost_micro,
+            facts.tags,
         )
+    try:
+        encoded = _encoder.encode(fields)
     except UnicodeEncodeError as exc:
         raise InvalidEntry(f"the entry holds text that is not valid Unicode: {exc.reason}") from None
     except OverflowError:
@@ -152,8 +157,8 @@ def encode_entry(
             f"the entry has {len(encoded):,} bytes, the limit is {limit_bytes:,}; raise max_entry_bytes to store it"
         )
     if len(encoded) < COMPRESS_FROM_BYTES:
-        return _PLAIN + encoded
-    return _ZSTD + zstandard.ZstdCompressor(level=3).compress(encoded)
+        return encoded
+    return _ZSTD + zstandard.ZstdCompressor(level=1).compress(encoded)
 
 
 def decode_entry(key: str, value: bytes, *, limit_bytes: int) -> CachedResponse:
@@ -186,7 +191,7 @@ def decode_stored(key: str, value: bytes, *, limit_bytes: int) -> Stored:
     return Stored(_to_response(entry, key), facts)
 
 
-def decode_fresh(key: str, value: bytes, *, limit_bytes: int, now: float) -> CachedResponse | None:
+def decode_fresh(key: str, value: bytes, *, limit_bytes: int, now: Clock) -> CachedResponse | None:
     """Return the response of a record's value, or None when it is kept for bad times only.
 
     Raises:
@@ -195,7 +200,7 @@ def decode_fresh(key: str, value: bytes, *, limit_bytes: int, now: float) -> Cac
     entry = _decode(value, limit_bytes)
     if entry.key is not None and entry.key != key:
         raise CorruptRecord("the record belongs to another key")
-    if entry.fresh_until_us is not None and entry.fresh_until_us <= now * 1_000_000:
+    if entry.fresh_until_us is not None and entry.fresh_until_us <= now() * 1_000_000:
         return None
     return _to_response(entry, key)
 
@@ -214,14 +219,9 @@ def decode_unknown(value: bytes, *, limit_bytes: int) -> tuple[str, CachedRespon
 
 def _decode(value: bytes, limit_bytes: int) -> _Entry:
     try:
-        form = value[:1]
-        if form == _PLAIN:
-            return _decoder.decode(memoryview(value)[1:])
-        if form == _ZSTD:
-            return _decoder.decode(_decompress(memoryview(value)[1:], limit_bytes))
+        return _decoder.decode(value if value[:1] != _ZSTD else _decompress(memoryview(value)[1:], limit_bytes))
     except (msgspec.DecodeError, zstandard.ZstdError, UnicodeDecodeError, RecursionError) as exc:
         raise CorruptRecord(f"the entry cannot be decoded: {exc}") from exc
-    raise CorruptRecord(f"unknown form {form!r} of an entry")
 
 
 def _decompress(data: memoryview, limit_bytes: int) -> bytes:
@@ -235,30 +235,18 @@ def _decompress(data: memoryview, limit_bytes: int) -> bytes:
 def _to_response(entry: _Entry, key: str) -> CachedResponse:
     # Trusted: it was validated when it was stored and its checksum held. Validation would cost
     # more than the whole lookup, and so would pydantic's own way around it.
-    found = CachedResponse.__new__(CachedResponse)
-    _set(
-        found,
-        "__dict__",
-        {
-            "prompt": key if entry.prompt is None else entry.prompt,
-            "response": entry.response,
-            "model": entry.model,
-            "timestamp": _to_moment(entry.timestamp_us),
-            "token_count": entry.token_count,
-            "metadata": _decode_json(entry.metadata) if entry.metadata else {},
-        },
-    )
-    _set(found, "__pydantic_fields_set__", set(_FIELDS))
-    _set(found, "__pydantic_extra__", None)
-    _set(found, "__pydantic_private__", None)
+    found: CachedResponse = _new(CachedResponse)
+    fields = found.__dict__
+    fields["prompt"] = key if entry.prompt is None else entry.prompt
+    fields["response"] = entry.response
+    fields["model"] = entry.model
+    fields["timestamp"] = entry.timestamp
+    fields["token_count"] = entry.token_count
+    fields["metadata"] = _decode_json(entry.metadata) if entry.metadata else {}
+    _set_fields(found, _FIELDS)
+    _set_extra(found, None)
+    _set_private(found, None)
     return found
-
-
-def _to_moment(timestamp_us: int) -> datetime:
-    try:
-        return _EPOCH + timedelta(microseconds=timestamp_us)
-    except OverflowError as exc:
-        raise CorruptRecord(f"the entry is dated {timestamp_us} microseconds from 1970") from exc
 
 
 def _encode_json(value: object) -> bytes:

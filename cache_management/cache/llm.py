@@ -84,6 +84,8 @@ class LLMCache:
         self.stats = StatsCounter()
         self._listener: Listener = fan_out([self.stats, listener]) if listener else self.stats
         self._clock = clock
+        self._limit_bytes = self.config.max_entry_bytes
+        self._stale_seconds = max(self.config.stale_while_revalidate_seconds, self.config.stale_if_error_seconds)
         self._versions = VersionClock(clock)
         self._keys = KeySpace("llm", self.namespace)
         self.backend = backend or open_backend(self.config, clock=clock, listener=self._listener)
@@ -99,17 +101,19 @@ class LLMCache:
         """
         started = perf_counter()
         storage_key = self._keys.to_storage(key)
-        try:
-            record = await self.backend.get(storage_key)
-        except BackendUnavailable as exc:
-            self._tolerate(exc, "get")
-            self.miss("degraded", key, started)
-            return None
+        record = self.backend.peek(storage_key)
+        if record is None:
+            try:
+                record = await self.backend.get(storage_key)
+            except BackendUnavailable as exc:
+                self._tolerate(exc, "get")
+                self.miss("degraded", key, started)
+                return None
         if record is None:
             self.miss("absent", key, started)
             return None
         try:
-            response = decode_fresh(key, record.value, limit_bytes=self.config.max_entry_bytes, now=self._clock())
+            response = decode_fresh(key, record.value, limit_bytes=self._limit_bytes, now=self._clock)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
             self.miss("corrupt", key, started)
@@ -133,7 +137,22 @@ class LLMCache:
             InvalidEntry: The response or the TTL cannot be stored.
             BackendUnavailable: Only with `strict`.
         """
-        await self.set_many({key: response}, ttl_seconds=ttl_seconds, tags=tags)
+        if tags:
+            await self.set_many({key: response}, ttl_seconds=ttl_seconds, tags=tags)
+            return
+        # Written out: this is the hot path of every write, and a dict of one costs as much as storing it.
+        started = perf_counter()
+        storage_key = self._keys.to_storage(key)
+        try:
+            record = self._encode(key, storage_key, response, ttl_seconds, None, NO_FACTS)
+        except InvalidEntry as exc:
+            raise InvalidEntry(f"{_shown(key)}: {exc}") from None
+        try:
+            await self.backend.put(storage_key, record)
+        except BackendUnavailable as exc:
+            self._tolerate(exc, "set")
+            return
+        self._listener(StoreEvent(self.namespace, key, len(record.value), (perf_counter() - started) * 1000))
 
     async def exists(self, key: str) -> bool:
         """Tell whether a live entry is stored under a key."""
@@ -193,18 +212,14 @@ class LLMCache:
         for key, response in responses.items():
             storage_key = self._keys.to_storage(key)
             try:
-                records[storage_key] = self.encode(key, response, ttl_seconds=ttl_seconds, facts=facts)
+                records[storage_key] = self._encode(key, storage_key, response, ttl_seconds, None, facts)
             except InvalidEntry as exc:
                 raise InvalidEntry(f"{_shown(key)}: {exc}") from None
             sizes[key] = len(records[storage_key].value)
         try:
             if facts.tags:
                 await self._note_tags(facts.tags, records)
-            if len(records) == 1:
-                ((storage_key, record),) = records.items()
-                await self.backend.put(storage_key, record)
-            else:
-                await self.backend.put_many(records)
+            await self.backend.put_many(records)
         except BackendUnavailable as exc:
             self._tolerate(exc, "set")
             return
@@ -377,34 +392,7 @@ class LLMCache:
             InvalidKey, InvalidEntry: It cannot be stored. The message does not tell the key, which may be
                 a prompt: jobs keep the reason.
         """
-        if not isinstance(response, CachedResponse):
-            raise InvalidEntry(f"a CachedResponse is stored, not {type(response).__name__}")
-        try:
-            ttl = check_ttl(ttl_seconds)
-        except ValueError as exc:
-            raise InvalidEntry(f"ttl_seconds {ttl_seconds} {exc}") from None
-        if ttl is None:
-            ttl = self.config.ttl_seconds
-        expires_at = None
-        if ttl is not None and ttl != -1:
-            jitter = self.config.ttl_jitter
-            expires_at = self._clock() + (life(ttl, jitter=jitter, rng=random.random) or 0 if jitter else ttl)
-            if self._stale_seconds:
-                facts = msgspec.structs.replace(facts, fresh_until=expires_at)
-                expires_at += self._stale_seconds
-        value = encode_entry(
-            key,
-            response,
-            keep_key=self._keys.is_hashed(self._keys.to_storage(key)),
-            limit_bytes=self.config.max_entry_bytes,
-            facts=facts,
-        )
-        return Record(
-            value=value,
-            expires_at=expires_at,
-            version=self._versions.next() if version is None else version,
-            cost_micro=facts.cost_micro,
-        )
+        return self._encode(key, self._keys.to_storage(key), response, ttl_seconds, version, facts)
 
     async def load(self, key: str, *, operation: str = "load") -> Held | None:
         """Return an entry with all that is known of it, stale ones too; None when absent or the store is down."""
@@ -417,7 +405,7 @@ class LLMCache:
         if record is None:
             return None
         try:
-            stored = decode_stored(key, record.value, limit_bytes=self.config.max_entry_bytes)
+            stored = decode_stored(key, record.value, limit_bytes=self._limit_bytes)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
             return None
@@ -429,6 +417,9 @@ class LLMCache:
 
     def hit(self, key: str, response: CachedResponse, started: float) -> None:
         """Tell the listeners of a hit."""
+        if self._listener is self.stats:
+            self.stats.exact_hit(response.token_count)
+            return
         self._listener(HitEvent("exact", self.namespace, key, response.token_count, (perf_counter() - started) * 1000))
 
     def miss(self, reason: str, key: str, started: float) -> None:
@@ -460,8 +451,46 @@ class LLMCache:
             self.backend,
             self._keys,
             now=self._clock(),
-            limit_bytes=self.config.max_entry_bytes,
+            limit_bytes=self._limit_bytes,
             corrupt=lambda name, why: self._listener(CorruptEvent(self.backend.name, name, why)),
+        )
+
+    def _encode(  # noqa: PLR0917 - private, `encode` with its defaults filled in
+        self,
+        key: str,
+        storage_key: str,
+        response: CachedResponse,
+        ttl_seconds: int | None,
+        version: int | None,
+        facts: Facts,
+    ) -> Record:
+        if response.__class__ is not CachedResponse and not isinstance(response, CachedResponse):
+            raise InvalidEntry(f"a CachedResponse is stored, not {type(response).__name__}")
+        try:
+            ttl = check_ttl(ttl_seconds)
+        except ValueError as exc:
+            raise InvalidEntry(f"ttl_seconds {ttl_seconds} {exc}") from None
+        if ttl is None:
+            ttl = self.config.ttl_seconds
+        expires_at = None
+        if ttl is not None and ttl != -1:
+            jitter = self.config.ttl_jitter
+            expires_at = self._clock() + (life(ttl, jitter=jitter, rng=random.random) or 0 if jitter else ttl)
+            if self._stale_seconds:
+                facts = msgspec.structs.replace(facts, fresh_until=expires_at)
+                expires_at += self._stale_seconds
+        value = encode_entry(
+            key,
+            response,
+            keep_key=self._keys.is_hashed(storage_key),
+            limit_bytes=self._limit_bytes,
+            facts=facts,
+        )
+        return Record(
+            value=value,
+            expires_at=expires_at,
+            version=self._versions.next() if version is None else version,
+            cost_micro=facts.cost_micro,
         )
 
     def _wanted(  # noqa: PLR0917 - private, one caller's arguments handed on
@@ -488,13 +517,9 @@ class LLMCache:
         keys = {storage_key: record.expires_at for storage_key, record in records.items()}
         await self.backend.add_tags({tag_name(self.namespace, tag): keys for tag in tags})
 
-    @property
-    def _stale_seconds(self) -> float:
-        return max(self.config.stale_while_revalidate_seconds, self.config.stale_if_error_seconds)
-
     def _decode(self, key: str, storage_key: str, record: Record) -> CachedResponse | None:
         try:
-            return decode_entry(key, record.value, limit_bytes=self.config.max_entry_bytes)
+            return decode_entry(key, record.value, limit_bytes=self._limit_bytes)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
             return None

@@ -40,6 +40,10 @@ class Backend(ABC):
     async def aclose(self) -> None:
         """Free connections and files. Using the backend again opens them anew."""
 
+    def peek(self, key: str) -> Record | None:
+        """Return a record that can be had without waiting, or None: `get` may still have it."""
+        return None
+
     async def get(self, key: str) -> Record | None:
         return (await self.get_many([key])).get(key)
 

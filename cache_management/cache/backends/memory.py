@@ -83,7 +83,7 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
 
     # The single forms are written out: a dict for one key would cost as much as the rest of a call.
 
-    async def get(self, key: str) -> Record | None:
+    def peek(self, key: str) -> Record | None:
         slot = self._slots.get(key)
         if slot is None:
             return None
@@ -93,6 +93,9 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
             return None
         slot.group.on_hit(key)
         return record
+
+    async def get(self, key: str) -> Record | None:
+        return self.peek(key)
 
     async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
         found = {}

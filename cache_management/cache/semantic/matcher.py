@@ -274,7 +274,7 @@ class SimilarityMatcher:
         if record is None:
             return None
         try:
-            entry = decode_fresh(vector.key, record.value, limit_bytes=self._entry_limit_bytes, now=self._clock())
+            entry = decode_fresh(vector.key, record.value, limit_bytes=self._entry_limit_bytes, now=self._clock)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, self._entries.to_storage(vector.key), str(exc)))
             return None
