@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
 
+from cache_management.cache.backends.redis_connection import Argument, Command
 from cache_management.cache.backends.redis_node import RedisNode
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
@@ -25,8 +25,8 @@ _PAGE = 500
 class RedisBackend(FullBackend):
     """Keeps each record under one Redis key, with its expiry set on the server too.
 
-    One round trip per call. Connections belong to an event loop, so a cache that is used
-    from a second `asyncio.run` opens new ones.
+    One round trip per call, over a connection that all callers of an event loop share; see
+    docs/design/0007-redis-connection.md. A cache that is used from a second `asyncio.run` opens a new one.
     """
 
     name = "redis"
@@ -39,8 +39,7 @@ class RedisBackend(FullBackend):
     async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
         if not keys:
             return {}
-        async with self._node.talk() as client:
-            frames = await client.mget(keys)
+        frames = await self._node.call("MGET", *keys)
         now = self._clock()
         found = {}
         for key, frame in zip(keys, frames, strict=True):
@@ -50,8 +49,7 @@ class RedisBackend(FullBackend):
         return found
 
     async def get(self, key: str) -> Record | None:
-        async with self._node.talk() as client:
-            frame = await client.get(key)
+        frame = await self._node.call("GET", key)
         return None if frame is None else self._read(key, frame, self._clock())
 
     def _read(self, key: str, frame: bytes, now: float) -> Record | None:
@@ -65,40 +63,31 @@ class RedisBackend(FullBackend):
 
     async def put(self, key: str, record: Record) -> None:
         frame = pack(key, record)
-        async with self._node.talk(len(frame)) as client:
-            await _set(client, key, frame, record, self._clock())
+        await self._node.call(*_set(key, frame, record, self._clock()), payload_bytes=len(frame))
 
     async def put_many(self, records: Mapping[str, Record]) -> None:
-        if not records:
-            return
         now = self._clock()
         frames = {key: pack(key, record) for key, record in records.items()}
-        async with self._node.talk(sum(map(len, frames.values()))) as client:
-            pipeline = client.pipeline(transaction=False)
-            for key, frame in frames.items():
-                _set(pipeline, key, frame, records[key], now)
-            await pipeline.execute()
+        await self._node.pipeline(
+            [_set(key, frame, records[key], now) for key, frame in frames.items()],
+            payload_bytes=sum(map(len, frames.values())),
+        )
 
     async def delete_many(self, keys: Sequence[str]) -> int:
-        if not keys:
-            return 0
-        async with self._node.talk() as client:
-            return int(await client.unlink(*keys))
+        return sum(await self._node.pipeline([("UNLINK", *page) for page in _pages(keys)]))
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
-        cursor = 0
+        cursor: bytes | str = "0"
         match = escape_glob(prefix) + "*"
         while True:
-            async with self._node.talk() as client:
-                cursor, page = await client.scan(cursor, match=match, count=1000, _type="string")
+            cursor, page = await self._node.call("SCAN", cursor, "MATCH", match, "COUNT", 1000, "TYPE", "string")
             for key in page:
                 yield key.decode()
-            if cursor == 0:
+            if int(cursor) == 0:
                 return
 
     async def ping(self) -> None:
-        async with self._node.talk() as client:
-            await client.ping()
+        await self._node.call("PING")
 
     async def aclose(self) -> None:
         await self._node.aclose()
@@ -106,86 +95,76 @@ class RedisBackend(FullBackend):
     async def append(self, stream: str, items: Sequence[bytes]) -> str:
         if not items:
             return await self.tail(stream)
-        async with self._node.talk(sum(map(len, items))) as client:
-            pipeline = client.pipeline(transaction=False)
-            for item in items:
-                pipeline.xadd(stream, {b"i": item}, maxlen=_NOTES_KEPT, approximate=True)
-            # A journal that nobody writes goes away; readers then find a gap and read all again.
-            pipeline.expire(stream, _JOURNAL_LIFE_SECONDS)
-            replies = await pipeline.execute()
+        notes: list[Command] = [("XADD", stream, "MAXLEN", "~", _NOTES_KEPT, "*", "i", item) for item in items]
+        # A journal that nobody writes goes away; readers then find a gap and read all again.
+        replies = await self._node.pipeline(
+            [*notes, ("EXPIRE", stream, _JOURNAL_LIFE_SECONDS)], payload_bytes=sum(map(len, items))
+        )
         return str(replies[-2].decode())
 
     async def tail(self, stream: str) -> str:
-        async with self._node.talk() as client:
-            newest = await client.xrevrange(stream, count=1)
+        newest = await self._node.call("XREVRANGE", stream, "+", "-", "COUNT", 1)
         return newest[0][0].decode() if newest else ""
 
     async def read_after(self, stream: str, cursor: str, *, limit: int) -> tuple[list[bytes], str]:
-        async with self._node.talk() as client:
-            # From the cursor itself: finding it again proves that nothing behind it was trimmed.
-            rows = await client.xrange(stream, min=cursor or "-", count=limit + 1)
-            if not cursor and rows:
-                added = (await client.xinfo_stream(stream)).get("entries-added")
-                if added != await client.xlen(stream):
-                    raise JournalGap(f"stream {stream!r} no longer holds its beginning")
+        # From the cursor itself: finding it again proves that nothing behind it was trimmed.
+        rows = await self._node.call("XRANGE", stream, cursor or "-", "+", "COUNT", limit + 1)
+        if not cursor and rows:
+            held = await self._node.call("XINFO", "STREAM", stream)
+            if held.get(b"entries-added") != held[b"length"]:
+                raise JournalGap(f"stream {stream!r} no longer holds its beginning")
         if cursor:
             if not rows or rows[0][0].decode() != cursor:
                 raise JournalGap(f"stream {stream!r} no longer holds {cursor}")
             rows = rows[1:]
         rows = rows[:limit]
-        return [fields[b"i"] for _, fields in rows], rows[-1][0].decode() if rows else cursor
+        return [fields[1] for _, fields in rows], rows[-1][0].decode() if rows else cursor
 
     async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
-        async with self._node.talk() as client:
-            token = await self._node.run_script(
-                client, "acquire_lease", [name, f"{name}:token"], [owner, _ms(ttl_seconds), _ms(_TOKEN_LIFE_SECONDS)]
-            )
+        token = await self._node.run_script(
+            "acquire_lease", [name, f"{name}:token"], [owner, _ms(ttl_seconds), _ms(_TOKEN_LIFE_SECONDS)]
+        )
         return None if token is None else int(token)
 
     async def renew(self, name: str, *, owner: str, ttl_seconds: float) -> bool:
-        async with self._node.talk() as client:
-            return bool(await self._node.run_script(client, "renew_lease", [name], [owner, _ms(ttl_seconds)]))
+        return bool(await self._node.run_script("renew_lease", [name], [owner, _ms(ttl_seconds)]))
 
     async def release(self, name: str, *, owner: str) -> bool:
-        async with self._node.talk() as client:
-            return bool(await self._node.run_script(client, "release_lease", [name], [owner]))
+        return bool(await self._node.run_script("release_lease", [name], [owner]))
 
     async def add_tags(self, tags: Mapping[str, Mapping[str, float | None]]) -> None:
         now = _ms(self._clock())
-        async with self._node.talk() as client:
-            for tag, keys in tags.items():
-                pairs: list[Any] = []
-                for key, expires_at in keys.items():
-                    pairs += ["inf" if expires_at is None else _ms(expires_at), key]
-                await self._node.run_script(client, "add_tag", [tag], [now, *pairs])
+        for tag, keys in tags.items():
+            pairs: list[Argument] = []
+            for key, expires_at in keys.items():
+                pairs += ["inf" if expires_at is None else _ms(expires_at), key]
+            await self._node.run_script("add_tag", [tag], [now, *pairs])
 
     async def tagged(self, tag: str) -> list[str]:
-        async with self._node.talk() as client:
-            found = await client.zrangebyscore(tag, f"({_ms(self._clock())}", "+inf")
+        found = await self._node.call("ZRANGEBYSCORE", tag, f"({_ms(self._clock())}", "+inf")
         return [key.decode() for key in found]
 
     async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
-        async with self._node.talk() as client:
-            pipeline = client.pipeline(transaction=False)
-            for tag, keys in tags.items():
-                for start in range(0, len(keys), _PAGE):
-                    pipeline.zrem(tag, *keys[start : start + _PAGE])
-            await pipeline.execute()
+        await self._node.pipeline([("ZREM", tag, *page) for tag, keys in tags.items() for page in _pages(keys)])
 
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
-        return None  # nobody vouches for copies yet
+        self._node.watch(prefixes, on_change)
 
     def is_current(self) -> bool:
-        return False
+        return self._node.is_current()
 
 
 def _ms(seconds: float) -> int:
     return math.ceil(seconds * 1000)
 
 
-def _set(client: Any, key: str, frame: bytes, record: Record, now: float) -> Any:
+def _pages(keys: Sequence[str]) -> list[Sequence[str]]:
+    return [keys[start : start + _PAGE] for start in range(0, len(keys), _PAGE)]
+
+
+def _set(key: str, frame: bytes, record: Record, now: float) -> Command:
     if record.is_expired(now):
-        return client.unlink(key)
+        return ("UNLINK", key)
     if record.expires_at is None:
-        return client.set(key, frame)
-    return client.set(key, frame, pxat=math.ceil(record.expires_at * 1000))
+        return ("SET", key, frame)
+    return ("SET", key, frame, "PXAT", math.ceil(record.expires_at * 1000))

@@ -1,138 +1,328 @@
-"""Talks to one Redis or Valkey server: connections, time budget, translated errors, scripts."""
+"""Talks to one Redis or Valkey server: connections when needed, time budget, translated errors, scripts."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from functools import cache
+import hashlib
+import logging
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property
 from importlib.resources import files
-from types import TracebackType
+from math import inf
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
+from cache_management.cache.backends.redis_connection import (
+    Argument,
+    Command,
+    ConnectionLost,
+    RedisConnection,
+    Refusal,
+    retrieve,
+)
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import BackendUnavailable
 
-try:
-    import redis.asyncio as aioredis
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-    from redis.exceptions import RedisError, ResponseError
-except ImportError as exc:
-    raise ImportError("The Redis backend needs: pip install 'cache-management[redis]'") from exc
+logger = logging.getLogger("cache_management")
 
-_CONNECTIONS = 64
 _BYTES_PER_SECOND = 20_000_000  # what a slow link still carries; large values get more time by it
+_LARGE_BYTES = 2**18  # what travels on a connection of its own: small calls must not queue behind it
+_COMMANDS_AT_ONCE = 500
+_BYTES_AT_ONCE = 2**20
+# What may be asked again when nobody knows whether the server did it.
+_READS = frozenset({"GET", "MGET", "PING", "SCAN", "XRANGE", "XREVRANGE", "XINFO", "ZRANGEBYSCORE"})
+
+OnChange = Callable[[Sequence[str] | None], None]
 
 
 class RedisNode:
-    """One server. Connections belong to an event loop: a second `asyncio.run` opens new ones."""
+    """One server. Connections belong to an event loop and a process: others open their own.
+
+    Everything raises BackendUnavailable: no answer in time, connection lost, or refused. What may
+    have been done already is never sent twice.
+    """
 
     def __init__(self, config: CacheConfig) -> None:
-        self._config = config
+        server = _Server(config)
+        self.address = server.address
         self._seconds = config.timeout_seconds
-        self._client: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._free = asyncio.Semaphore(_CONNECTIONS)
-        self.address = _address(config)
+        self._small = _Lane(server, config.timeout_seconds, self._tell)
+        self._small.greet = self._track
+        self._large = _Lane(server, config.timeout_seconds)
+        self._watched: tuple[Sequence[str], OnChange] | None = None
+        self._has_said_why = False
 
-    def talk(self, payload_bytes: int = 0) -> _Call:
-        """Open a call: `async with node.talk() as client`.
+    async def call(self, *command: Argument, payload_bytes: int = 0) -> Any:
+        """Run one command; return its reply."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        budget = self._seconds + payload_bytes / _BYTES_PER_SECOND
+        lane = self._small if payload_bytes <= _LARGE_BYTES else self._large
+        for may_retry in (True, False):
+            try:
+                connection = lane.usable(loop, now) or await lane.opened(loop, now + budget)
+                reply = await connection.ask(command, now, now + budget)
+                break
+            except TimeoutError:
+                raise self._late(budget) from None
+            except ConnectionLost as exc:
+                if not may_retry or (exc.was_sent and command[0] not in _READS):
+                    raise BackendUnavailable(self.address, str(exc)) from exc
+        if type(reply) is Refusal:
+            raise _refusal(self.address, reply)
+        return reply
 
-        More callers than connections wait their turn, inside their own time budget. Every
-        failure inside becomes BackendUnavailable.
+    async def pipeline(self, commands: Sequence[Command], *, payload_bytes: int = 0) -> list[Any]:
+        """Run commands in order, a bounded part at a time; return their replies.
+
+        Other calls may come between them. A command that is refused does not stop those after it
+        in its part.
         """
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            # The old loop is gone or elsewhere, and with it the sockets that belonged to it.
-            self._client, self._loop = _connect(self._config), loop
-            self._free = asyncio.Semaphore(_CONNECTIONS)
-        return _Call(self._client, self._free, self._seconds + payload_bytes / _BYTES_PER_SECOND, self.address)
+        now = loop.time()
+        budget = self._seconds + payload_bytes / _BYTES_PER_SECOND
+        lane = self._small if payload_bytes <= _LARGE_BYTES else self._large
+        replies: list[Any] = []
+        for part in _parts(commands):
+            for may_retry in (True, False):
+                try:
+                    connection = lane.usable(loop, now) or await lane.opened(loop, now + budget)
+                    replies += await connection.ask_all(part, loop.time(), now + budget)
+                    break
+                except TimeoutError:
+                    raise self._late(budget) from None
+                except ConnectionLost as exc:
+                    if not may_retry or exc.was_sent:
+                        raise BackendUnavailable(self.address, str(exc)) from exc
+        for reply in replies:
+            if type(reply) is Refusal:
+                raise _refusal(self.address, reply)
+        return replies
 
-    async def run_script(self, client: Any, name: str, keys: list[str], args: list[Any]) -> Any:
+    async def run_script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run one of the scripts in `lua/`; a server that does not know it yet is taught."""
-        return await client.register_script(_script(name))(keys=keys, args=args)
+        script, digest = _script(name)
+        try:
+            return await self.call("EVALSHA", digest, len(keys), *keys, *args)
+        except BackendUnavailable as exc:
+            if "NOSCRIPT" not in exc.reason:
+                raise
+        return await self.call("EVAL", script, len(keys), *keys, *args)
+
+    def _late(self, budget: float) -> BackendUnavailable:
+        return BackendUnavailable(self.address, f"no answer within {budget:.3g} s")
+
+    # Watching: answers and changes come over one connection, in the server's order.
+
+    def watch(self, prefixes: Sequence[str], on_change: OnChange) -> None:
+        """Hear of keys below prefixes that others change; see `Watched`."""
+        self._watched = (list(prefixes), on_change)
+        for connection in self._small.open_connections():
+            if connection.loop is _running_loop():
+                self._track(connection)
+            else:
+                connection.loop.call_soon_threadsafe(self._track, connection)
+
+    def is_current(self) -> bool:
+        """Tell whether changes up to a second ago were told."""
+        loop = _running_loop()
+        connection = None if loop is None else self._small.connections.get(loop)
+        return connection is not None and connection.is_tracking and connection.is_current()
+
+    def _track(self, connection: RedisConnection) -> asyncio.Future[list[Any]] | None:
+        if self._watched is None or not connection.is_open:
+            return None
+        prefixes, _ = self._watched
+        now = connection.loop.time()
+        future = connection.track(prefixes, now, now + self._seconds)
+        future.add_done_callback(lambda future: self._tracks(connection, future))
+        return future
+
+    def _tracks(self, connection: RedisConnection, future: asyncio.Future[list[Any]]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            return
+        reply = future.result()[-1]
+        if type(reply) is not Refusal:
+            connection.is_tracking = True
+            # Whatever was copied before was copied unwatched.
+            self._tell(None)
+        elif not self._has_said_why:
+            self._has_said_why = True
+            logger.warning("%s does not tell of changes, so nobody keeps copies: %s", self.address, _words(reply))
+
+    def _tell(self, keys: Sequence[str] | None) -> None:
+        if self._watched is not None:
+            self._watched[1](keys)
 
     async def aclose(self) -> None:
         """Close the connections of the running loop."""
-        client, loop = self._client, self._loop
-        self._client = self._loop = None
-        if client is not None and loop is asyncio.get_running_loop():
-            with contextlib.suppress(RedisError, OSError):
-                await client.aclose()
+        await self._small.aclose()
+        await self._large.aclose()
 
 
-class _Call:
-    """One turn at the server. A class and not a generator: this is the hot path of every read."""
+class _Lane:
+    """One connection for each event loop, opened when somebody needs it."""
 
-    __slots__ = ("_address", "_budget", "_client", "_free", "_holds", "_timeout")
+    def __init__(self, server: _Server, patience_seconds: float, on_change: OnChange | None = None) -> None:
+        self.connections: dict[asyncio.AbstractEventLoop, RedisConnection] = {}
+        self._openings: dict[asyncio.AbstractEventLoop, asyncio.Task[RedisConnection]] = {}
+        self._server = server
+        self._patience = patience_seconds
+        self._on_change = on_change
+        self.greet: Callable[[RedisConnection], asyncio.Future[list[Any]] | None] = lambda _: None
 
-    def __init__(self, client: Any, free: asyncio.Semaphore, budget: float, address: str) -> None:
-        self._client = client
-        self._free = free
-        self._budget = budget
-        self._address = address
-        self._holds = False
-        self._timeout = asyncio.timeout(budget)
+    def usable(self, loop: asyncio.AbstractEventLoop, now: float) -> RedisConnection | None:
+        """Return the connection if it may be written to without a look at it."""
+        connection = self.connections.get(loop)
+        return connection if connection is not None and now <= connection.trusted_until else None
 
-    async def __aenter__(self) -> Any:
-        await self._timeout.__aenter__()
+    def open_connections(self) -> list[RedisConnection]:
+        return [each for each in list(self.connections.values()) if each.is_open and not each.loop.is_closed()]
+
+    async def opened(self, loop: asyncio.AbstractEventLoop, deadline: float) -> RedisConnection:
+        """Return an open connection; those who wait for a new one share it, and its failure."""
+        connection = self.connections.get(loop)
+        if connection is not None and connection.is_open and connection.has_unread():
+            # Perhaps the end, of which this loop did not hear while it stood still. One turn to see it, one to read.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        if connection is not None and connection.is_open:
+            return connection
+        opening = self._openings.get(loop)
+        if opening is None or opening.done():
+            self._forget_closed_loops()
+            opening = self._openings[loop] = loop.create_task(self._open(loop))
+            opening.add_done_callback(retrieve)
+        await asyncio.wait((opening,), timeout=deadline - loop.time())
+        if not opening.done():
+            raise TimeoutError
+        if opening.cancelled():
+            raise ConnectionLost("it was closed here", was_sent=False)
+        error = opening.exception()
+        if isinstance(error, BackendUnavailable):
+            raise BackendUnavailable(error.backend, error.reason) from error
+        return opening.result()
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> RedisConnection:
+        server = self._server
+        connection = RedisConnection(patience_seconds=self._patience, on_change=self._on_change)
         try:
-            await self._free.acquire()
-        except BaseException as exc:
-            await self.__aexit__(type(exc), exc, exc.__traceback__)
+            async with asyncio.timeout(self._patience):
+                await server.connect(loop, connection)
+                now = loop.time()
+                greeting = connection.ask_all(server.greeting, now, inf)
+                # In the same breath: no other command may come before tracking is on.
+                tracking = self.greet(connection)
+                for reply in (await greeting)[: server.needed]:
+                    if type(reply) is Refusal:
+                        raise _refusal(server.address, reply)
+                if tracking is not None:
+                    await tracking
+        except TimeoutError:
+            connection.end("it took too long")
+            raise BackendUnavailable(server.address, f"no answer within {self._patience:.3g} s") from None
+        except (OSError, ConnectionLost) as exc:
+            connection.end("it could not be opened")
+            raise BackendUnavailable(server.address, str(exc) or type(exc).__name__) from exc
+        except BaseException:
+            connection.end("it could not be opened")
             raise
-        self._holds = True
-        return self._client
+        self.connections[loop] = connection
+        return connection
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._holds:
-            self._free.release()
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError as exc:
-            raise BackendUnavailable(self._address, f"no answer within {self._budget:.3g} s") from exc
-        if error is None:
-            return
-        if isinstance(error, ResponseError):
-            # In a pipeline the client puts the command before the server's words, with the key: a prompt.
-            words = str(error).rpartition("caused error: ")[2]
-            raise BackendUnavailable(self._address, f"it refused: {words}") from None
-        if isinstance(error, RedisError | OSError):
-            raise BackendUnavailable(self._address, str(error) or type(error).__name__) from error
+    def _forget_closed_loops(self) -> None:
+        for loop, connection in list(self.connections.items()):
+            if loop.is_closed():
+                del self.connections[loop]
+                connection.abandon()
+        for loop in [each for each in list(self._openings) if each.is_closed()]:
+            del self._openings[loop]
+
+    async def aclose(self) -> None:
+        loop = asyncio.get_running_loop()
+        opening = self._openings.pop(loop, None)
+        if opening is not None:
+            opening.cancel()
+            await asyncio.wait((opening,))
+        connection = self.connections.pop(loop, None)
+        if connection is not None:
+            await connection.aclose()
+
+
+class _Server:
+    """Where a server is and what it wants to hear first."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        password = config.redis_password.get_secret_value() if config.redis_password else None
+        user, database = config.redis_username, config.redis_db
+        self._host, self._port, self._tls = config.redis_host, config.redis_port, config.redis_ssl
+        self._path: str | None = None
+        self.address = f"redis at {config.redis_host}:{config.redis_port}"
+        if config.url and config.url.startswith("unix:"):
+            parts = urlsplit(config.url)
+            query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+            self._path = unquote(parts.path)
+            self.address = "redis at its unix socket"
+            user = query.get("username") or (unquote(parts.username) if parts.username else user)
+            password = query.get("password") or (unquote(parts.password) if parts.password else password)
+            database = int(query.get("db", database))
+        hello: list[Command] = [("HELLO", 3)]
+        if user:
+            hello = [("HELLO", 3, "AUTH", user, password or "")]
+        elif password:
+            # Servers without users know this form only.
+            hello = [("AUTH", password), ("HELLO", 3)]
+        if database:
+            hello.append(("SELECT", database))
+        self.greeting = [*hello, ("CLIENT", "SETINFO", "LIB-NAME", "cache-management")]
+        self.needed = len(hello)  # its name is for the operator's eyes; older servers have no place for it
+
+    async def connect(self, loop: asyncio.AbstractEventLoop, connection: RedisConnection) -> None:
+        if self._path is not None:
+            await loop.create_unix_connection(lambda: connection, self._path)
+        elif self._tls:
+            context = self._context
+            await loop.create_connection(lambda: connection, self._host, self._port, ssl=context)
+        else:
+            await loop.create_connection(lambda: connection, self._host, self._port)
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
 
 
 @cache
-def _script(name: str) -> str:
-    return (files("cache_management.cache.backends") / "lua" / f"{name}.lua").read_text()
+def _script(name: str) -> tuple[str, str]:
+    text = (files("cache_management.cache.backends") / "lua" / f"{name}.lua").read_text()
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _connect(config: CacheConfig) -> Any:
-    # The whole call has its own time budget, so the client must not retry at leisure inside it;
-    # one retry remains for a connection that the server closed while it was idle.
-    options: dict[str, Any] = {
-        "max_connections": _CONNECTIONS,
-        "socket_timeout": None,
-        "socket_connect_timeout": config.timeout_seconds,
-        "retry": Retry(NoBackoff(), 1),
-    }
-    if config.url and config.url.startswith("unix:"):
-        return aioredis.Redis.from_pool(aioredis.ConnectionPool.from_url(config.url, **options))
-    if config.redis_ssl:
-        options["connection_class"] = aioredis.SSLConnection
-    pool = aioredis.ConnectionPool(
-        host=config.redis_host,
-        port=config.redis_port,
-        db=config.redis_db,
-        username=config.redis_username,
-        password=config.redis_password.get_secret_value() if config.redis_password else None,
-        **options,
-    )
-    return aioredis.Redis.from_pool(pool)
+def _parts(commands: Sequence[Command]) -> Iterator[list[Command]]:
+    part: list[Command] = []
+    size = 0
+    for command in commands:
+        length = sum(len(word) if isinstance(word, str | bytes) else 8 for word in command)
+        if part and (len(part) == _COMMANDS_AT_ONCE or size + length > _BYTES_AT_ONCE):
+            yield part
+            part, size = [], 0
+        part.append(command)
+        size += length
+    if part:
+        yield part
 
 
-def _address(config: CacheConfig) -> str:
-    if config.url and config.url.startswith("unix:"):
-        return "redis at its unix socket"
-    return f"redis at {config.redis_host}:{config.redis_port}"
+def _refusal(address: str, error: Refusal) -> BackendUnavailable:
+    return BackendUnavailable(address, f"it refused: {_words(error)}")
+
+
+def _words(error: Refusal) -> str:
+    # A server that does not know a command repeats its arguments: a prompt, or a password.
+    return str(error).partition(", with args")[0]
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

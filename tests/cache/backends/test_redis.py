@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import redis
 
 from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.redis import RedisBackend
+from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.codec import pack
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import BackendUnavailable
@@ -16,6 +19,8 @@ from cache_management.cache.events import CorruptEvent, Event
 from cache_management.cache.records import Record
 from tests.conftest import OwnRedis, OwnRedisFactory
 from tests.contracts.backend import PREFIX, BackendContract, JournalContract
+from tests.contracts.watched import KEY, WatchedContract
+from tests.contracts.watched import PREFIX as WATCHED
 from tests.waiting import eventually
 
 PATIENT_SECONDS = 20.0
@@ -293,3 +298,210 @@ async def test_plain_server_behind_a_tls_url_is_unavailable(redis_url: str) -> N
     with pytest.raises(BackendUnavailable, match=r"redis at 127\.0\.0\.1"):
         await backend.ping()
     await backend.aclose()
+
+
+class TestWatchedRedis(WatchedContract):
+    @pytest.fixture(autouse=True)
+    def server(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    async def make(self) -> FullBackend:
+        # Longer than the clock of these tests: the server's own decides what has expired.
+        return RedisBackend(CacheConfig(url=self.url, timeout_seconds=PATIENT_SECONDS), clock=self.clock)
+
+    def setup_method(self) -> None:
+        super().setup_method()
+        self.clock.now = time.time()
+
+    async def test_an_expiry_is_told(self, watching: FullBackend, other: FullBackend) -> None:
+        await other.put(KEY, Record(value=b"x", expires_at=time.time() + 0.05, version=1))
+        await eventually(lambda: self.heard_of(watching, KEY))
+        self.told.clear()
+
+        await eventually(lambda: self.heard_of(watching, KEY))
+
+    async def test_a_flush_is_told_as_everything(self, watching: FullBackend) -> None:
+        self.told.clear()
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
+        await eventually(lambda: self.heard_of(watching, KEY))
+        assert None in self.told
+
+    async def test_own_writes_and_other_prefixes_are_not_told(self, watching: FullBackend, other: FullBackend) -> None:
+        self.told.clear()
+
+        await watching.put(KEY, self.record())
+        await other.put("cm1:elsewhere:k", self.record())
+        await other.put(KEY + "2", self.record())
+
+        await eventually(lambda: self.heard_of(watching, KEY + "2"))
+        assert self.told == [[KEY + "2"]]
+
+    async def test_large_values_written_elsewhere_are_told(self, watching: FullBackend, other: FullBackend) -> None:
+        self.told.clear()
+
+        await other.put(KEY, self.record(bytes(1_000_000)))
+
+        await eventually(lambda: self.heard_of(watching, KEY))
+
+    async def test_a_second_watcher_replaces_the_first(self, watching: FullBackend, other: FullBackend) -> None:
+        second: list[Sequence[str] | None] = []
+        # One prefix within another: the server wants to hear of the outer one only.
+        watching.watch([WATCHED + "other:", WATCHED + "other:inner:"], second.append)
+        await watching.get(KEY)
+        assert watching.is_current()
+        self.told.clear()
+        second.clear()
+
+        await other.put(KEY, self.record())
+        await other.put(WATCHED + "other:inner:k", self.record())
+
+        async def second_heard() -> bool:
+            return [WATCHED + "other:inner:k"] in second
+
+        await eventually(second_heard)
+        assert self.told == []
+        assert [KEY] not in second
+
+    async def test_a_killed_connection_is_told_and_a_read_makes_copies_current_again(
+        self, watching: FullBackend, other: FullBackend
+    ) -> None:
+        self.told.clear()
+        with redis.Redis.from_url(self.url) as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+
+        async def is_lost() -> bool:
+            return None in self.told and not watching.is_current()
+
+        await eventually(is_lost)
+        await watching.get(KEY)
+        assert watching.is_current()
+        self.told.clear()
+        await other.put(KEY, self.record())
+        await eventually(lambda: self.heard_of(watching, KEY))
+
+    async def test_nobody_connected_is_not_current(self) -> None:
+        backend = await self.make()
+        backend.watch([WATCHED], self.told.append)
+
+        assert not backend.is_current()
+
+        await backend.get(KEY)
+        assert backend.is_current()
+        await backend.aclose()
+        assert not backend.is_current()
+        assert self.told[-1] is None
+
+    async def test_a_watcher_that_comes_late_is_told_too(self, other: FullBackend) -> None:
+        backend = await self.make()
+        await backend.get(KEY)
+        assert not backend.is_current()
+
+        backend.watch([WATCHED], self.told.append)
+        await backend.get(KEY)
+
+        assert backend.is_current()
+        await other.put(KEY, self.record())
+        await eventually(lambda: self.heard_of(backend, KEY))
+        await backend.aclose()
+
+    @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+    def test_a_second_event_loop_is_not_current_until_it_reads(self) -> None:
+        async def first() -> FullBackend:
+            backend = await self.make()
+            backend.watch([WATCHED], self.told.append)
+            await backend.get(KEY)
+            return backend
+
+        async def second(backend: FullBackend) -> tuple[bool, bool]:
+            before = backend.is_current()
+            await backend.get(KEY)
+            after = backend.is_current()
+            await backend.aclose()
+            return before, after
+
+        backend = asyncio.run(first())
+        assert not backend.is_current(), "no loop runs, so nobody listens"
+        self.told.clear()
+
+        assert asyncio.run(second(backend)) == (False, True)
+        assert None in self.told
+        gc.collect()
+
+
+async def test_dead_and_restarted_server_is_told(own_redis: OwnRedisFactory) -> None:
+    server = own_redis()
+    told: list[Sequence[str] | None] = []
+    backend = RedisBackend(CacheConfig(url=server.url, timeout_seconds=PATIENT_SECONDS))
+    backend.watch([WATCHED], told.append)
+    await backend.get(KEY)
+    told.clear()
+
+    server.kill()
+
+    async def is_lost() -> bool:
+        return told == [None] and not backend.is_current()
+
+    await eventually(is_lost)
+    with pytest.raises(BackendUnavailable):
+        await backend.get(KEY)
+    assert not backend.is_current()
+    server.restart(empty=True)
+    await backend.get(KEY)
+    assert backend.is_current()
+    await backend.aclose()
+
+
+async def test_frozen_server_is_not_current_for_long(own_redis: OwnRedisFactory) -> None:
+    server = own_redis()
+    told: list[Sequence[str] | None] = []
+    # So patient that the connection stays: the silence alone must be enough.
+    backend = RedisBackend(CacheConfig(url=server.url, timeout_seconds=PATIENT_SECONDS))
+    backend.watch([WATCHED], told.append)
+    await backend.get(KEY)
+    assert backend.is_current()
+
+    server.pause()
+
+    async def is_in_doubt() -> bool:
+        return not backend.is_current()
+
+    await eventually(is_in_doubt)
+    server.resume()
+    await backend.get(KEY)
+    assert backend.is_current()
+    await backend.aclose()
+
+
+async def test_who_only_asks_stays_current(own_redis: OwnRedisFactory) -> None:
+    server = own_redis()
+    backend = RedisBackend(CacheConfig(url=server.url, timeout_seconds=PATIENT_SECONDS))
+    backend.watch([WATCHED], lambda keys: None)
+    await backend.get(KEY)
+    start = time.monotonic()
+
+    async def was_current_for_long() -> bool:
+        assert backend.is_current()
+        return time.monotonic() - start > 1.5
+
+    await eventually(was_current_for_long)
+    await backend.aclose()
+
+
+async def test_server_that_refuses_to_tell_still_serves_and_is_named_once(
+    own_redis: OwnRedisFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_redis(extra=["--user", "cache", "on", ">pass", "~*", "&*", "+@all", "-client|tracking"])
+    url = server.url.replace("redis://", "redis://cache:pass@")
+    backend = RedisBackend(CacheConfig(url=url, timeout_seconds=PATIENT_SECONDS))
+    backend.watch([WATCHED], lambda keys: None)
+
+    with caplog.at_level(logging.WARNING, logger="cache_management"):
+        for _ in range(2):
+            await backend.put(KEY, record())
+            assert await backend.get(KEY) is not None
+            assert not backend.is_current()
+            await backend.aclose()
+
+    assert ["does not tell of changes" in each.message for each in caplog.records] == [True]
