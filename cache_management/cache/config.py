@@ -181,6 +181,8 @@ class CacheConfig(_Config):
     max_size: int = Field(default=10_000, gt=0)
     max_entry_bytes: SizeBytes = 64 * 2**20
     memory_limit: SizeBytes | None = None
+    near_max_size: int = Field(default=0, ge=0)
+    near_memory_limit: SizeBytes = 64 * 2**20
     eviction_policy: _Policy = EvictionPolicy.LRU
     eviction_objective: EvictionObjective = EvictionObjective.HIT_RATIO
     eviction_cost_weight: float = Field(default=1.0, ge=0, le=1)
@@ -204,6 +206,13 @@ class CacheConfig(_Config):
     def _disk_knows_the_policy(cls, value: Any, info: ValidationInfo) -> Any:
         if info.data.get("backend") is CacheBackend.DISK and value not in _DISK_POLICIES:
             raise ValueError("the disk backend knows lru, lfu and ttl; the others work with backend: memory")
+        return value
+
+    @field_validator("near_max_size")
+    @classmethod
+    def _near_stands_before_something(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("backend") is CacheBackend.MEMORY:
+            raise ValueError("the memory backend needs no memory in front of it; leave it at 0")
         return value
 
     @field_validator("ttl_seconds")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import assert_never, get_args
 
 from cache_management.cache.backends.base import Backend
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
-from cache_management.cache.config import CacheBackend, CacheConfig
+from cache_management.cache.config import CacheBackend, CacheConfig, EvictionPolicy
 from cache_management.cache.events import Listener, ignore
+from cache_management.cache.identity import Kind, storage_prefix
 
 
 def open_backend(config: CacheConfig, *, clock: Clock = system_clock, listener: Listener = ignore) -> Backend:
@@ -18,7 +19,11 @@ def open_backend(config: CacheConfig, *, clock: Clock = system_clock, listener: 
         ImportError: A driver is not installed; the message names the extra.
         ConfigurationError: The encryption keys cannot be used.
     """
-    store = _open_store(config, clock=clock, listener=listener)
+    store = _encrypted(_open_store(config, clock=clock, listener=listener), config, listener)
+    return _with_memory_in_front(store, config, clock) if config.near_max_size else store
+
+
+def _encrypted(store: FullBackend, config: CacheConfig, listener: Listener) -> FullBackend:
     if config.encryption_keys is None and config.encryption_keys_file is None:
         return store
     from cache_management.cache.backends.encrypted import EncryptedBackend
@@ -30,6 +35,20 @@ def open_backend(config: CacheConfig, *, clock: Clock = system_clock, listener: 
         text = config.encryption_keys.get_secret_value() if config.encryption_keys else ""
         keyring = Keyring.from_text(text, where="encryption_keys")
     return EncryptedBackend(store, keyring, listener=listener)
+
+
+def _with_memory_in_front(store: FullBackend, config: CacheConfig, clock: Clock) -> FullBackend:
+    from cache_management.cache.backends.memory import MemoryBackend
+    from cache_management.cache.backends.tiered import TieredBackend
+
+    near = MemoryBackend(
+        max_size=config.near_max_size,
+        memory_limit=config.near_memory_limit,
+        policy=EvictionPolicy.S3FIFO,
+        clock=clock,
+    )
+    prefixes = [storage_prefix(kind, config.namespace) for kind in get_args(Kind)]
+    return TieredBackend(store, near, prefixes=prefixes)
 
 
 def _open_store(config: CacheConfig, *, clock: Clock, listener: Listener) -> FullBackend:

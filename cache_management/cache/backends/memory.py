@@ -70,10 +70,11 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
         self._make_evictor = evictor_factory(policy, objective=objective, cost_weight=cost_weight)
         self._clock = clock
         self._listener = listener
-        self._slots: dict[str, _Slot] = {}
-        self._size_bytes = 0
-        self._latest = _Group(":", self._make_evictor())  # of keys that name no kind and namespace
-        self._groups = {":": self._latest}
+        self._slots: dict[str, _Slot]
+        self._size_bytes: int
+        self._latest: _Group
+        self._groups: dict[str, _Group]
+        self.clear()
         self._streams: dict[str, _Stream] = {}
 
     @property
@@ -89,7 +90,7 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
             return None
         record = slot.record
         if record.expires_at is not None and record.expires_at <= self._clock():
-            self._remove(key)
+            self.discard(key)
             return None
         slot.group.on_hit(key)
         return record
@@ -105,18 +106,18 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
             if slot is None:
                 continue
             if slot.record.is_expired(now):
-                self._remove(key)
+                self.discard(key)
                 continue
             slot.group.on_hit(key)
             found[key] = slot.record
         return found
 
     async def put(self, key: str, record: Record) -> None:
-        self._put(key, record)
+        self.keep(key, record)
 
     async def put_many(self, records: Mapping[str, Record]) -> None:
         for key, record in records.items():
-            self._put(key, record)
+            self.keep(key, record)
 
     async def delete_many(self, keys: Sequence[str]) -> int:
         now = self._clock()
@@ -125,7 +126,7 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
             slot = self._slots.get(key)
             if slot is not None:
                 removed += not slot.record.is_expired(now)
-                self._remove(key)
+                self.discard(key)
         return removed
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
@@ -163,17 +164,18 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
     def is_current(self) -> bool:
         return True
 
-    def _put(self, key: str, record: Record) -> None:
+    def keep(self, key: str, record: Record) -> None:
+        """Do what `put` does, without waiting."""
         now = self._clock()
         expires_at = record.expires_at
         if expires_at is not None and expires_at <= now:
-            self._remove(key)
+            self.discard(key)
             return
         old = self._slots.get(key)
         group = self._group(key) if old is None else old.group
         size = len(key) + len(record.value) + ENTRY_OVERHEAD_BYTES
         if size > self._memory_limit:
-            self._remove(key)  # what stood there is out of date
+            self.discard(key)  # what stood there is out of date
             self._listener(RemoveEvent("evicted", group.namespace, 1))
             return
         # Room is made first and the record enters then, so that the newest is never its own victim.
@@ -208,7 +210,15 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
         self._latest = group
         return group
 
-    def _remove(self, key: str) -> None:
+    def clear(self) -> None:
+        """Forget every record; leases, tags and journal stay."""
+        self._slots = {}
+        self._size_bytes = 0
+        self._latest = _Group(":", self._make_evictor())  # of keys that name no kind and namespace
+        self._groups = {":": self._latest}
+
+    def discard(self, key: str) -> None:
+        """Forget a record, if it is there."""
         slot = self._slots.pop(key, None)
         if slot is not None:
             group = slot.group
@@ -222,14 +232,14 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
         for group in groups:
             key = group.expired(now, self._slots)
             if key is not None:
-                self._remove(key)
+                self.discard(key)
                 self._listener(RemoveEvent("expired", group.namespace, 1))
                 return
         group = max(groups, key=_held)
         key = group.evictor.victim()
         if key not in self._slots:
             raise RuntimeError(f"{type(group.evictor).__name__} named {key!r}, which is not stored")
-        self._remove(key)
+        self.discard(key)
         self._listener(RemoveEvent("evicted", group.namespace, 1))
 
 

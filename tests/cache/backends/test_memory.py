@@ -363,7 +363,7 @@ class MemoryHistory(RuleBasedStateMachine):
             for group in self.backend._groups.values():
                 while (key := group.evictor.victim()) is not None:
                     assert key in self.backend._slots
-                    self.backend._remove(key)
+                    self.backend.discard(key)
             assert self.stored() == {}
 
 
