@@ -47,9 +47,6 @@ class EvictionPolicy(StrEnum):
     AUTO = "auto"
 
 
-_DISK_POLICIES = (EvictionPolicy.LRU, EvictionPolicy.LFU, EvictionPolicy.TTL)
-
-
 class EvictionObjective(StrEnum):
     """What `EvictionPolicy.AUTO` aims at."""
 
@@ -204,8 +201,10 @@ class CacheConfig(_Config):
     @field_validator("eviction_policy")
     @classmethod
     def _disk_knows_the_policy(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.data.get("backend") is CacheBackend.DISK and value not in _DISK_POLICIES:
-            raise ValueError("the disk backend knows lru, lfu and ttl; the others work with backend: memory")
+        if info.data.get("backend") is CacheBackend.DISK and not isinstance(value, EvictionPolicy):
+            raise ValueError(
+                "the disk backend knows lru, lfu, ttl, s3fifo, gdsf and auto; your own works with backend: memory"
+            )
         return value
 
     @field_validator("near_max_size")

@@ -73,6 +73,8 @@ def _open_store(config: CacheConfig, *, clock: Clock, listener: Listener) -> Ful
                 max_size=config.max_size,
                 size_limit_bytes=config.disk_size_limit,
                 policy=config.eviction_policy,
+                objective=config.eviction_objective,
+                cost_weight=config.eviction_cost_weight,
                 timeout_seconds=config.timeout_seconds,
                 clock=clock,
                 listener=listener,

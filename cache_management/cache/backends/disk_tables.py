@@ -1,95 +1,16 @@
-"""The tables of the disk store, and what stands beside the records: notes, leases, tags.
+"""What stands beside the records of the disk store: notes, leases, tags.
 
-Every function takes an open connection; those that write expect to be inside `write`.
+Every function takes an open connection; those that write expect to be inside `disk_schema.write`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from cache_management.cache.errors import JournalGap
 
-SCHEMA_NUMBER = 1
 NOTES_KEPT = 100_000
-
-_SCHEMA = """
-CREATE TABLE records (
-    id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL UNIQUE,
-    grp TEXT NOT NULL,               -- kind and namespace: what shares max_size
-    frame BLOB NOT NULL,
-    expires_at REAL,
-    used_at REAL NOT NULL,
-    uses INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX records_expiry ON records (expires_at) WHERE expires_at IS NOT NULL;
-CREATE INDEX records_use ON records (grp, used_at);
--- Counting rows would read the whole table at every write: triggers keep the sums instead.
-CREATE TABLE totals (grp TEXT PRIMARY KEY, entries INTEGER NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TRIGGER records_added AFTER INSERT ON records BEGIN
-    INSERT INTO totals VALUES (new.grp, 1, length(new.frame))
-    ON CONFLICT (grp) DO UPDATE SET entries = entries + 1, bytes = bytes + length(new.frame);
-END;
-CREATE TRIGGER records_removed AFTER DELETE ON records BEGIN
-    UPDATE totals SET entries = entries - 1, bytes = bytes - length(old.frame) WHERE grp = old.grp;
-END;
-CREATE TRIGGER records_changed AFTER UPDATE OF frame ON records BEGIN
-    UPDATE totals SET bytes = bytes + length(new.frame) - length(old.frame) WHERE grp = old.grp;
-END;
-CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT NOT NULL, item BLOB NOT NULL);
-CREATE INDEX notes_stream ON notes (stream, id);
-CREATE TABLE notes_dropped (stream TEXT PRIMARY KEY, upto INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE leases (name TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE lease_tokens (last INTEGER NOT NULL);
-INSERT INTO lease_tokens VALUES (0);
-CREATE TABLE tags (
-    tag TEXT NOT NULL, key TEXT NOT NULL, expires_at REAL, PRIMARY KEY (tag, key)
-) WITHOUT ROWID;
-CREATE INDEX tags_expiry ON tags (expires_at) WHERE expires_at IS NOT NULL;
-"""
-
-
-@contextlib.contextmanager
-def write(db: sqlite3.Connection) -> Iterator[None]:
-    """Run a block as one transaction that holds the write lock from its start."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
-def create(db: sqlite3.Connection) -> None:
-    """Make the tables if they are missing.
-
-    Raises:
-        sqlite3.DatabaseError: The file was made by a program with another layout.
-    """
-    if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_NUMBER:
-        return
-    with write(db):
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-        if found == SCHEMA_NUMBER:
-            return
-        if found:
-            raise sqlite3.DatabaseError(f"its layout is {found}, this program reads {SCHEMA_NUMBER}; move it aside")
-        for statement in _statements(_SCHEMA):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {SCHEMA_NUMBER}")
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Split a script; `executescript` would commit the transaction that it stands in."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
 
 
 def append_notes(db: sqlite3.Connection, stream: str, items: Sequence[bytes]) -> int:

@@ -95,6 +95,7 @@ async def fork_and_use(folder: str) -> None:
     await backend.put(PREFIX + "parent", record("parent"))
     _, status = os.waitpid(child, 0)
     say("child", os.waitstatus_to_exitcode(status))
+    say("parent current", backend.is_current())
     found = await backend.get_many([PREFIX + name for name in ("before", "waited", "parent", "child", "contended")])
     say("found", *sorted(key.removeprefix(PREFIX) for key in found))
     await backend.aclose()
@@ -102,6 +103,10 @@ async def fork_and_use(folder: str) -> None:
 
 async def _in_child(backend: DiskBackend, folder: str, before: set[int]) -> int:
     asyncio.get_running_loop()
+    told: list[object] = []
+    backend.watch([PREFIX], told.append)
+    if backend.is_current() or told != [None]:
+        return 3  # the parent's connection was asked
     await backend.put(PREFIX + "child", record("child"))
     if not before < _sqlite_files(folder):
         return 2  # the parent's connection was used, or closed

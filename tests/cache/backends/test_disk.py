@@ -15,7 +15,7 @@ import pytest
 from cache_management.cache.backends import disk_tables
 from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.disk import DiskBackend
-from cache_management.cache.config import EvictionPolicy
+from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.errors import BackendUnavailable
 from cache_management.cache.events import CorruptEvent, Event, RemoveEvent
 from cache_management.cache.records import Record
@@ -23,6 +23,7 @@ from tests.cache.backends.disk_child import PREFIX
 from tests.conftest import PROJECT_ROOT
 from tests.contracts.backend import BackendContract, JournalContract
 from tests.contracts.clock import ManualClock
+from tests.contracts.watched import KEY, WatchedContract
 
 PATIENT_SECONDS = 20.0
 
@@ -60,6 +61,83 @@ class TestDiskJournal(JournalContract):
         for file in self.folder.iterdir():
             file.unlink()
         return journal
+
+
+class TestDiskWatched(WatchedContract):
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    async def make(self) -> FullBackend:
+        return opened(self.folder, clock=self.clock)
+
+    async def test_own_writes_and_reads_elsewhere_are_not_told(self, watching: FullBackend, other: FullBackend) -> None:
+        await watching.put(KEY, self.record())
+        await other.get(KEY)
+        assert watching.is_current()
+        self.told.clear()
+
+        await watching.put(KEY, self.record(b"own"))
+        await other.get(KEY)
+
+        assert watching.is_current()
+        assert self.told == []
+
+    async def test_a_change_is_told_once(self, watching: FullBackend, other: FullBackend) -> None:
+        assert watching.is_current()
+        await other.put(KEY, self.record())
+        self.told.clear()
+
+        assert watching.is_current()
+        assert watching.is_current()
+
+        assert self.told == [None]
+
+    async def test_a_write_of_another_process_is_told(self, watching: FullBackend) -> None:
+        assert watching.is_current()
+        self.told.clear()
+
+        race(start("write-many", self.folder, "a", 1))
+
+        assert watching.is_current()
+        assert self.told == [None]
+
+    async def test_nobody_is_current_before_a_read_opened_the_file(self) -> None:
+        backend = await self.make()
+        backend.watch([KEY], self.told.append)
+
+        assert not backend.is_current()
+        await backend.get(KEY)
+        assert backend.is_current()
+        await backend.aclose()
+        self.told.clear()
+
+        assert not backend.is_current()
+        assert self.told == [None]
+
+    async def test_a_held_lock_is_not_waited_for(self, watching: FullBackend) -> None:
+        with write_lock_held_elsewhere(self.folder):
+            writing = asyncio.ensure_future(watching.put(KEY, self.record()))
+            await asyncio.sleep(0)
+            # Current or not, the answer comes at once: the lock goes only after it.
+            watching.is_current()
+            assert not writing.done()
+        await writing
+
+    async def test_what_cannot_be_asked_is_not_current(self, watching: FullBackend) -> None:
+        assert isinstance(watching, DiskBackend)
+        assert watching._connection is not None
+        assert watching.is_current()
+
+        watching._connection.close()
+
+        assert not watching.is_current()
+
+    async def test_while_its_own_thread_writes_nobody_is_current(self, watching: FullBackend) -> None:
+        assert isinstance(watching, DiskBackend)
+
+        with watching._lock:
+            assert not watching.is_current()
 
 
 def opened(folder: Path, **options: object) -> DiskBackend:
@@ -161,16 +239,18 @@ async def test_bytes_are_bounded_under_concurrent_writers(tmp_path: Path) -> Non
 
     with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
         size, entries = db.execute("SELECT sum(length(frame)), count(*) FROM records").fetchone()
-        counted = db.execute("SELECT total(bytes), total(entries) FROM totals").fetchone()
+        counted = db.execute("SELECT total(bytes), total(entries) FROM groups WHERE id > 0").fetchone()
+        whole = db.execute("SELECT bytes FROM groups WHERE id = 0").fetchone()
 
     assert 10_000 < size <= 20_000
     assert counted == (size, entries)
+    assert whole == (size,)
 
 
 async def test_forked_child_opens_its_own_connection(tmp_path: Path) -> None:
     (said,) = finish(start("fork-and-use", tmp_path))
 
-    assert said.splitlines() == ["child 0", "found before child contended parent waited"]
+    assert said.splitlines() == ["child 0", "parent current True", "found before child contended parent waited"]
 
 
 # the write lock
@@ -246,15 +326,6 @@ async def test_garbage_file_is_unavailable_and_left_as_it_is(tmp_path: Path) -> 
 
     await backend.aclose()
     assert file.read_bytes() == b"this is no database" * 1000
-
-
-async def test_file_of_another_layout_is_unavailable(tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
-        db.execute("PRAGMA user_version = 99")
-
-    backend = opened(tmp_path)
-    with pytest.raises(BackendUnavailable, match="layout is 99"):
-        await backend.get(PREFIX + "a")
 
 
 async def test_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
@@ -350,49 +421,6 @@ async def test_least_recently_read_goes_first_even_from_another_process(tmp_path
     await writer.aclose()
 
 
-async def test_least_frequently_read_goes_first(tmp_path: Path) -> None:
-    clock = ManualClock()
-    backend = opened(tmp_path, max_size=2, policy=EvictionPolicy.LFU, clock=clock)
-    await backend.put_many({PREFIX + "often": record(), PREFIX + "once": record()})
-    for _ in range(5):
-        await backend.get(PREFIX + "often")
-    clock.advance(1)
-    await backend.get(PREFIX + "once")
-    clock.advance(1)
-
-    await backend.put(PREFIX + "new", record())
-
-    assert PREFIX + "often" in [key async for key in backend.scan(PREFIX)]
-    assert PREFIX + "once" not in [key async for key in backend.scan(PREFIX)]
-    await backend.aclose()
-
-
-async def test_old_fame_fades(tmp_path: Path) -> None:
-    clock = ManualClock()
-    backend = opened(tmp_path, max_size=2, policy=EvictionPolicy.LFU, clock=clock)
-    await backend.put(PREFIX + "famous", record())
-    for _ in range(20):
-        await backend.get(PREFIX + "famous")
-    clock.advance(100 * 3600)
-    await backend.put(PREFIX + "recent", record())
-
-    await backend.put(PREFIX + "new", record())
-
-    assert [key.removeprefix(PREFIX) async for key in backend.scan(PREFIX)] == ["new", "recent"]
-    await backend.aclose()
-
-
-async def test_soonest_to_expire_goes_first(tmp_path: Path) -> None:
-    clock = ManualClock()
-    backend = opened(tmp_path, max_size=2, policy=EvictionPolicy.TTL, clock=clock)
-    await backend.put_many({PREFIX + "never": record(), PREFIX + "soon": record(expires_at=clock.now + 10)})
-
-    await backend.put(PREFIX + "later", record(expires_at=clock.now + 100))
-
-    assert [key.removeprefix(PREFIX) async for key in backend.scan(PREFIX)] == ["later", "never"]
-    await backend.aclose()
-
-
 async def test_expired_entries_make_room_before_live_ones(tmp_path: Path) -> None:
     clock = ManualClock()
     heard: list[Event] = []
@@ -417,14 +445,46 @@ async def test_eviction_is_told_with_its_namespace(tmp_path: Path) -> None:
     await backend.aclose()
 
 
-async def test_entry_larger_than_the_whole_limit_goes_at_the_next_write(tmp_path: Path) -> None:
-    backend = opened(tmp_path, size_limit_bytes=10_000)
+async def test_entry_larger_than_the_whole_limit_is_not_kept_and_pushes_nothing_out(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    backend = opened(tmp_path, size_limit_bytes=10_000, listener=heard.append)
     await backend.put_many({f"{PREFIX}{at}": record(b"x" * 1000) for at in range(5)})
-    await backend.put(PREFIX + "huge", record(b"x" * 50_000))
 
-    await backend.put(PREFIX + "new", record(b"x" * 1000))
+    await backend.put_many({PREFIX + "huge": record(b"x" * 50_000), PREFIX + "0": record(b"y" * 50_000)})
 
-    assert [key.removeprefix(PREFIX) async for key in backend.scan(PREFIX)] == ["new"]
+    # What stood under its key is out of date.
+    assert [key.removeprefix(PREFIX) async for key in backend.scan(PREFIX)] == ["1", "2", "3", "4"]
+    assert heard == [RemoveEvent(reason="evicted", namespace="disk", count=2)]
+    await backend.aclose()
+
+
+async def test_later_expiry_of_an_overwrite_counts_and_an_earlier_one_too(tmp_path: Path) -> None:
+    clock = ManualClock()
+    backend = opened(tmp_path, max_size=3, clock=clock)
+    for name, first, second in (("later", 10, 100), ("sooner", 100, 10), ("at last", None, 10)):
+        for life in (first, second):
+            await backend.put(PREFIX + name, record(expires_at=life and clock.now + life))
+    await backend.get(PREFIX + "sooner")
+    await backend.get(PREFIX + "at last")
+    clock.advance(20)
+
+    await backend.put_many({PREFIX + "new": record(), PREFIX + "newer": record()})
+
+    assert [key.removeprefix(PREFIX) async for key in backend.scan(PREFIX)] == ["later", "new", "newer"]
+    await backend.aclose()
+
+
+async def test_group_that_holds_most_bytes_gives_way(tmp_path: Path) -> None:
+    backend = opened(tmp_path, size_limit_bytes=10_000)
+    await backend.put("cm1:llm:small:k", record(b"x" * 1000))
+    await backend.put_many({f"{PREFIX}{at}": record(b"x" * 1000) for at in range(8)})
+
+    await backend.put("cm1:llm:new:k", record(b"x" * 1000))
+    await backend.put(PREFIX + "7", record(b"x" * 4000))
+
+    assert await backend.get("cm1:llm:small:k") is not None
+    assert await backend.get("cm1:llm:new:k") is not None
+    assert [key.removeprefix(PREFIX) async for key in backend.scan(PREFIX)] == ["4", "5", "6", "7"]
     await backend.aclose()
 
 
@@ -438,8 +498,34 @@ async def test_reads_reach_the_store_without_any_write(tmp_path: Path) -> None:
     await backend.aclose()
 
     with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
-        (counted,) = db.execute("SELECT count(*) FROM records WHERE uses = 1").fetchone()
-    assert counted >= 399
+        (counted,) = db.execute("SELECT count(*) FROM marks WHERE uses = 1").fetchone()
+    assert counted == 400
+
+
+async def test_reads_are_written_down_while_the_store_is_only_read(tmp_path: Path) -> None:
+    clock = ManualClock()
+    backend = opened(tmp_path, clock=clock)
+    keys = [f"{PREFIX}{at}" for at in range(1100)]
+    await backend.put_many({key: record() for key in keys})
+
+    def counted() -> int:
+        with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
+            return int(db.execute("SELECT total(uses) FROM marks").fetchone()[0])
+
+    await backend.get(keys[0])
+    clock.advance(60)
+    assert counted() == 0
+    await backend.get_many(keys[:2])
+    after_a_while = counted()
+    with write_lock_held_elsewhere(tmp_path):
+        for key in keys:  # more than are kept: dropped, because nobody may wait
+            assert await backend.get(key) is not None
+    for key in keys:
+        await backend.get(key)
+
+    assert after_a_while == 2 or after_a_while == 3
+    assert 1024 <= counted() - after_a_while <= 1100
+    await backend.aclose()
 
 
 async def test_data_folder_is_private(tmp_path: Path) -> None:

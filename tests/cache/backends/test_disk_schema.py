@@ -1,0 +1,163 @@
+"""Files of older and newer programs."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cache_management.cache.backends import disk_schema
+from cache_management.cache.backends.disk import DiskBackend
+from cache_management.cache.backends.disk_schema import SCHEMA_NUMBER
+from cache_management.cache.codec import pack
+from cache_management.cache.config import EvictionPolicy
+from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.records import Record
+from tests.contracts.clock import ManualClock
+
+PREFIX = "cm1:llm:old:k"
+
+# As layout 1 stood in the programs that wrote it.
+LAYOUT_1 = """
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    grp TEXT NOT NULL,               -- kind and namespace: what shares max_size
+    frame BLOB NOT NULL,
+    expires_at REAL,
+    used_at REAL NOT NULL,
+    uses INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX records_expiry ON records (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX records_use ON records (grp, used_at);
+CREATE TABLE totals (grp TEXT PRIMARY KEY, entries INTEGER NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER records_added AFTER INSERT ON records BEGIN
+    INSERT INTO totals VALUES (new.grp, 1, length(new.frame))
+    ON CONFLICT (grp) DO UPDATE SET entries = entries + 1, bytes = bytes + length(new.frame);
+END;
+CREATE TRIGGER records_removed AFTER DELETE ON records BEGIN
+    UPDATE totals SET entries = entries - 1, bytes = bytes - length(old.frame) WHERE grp = old.grp;
+END;
+CREATE TRIGGER records_changed AFTER UPDATE OF frame ON records BEGIN
+    UPDATE totals SET bytes = bytes + length(new.frame) - length(old.frame) WHERE grp = old.grp;
+END;
+CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT NOT NULL, item BLOB NOT NULL);
+CREATE INDEX notes_stream ON notes (stream, id);
+CREATE TABLE notes_dropped (stream TEXT PRIMARY KEY, upto INTEGER NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+LAYOUT_1_WITH_LEASES_AND_TAGS = (
+    LAYOUT_1
+    + """
+CREATE TABLE leases (name TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE lease_tokens (last INTEGER NOT NULL);
+INSERT INTO lease_tokens VALUES (41);
+CREATE TABLE tags (
+    tag TEXT NOT NULL, key TEXT NOT NULL, expires_at REAL, PRIMARY KEY (tag, key)
+) WITHOUT ROWID;
+CREATE INDEX tags_expiry ON tags (expires_at) WHERE expires_at IS NOT NULL;
+INSERT INTO tags VALUES ('tag', 'cm1:llm:old:k1', NULL);
+"""
+)
+
+
+def write_layout_1(folder: Path, script: str, now: float) -> dict[str, Record]:
+    """Make a file with ten entries: `k0` was used longest ago, `k9` expires soon."""
+    records = {
+        f"{PREFIX}{at}": Record(value=b"%d" % at * 500, expires_at=now + 60 if at == 9 else None, version=at)
+        for at in range(10)
+    }
+    with closing(sqlite3.connect(folder / "cache.sqlite")) as db, db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(script)
+        db.executemany(
+            "INSERT INTO records (key, grp, frame, expires_at, used_at, uses) VALUES (?, 'llm:old', ?, ?, ?, ?)",
+            [
+                (key, pack(key, record), record.expires_at, now - 100 + at, 5 if at == 1 else 0)
+                for at, (key, record) in enumerate(records.items())
+            ],
+        )
+        db.execute("INSERT INTO notes (stream, item) VALUES ('s', x'6e6f7465')")
+    return records
+
+
+def opened(folder: Path, clock: ManualClock, **options: object) -> DiskBackend:
+    defaults: dict[str, object] = {"max_size": 10, "size_limit_bytes": 10**9, "timeout_seconds": 20.0, "clock": clock}
+    return DiskBackend(folder, **{**defaults, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("script", [LAYOUT_1, LAYOUT_1_WITH_LEASES_AND_TAGS], ids=["early", "late"])
+async def test_entries_of_layout_1_are_kept(tmp_path: Path, script: str) -> None:
+    clock = ManualClock()
+    records = write_layout_1(tmp_path, script, clock.now)
+
+    backend = opened(tmp_path, clock)
+
+    assert await backend.get_many(list(records)) == records
+    assert await backend.count() == 10
+    assert (await backend.read_after("s", "", limit=10))[0] == [b"note"]
+    token = await backend.acquire("name", owner="a", ttl_seconds=5)
+    assert token == (42 if script is LAYOUT_1_WITH_LEASES_AND_TAGS else 1)
+    assert await backend.tagged("tag") == (["cm1:llm:old:k1"] if script is LAYOUT_1_WITH_LEASES_AND_TAGS else [])
+    await backend.aclose()
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_NUMBER,)
+        size = db.execute("SELECT sum(length(frame)) FROM records").fetchone()
+        assert db.execute("SELECT entries, bytes FROM groups WHERE name = 'llm:old'").fetchone() == (10, *size)
+        assert db.execute("SELECT bytes FROM groups WHERE id = 0").fetchone() == size
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize(("policy", "first_to_go"), [("lru", "0"), ("lfu", "0"), ("ttl", "9"), ("s3fifo", "0")])
+async def test_order_of_layout_1_is_taken_over(tmp_path: Path, policy: str, first_to_go: str) -> None:
+    clock = ManualClock()
+    records = write_layout_1(tmp_path, LAYOUT_1, clock.now)
+    backend = opened(tmp_path, clock, policy=EvictionPolicy(policy))
+
+    await backend.put(PREFIX + "new", Record(value=b"new", expires_at=None, version=1))
+
+    kept = {key async for key in backend.scan()}
+    assert set(records) - kept == {PREFIX + first_to_go}
+    await backend.aclose()
+
+
+async def test_expired_entries_of_layout_1_go_first(tmp_path: Path) -> None:
+    clock = ManualClock()
+    records = write_layout_1(tmp_path, LAYOUT_1, clock.now)
+    backend = opened(tmp_path, clock)
+    clock.advance(61)
+
+    await backend.put(PREFIX + "new", Record(value=b"new", expires_at=None, version=1))
+
+    assert set(records) - {key async for key in backend.scan()} == {PREFIX + "9"}
+    await backend.aclose()
+
+
+async def test_upgrade_that_fails_leaves_layout_1_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    records = write_layout_1(tmp_path, LAYOUT_1, clock.now)
+    with monkeypatch.context() as broken:
+        broken.setattr(disk_schema, "_LASTING", "INSERT INTO nowhere VALUES (1);\n")
+        with pytest.raises(BackendUnavailable, match="nowhere"):
+            await opened(tmp_path, clock).ping()
+
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("SELECT entries FROM totals").fetchone() == (10,)
+    backend = opened(tmp_path, clock)
+    assert await backend.get_many(list(records)) == records
+    await backend.aclose()
+
+
+@pytest.mark.parametrize("number", [SCHEMA_NUMBER + 1, 99, -1])
+async def test_file_of_an_unknown_layout_is_unavailable_and_left_alone(tmp_path: Path, number: int) -> None:
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
+        db.execute(f"PRAGMA user_version = {number}")
+
+    with pytest.raises(BackendUnavailable, match=f"layout is {number}, this program reads up to {SCHEMA_NUMBER}"):
+        await opened(tmp_path, ManualClock()).get(PREFIX + "a")
+
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
+        assert db.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
