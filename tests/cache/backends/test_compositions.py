@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import redis
@@ -19,7 +19,7 @@ PATIENT_SECONDS = 20.0
 
 
 class Composed(BackendContract):
-    options: dict[str, Any]
+    options: ClassVar[dict[str, Any]]
     url: str
 
     async def make(self) -> Backend:
@@ -48,24 +48,24 @@ class OnDisk(Composed):
 
 
 class TestGuardedBatchingRedis(OnRedis):
-    options: dict[str, Any] = {}
+    options: ClassVar[dict[str, Any]] = {}
 
 
 class TestEncryptedRedis(OnRedis):
-    options = {"encryption_keys": KEYS}
+    options: ClassVar[dict[str, Any]] = {"encryption_keys": KEYS}
 
 
 class TestMemoryInFrontOfRedis(OnRedis):
-    options = {"near_max_size": 1000}
+    options: ClassVar[dict[str, Any]] = {"near_max_size": 1000}
 
 
 class TestMemoryInFrontOfEncryptedRedis(OnRedis):
-    options = {"near_max_size": 1000, "encryption_keys": KEYS}
+    options: ClassVar[dict[str, Any]] = {"near_max_size": 1000, "encryption_keys": KEYS}
 
 
 class TestEncryptedDisk(OnDisk):
-    options = {"encryption_keys": KEYS}
+    options: ClassVar[dict[str, Any]] = {"encryption_keys": KEYS}
 
 
 class TestMemoryInFrontOfDisk(OnDisk):
-    options = {"near_max_size": 1000}
+    options: ClassVar[dict[str, Any]] = {"near_max_size": 1000}
