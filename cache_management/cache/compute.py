@@ -98,8 +98,8 @@ class Shelf(Protocol):
     config: CacheConfig
     namespace: str
 
-    async def load(self, key: str) -> Held | None:
-        """Return an entry, stale ones too; None when absent or the store is down."""
+    async def load(self, key: str) -> Held | str:
+        """Return an entry, stale ones too, or why there is none: "absent", "corrupt" or "degraded"."""
 
     async def store(self, key: str, response: CachedResponse, facts: Facts, ttl_seconds: int | None) -> None:
         """Store an entry; a store that is down is told to the listeners."""
@@ -137,7 +137,8 @@ class Computing:
         if wanted.controls.no_cache:
             self._shelf.miss("bypass", wanted.key, started)
             return await self._compute(wanted, compute, Holder.alone())
-        held = await self._shelf.load(wanted.key)
+        found = await self._shelf.load(wanted.key)
+        held = found if isinstance(found, Held) else None
         state = "expired" if held is None else self._state(held, wanted.controls)
         if held is not None and state in ("fresh", "stale_usable"):
             if state == "stale_usable":
@@ -146,7 +147,7 @@ class Computing:
                 self._refresh(wanted, compute, held.version)
             self._shelf.hit(wanted.key, held.stored.response, started)
             return held.stored.response
-        self._shelf.miss("absent" if held is None else "expired", wanted.key, started)
+        self._shelf.miss(found if isinstance(found, str) else "expired", wanted.key, started)
         try:
             return await self._fly(wanted, compute, newer_than=None)
         except Exception:
@@ -163,14 +164,14 @@ class Computing:
         leaves nothing behind.
         """
         started = perf_counter()
-        held = None if wanted.controls.no_cache else await self._shelf.load(wanted.key)
+        held = "bypass" if wanted.controls.no_cache else await self._shelf.load(wanted.key)
         # A stale one is not served: nothing would compute it again once its reader has it.
-        if held is not None and self._state(held, wanted.controls) == "fresh":
+        if isinstance(held, Held) and self._state(held, wanted.controls) == "fresh":
             self._shelf.hit(wanted.key, held.stored.response, started)
             for piece in _pieces(held.stored.response.response):
                 yield piece
             return
-        self._shelf.miss("bypass" if wanted.controls.no_cache else "absent", wanted.key, started)
+        self._shelf.miss(held if isinstance(held, str) else "expired", wanted.key, started)
         async with self._flights.turn(self._name(wanted), lambda: self._look(wanted, None)) as (holder, found):
             if found is not None and not wanted.controls.no_cache:
                 for piece in _pieces(found.response):
@@ -237,7 +238,7 @@ class Computing:
 
     async def _look(self, wanted: Wanted, newer_than: int | None) -> CachedResponse | None:
         held = await self._shelf.load(wanted.key)
-        if held is None or self._state(held, wanted.controls) != "fresh":
+        if isinstance(held, str) or self._state(held, wanted.controls) != "fresh":
             return None
         return held.stored.response if newer_than is None or held.version > newer_than else None
 

@@ -157,7 +157,7 @@ class LLMCache:
     async def exists(self, key: str) -> bool:
         """Tell whether a live entry is stored under a key."""
         held = await self.load(key, operation="exists")
-        return held is not None and (held.fresh_until is None or held.fresh_until > self._clock())
+        return isinstance(held, Held) and (held.fresh_until is None or held.fresh_until > self._clock())
 
     async def delete(self, key: str) -> bool:
         """Remove an entry; return whether one was there.
@@ -394,21 +394,26 @@ class LLMCache:
         """
         return self._encode(key, self._keys.to_storage(key), response, ttl_seconds, version, facts)
 
-    async def load(self, key: str, *, operation: str = "load") -> Held | None:
-        """Return an entry with all that is known of it, stale ones too; None when absent or the store is down."""
+    async def load(self, key: str, *, operation: str = "load") -> Held | str:
+        """Return an entry with all that is known of it, stale ones too, or why there is none.
+
+        The reasons are "absent", "corrupt" and "degraded" (the store is down).
+        """
         storage_key = self._keys.to_storage(key)
-        try:
-            record = await self.backend.get(storage_key)
-        except BackendUnavailable as exc:
-            self._tolerate(exc, operation)
-            return None
+        record = self.backend.peek(storage_key)
         if record is None:
-            return None
+            try:
+                record = await self.backend.get(storage_key)
+            except BackendUnavailable as exc:
+                self._tolerate(exc, operation)
+                return "degraded"
+        if record is None:
+            return "absent"
         try:
             stored = decode_stored(key, record.value, limit_bytes=self._limit_bytes)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
-            return None
+            return "corrupt"
         return Held(stored, record.version, record.expires_at)
 
     async def store(self, key: str, response: CachedResponse, facts: Facts, ttl_seconds: int | None) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from cache_management.cache.backends.memory import MemoryBackend
-from cache_management.cache.compute import Computed
+from cache_management.cache.compute import Computed, Held
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import InvalidInput
-from cache_management.cache.events import ComputeEvent, Event, RefusedEvent, StaleEvent
+from cache_management.cache.events import ComputeEvent, Event, MissEvent, RefusedEvent, StaleEvent
 from cache_management.cache.llm import LLMCache
 from tests.contracts.broken import BreakableBackend
 from tests.contracts.clock import ManualClock
@@ -69,6 +69,24 @@ async def test_a_function_that_returns_an_awaitable_computes_too() -> None:
     bench, model = Bench(), Model("awaited")
 
     assert (await bench.cache.get_or_compute("q", lambda: model())).response == "awaited"
+
+
+async def test_a_store_that_is_down_is_not_told_as_an_absent_entry() -> None:
+    heard: list[Event] = []
+    store = BreakableBackend()
+    cache = LLMCache(CacheConfig(), backend=store, listener=heard.append)
+
+    answer = await cache.get_or_compute("q", Model())
+    pieces = [piece async for piece in cache.stream_or_compute("q", lambda: _stream("an answer"))]
+    store.up = True
+    await cache.get_or_compute("q", Model())
+
+    assert (answer.response, pieces) == ("an answer", ["an answer"])
+    assert [event.reason for event in heard if isinstance(event, MissEvent)] == ["degraded", "degraded", "absent"]
+
+
+async def _stream(text: str) -> AsyncIterator[str]:
+    yield text
 
 
 async def test_many_callers_cause_one_computation() -> None:
@@ -221,7 +239,7 @@ async def test_an_answer_near_its_end_is_refreshed_early_by_chance() -> None:
     bench.cache._computing._rng = lambda: 1e-4  # computing took 5 s, so up to 46 s early
     await bench.cache.get_or_compute("q", model)
     held = await bench.cache.load("q")
-    assert held is not None
+    assert isinstance(held, Held)
     slow = held.stored.facts.__class__(compute_seconds=5.0)
     await bench.cache.store("q", held.stored.response, slow, None)
     model.answer = "new"

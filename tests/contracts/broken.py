@@ -26,6 +26,9 @@ class BreakableBackend(MemoryBackend):
         self._check()
         return await super().get_many(keys)
 
+    def peek(self, key: str) -> Record | None:
+        return super().peek(key) if self.up else None
+
     async def get(self, key: str) -> Record | None:
         self._check()
         return await super().get(key)
