@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from cache_management.cache.backends.disk import DiskBackend
+from cache_management.cache.config import EvictionPolicy
 from cache_management.cache.records import Record
 
 PREFIX = "cm1:llm:disk:k"
@@ -55,11 +56,26 @@ async def write_for_ever(folder: str) -> None:
         at += 1
 
 
-async def fill(folder: str, name: str, max_size: str, size_limit_bytes: str) -> None:
-    backend = opened(folder, max_size=int(max_size), size_limit_bytes=int(size_limit_bytes))
+async def fill(folder: str, name: str, max_size: str, size_limit_bytes: str, policy: str = "lru") -> None:
+    """Write more than fits, and look after each write whether everybody keeps to the bounds."""
+    backend = DiskBackend(
+        Path(folder),
+        max_size=int(max_size),
+        size_limit_bytes=int(size_limit_bytes),
+        policy=EvictionPolicy(policy),
+        timeout_seconds=30,
+    )
+    await backend.ping()
+    looking = sqlite3.connect(backend.path, isolation_level=None)
     await_the_start()
     for at in range(150):
-        await backend.put(f"{PREFIX}{name}-{at}", record(f"{name}-{at}", 1000))
+        await backend.put(f"{PREFIX}{name}-{at}", record(f"{name}-{at}", 700 + at % 7 * 100))
+        await backend.put(f"{PREFIX}shared-{at % 5}", record(name, 1000 + at))
+        await backend.get(f"{PREFIX}{name}-{at // 2}")
+        entries, size = looking.execute("SELECT count(*), total(length(frame)) FROM records").fetchone()
+        if entries > int(max_size) or size > int(size_limit_bytes):
+            raise AssertionError(f"{entries} entries of {size} bytes in all")
+    looking.close()
     await backend.aclose()
 
 
