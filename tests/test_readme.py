@@ -13,6 +13,7 @@ import pytest
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.main import _COMMANDS
 from cache_management.settings import setting_names
+from tests.bench import publish
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -50,6 +51,10 @@ def test_the_settings_table_is_complete() -> None:
 
 def test_the_exit_codes_are_those_of_the_program() -> None:
     assert {int(row[0]): row[1] for row in table("Command line")} == {code.value: code.meaning for code in ExitCode}
+
+
+def test_the_speed_table_is_what_was_measured() -> None:
+    assert publish.in_readme(README, publish.load(publish.RESULT)) == README, "python -m tests.bench --readme"
 
 
 def test_every_command_is_named() -> None:

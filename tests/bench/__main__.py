@@ -1,17 +1,20 @@
-"""`python -m tests.bench [--only NAME] [--quick]`: measure, print tables, write bench-results/*.json."""
+"""`python -m tests.bench [--only NAME] [--quick]`: measure, print tables, write bench-results/*.json.
+
+`--chart` and `--readme` measure nothing: they publish the newest full run, see `publish.py`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 
-from tests.bench import backends, eviction, flight, growth, imports, overhead, peers, warm
+from tests.bench import backends, eviction, flight, growth, imports, overhead, peers, publish, warm
 from tests.bench.measure import FULL, QUICK, Report, as_table, environment
 
 TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
@@ -35,27 +38,41 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(TABLES), help="measure this table; may be repeated")
     parser.add_argument("--quick", action="store_true", help="less of everything: to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder of the JSON files")
+    parser.add_argument("--chart", action="store_true", help="draw docs/performance.png of the newest full run")
+    parser.add_argument("--readme", action="store_true", help="write its tables to README.md and docs/performance.md")
     given = parser.parse_args()
+    if given.chart or given.readme:
+        _publish(given.out, chart=given.chart, readme=given.readme)
+    else:
+        _measure_all(given.only or list(TABLES), quick=given.quick, out=given.out)
+
+
+def _publish(out: Path, *, chart: bool, readme: bool) -> None:
+    run = publish.newest(out, TABLES)
+    if chart:
+        publish.write_chart(run)
+    if readme:
+        publish.write_result(run)
+        publish.write_texts(run)
+    print(f"published the run of {run.date:%Y-%m-%d %H:%M} UTC")
+
+
+def _measure_all(names: Sequence[str], *, quick: bool, out: Path) -> None:
     started = datetime.now(UTC)
     console = Console()
     # A pipe has no width of its own; a table that is folded at 80 columns cannot be read.
     console.width = max(console.width, 150)
     found = environment()
     reports = []
-    for name in given.only or TABLES:
-        report = asyncio.run(_measure(TABLES[name], quick=given.quick))
+    for name in names:
+        report = asyncio.run(_measure(TABLES[name], quick=quick))
         console.print(as_table(report))
         reports.append(report)
-    given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / f"{started:%Y-%m-%dT%H%M%SZ}{'-quick' if given.quick else ''}.json"
-    result = {
-        "date": started,
-        "quick": given.quick,
-        "environment": found,
-        "load_average_after": environment()["load_average"],
-        "tables": reports,
-    }
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{started:%Y-%m-%dT%H%M%SZ}{'-quick' if quick else ''}.json"
+    load_after = environment()["load_average"]
+    run = publish.Run(date=started, quick=quick, environment=found, load_average_after=load_after, tables=reports)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(run)))
     console.print(f"written to {path}")
 
 

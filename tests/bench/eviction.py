@@ -34,11 +34,11 @@ _POLICIES: dict[str, Callable[[], Evictor]] = {
 _KEPT = 2000
 
 
-async def measure(*, quick: bool) -> Report:
-    """Replay a trace; the result does not depend on the machine."""
+async def measure(*, quick: bool, requests: int = 10_000) -> Report:
+    """Replay a trace, or the first `requests` of it; the result does not depend on the machine."""
     trace, keys = _read_keys()
     if quick:
-        keys = keys[:10_000]
+        keys = keys[:requests]
     distinct = len(set(keys))
     weights = llm_weights(keys)
     total = sum(weight.size_bytes for weight in weights.values())

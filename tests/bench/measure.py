@@ -10,6 +10,7 @@ import os
 import platform
 import sqlite3
 import statistics
+import subprocess
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib import metadata
 from itertools import cycle, islice
@@ -44,6 +45,8 @@ PACKAGES = (
     "xxhash",
     "zstandard",
 )
+
+TEXT_COLUMNS = ("what", "beside", "goal")
 
 
 class Effort(msgspec.Struct, frozen=True):
@@ -207,6 +210,7 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = None
     return {
+        "commit": _commit(),
         "processor": _processor(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -217,6 +221,16 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # not a checkout
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -224,35 +238,36 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
+def columns(report: Report) -> list[str]:
+    """Return the heads of a report's columns."""
+    unit = report.rows[0].unit if report.rows else ""
+    return ["what", "entry", f"ours, {unit}", "p99", "beside", unit, "p99", "ratio", "10-90 %", "CPU", "goal"]
+
+
+def cells(row: Comparison) -> list[str]:
+    """Return a row as text, one cell for each column."""
+    return [
+        row.what,
+        "" if row.entry_bytes is None else _size(row.entry_bytes),
+        _number(row.ours.median),
+        _number(row.ours.p99),
+        row.reference,
+        _number(row.theirs.median),
+        _number(row.theirs.p99),
+        _number(row.ratio),
+        "" if row.runs == 1 else f"{_number(row.ratio_low)}-{_number(row.ratio_high)}",
+        _number(row.cpu_ratio),
+        row.goal,
+    ]
+
+
 def as_table(report: Report) -> Table:
     """Show a report."""
-    unit = report.rows[0].unit if report.rows else ""
     table = Table(title=report.title, box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("what", no_wrap=True)
-    table.add_column("entry", justify="right", no_wrap=True)
-    table.add_column(f"ours, {unit}", justify="right", no_wrap=True)
-    table.add_column("p99", justify="right", no_wrap=True)
-    table.add_column("beside", no_wrap=True)
-    table.add_column(unit, justify="right", no_wrap=True)
-    table.add_column("p99", justify="right", no_wrap=True)
-    table.add_column("ratio", justify="right", no_wrap=True)
-    table.add_column("10-90 %", justify="right", no_wrap=True)
-    table.add_column("CPU", justify="right", no_wrap=True)
-    table.add_column("goal", no_wrap=True)
+    for head in columns(report):
+        table.add_column(head, justify="left" if head in TEXT_COLUMNS else "right", no_wrap=True)
     for row in report.rows:
-        table.add_row(
-            row.what,
-            "" if row.entry_bytes is None else _size(row.entry_bytes),
-            _number(row.ours.median),
-            _number(row.ours.p99),
-            row.reference,
-            _number(row.theirs.median),
-            _number(row.theirs.p99),
-            _number(row.ratio),
-            f"{_number(row.ratio_low)}-{_number(row.ratio_high)}",
-            _number(row.cpu_ratio),
-            row.goal,
-        )
+        table.add_row(*cells(row))
     table.caption = "\n".join(report.notes)
     table.caption_justify = "left"
     return table

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from rich.console import Console
 
 from cache_management.cache.codec import pack, unpack
-from tests.bench import backends
-from tests.bench.measure import Effort, Side, as_table, compare, environment, percentile, spread
+from tests.bench import backends, eviction, flight, growth, imports, overhead, peers, warm
+from tests.bench.measure import Effort, Report, Side, as_table, compare, environment, percentile, spread
 
 TINY = Effort(rounds=2, run_seconds=0.0, samples=2)
+# aiocache calls what redis-py has deprecated.
+old_calls = pytest.mark.filterwarnings("ignore:Call to deprecated:DeprecationWarning")
 
 
 async def test_each_call_of_memory_and_disk_stands_beside_its_reference():
@@ -30,6 +33,72 @@ async def test_each_call_of_memory_and_disk_stands_beside_its_reference():
         )
     }
     assert all(row.ours.median > 0 and row.theirs.median > 0 for row in report.rows)
+
+
+@old_calls
+async def test_each_call_stands_beside_each_cache_that_is_installed():
+    report = await peers.measure(TINY, entries=20, at_once=5)
+
+    found = {(row.what, row.reference) for row in report.rows}
+    assert ("disk LLMCache.set", "sqlite3") in found
+    assert ("redis LLMCache.get, 5 callers", "redis-py") in found
+    for name, what in (
+        ("cashews", "memory LLMCache.get"),
+        ("cashews", "redis LLMCache.get_many 5"),
+        ("aiocache", "memory backend.set"),
+        ("aiocache", "redis LLMCache.set"),
+        ("theine", "memory LLMCache.set"),
+        ("diskcache", "disk backend.get"),
+    ):
+        missing = [note for note in report.notes if note.startswith(f"{name} is left out")]
+        assert ((what, name) in found) is not bool(missing), name
+
+
+async def test_a_computation_stands_beside_its_bare_steps():
+    report = await flight.measure(TINY, entries=20)
+
+    assert {
+        ("get_or_compute hit", "LLMCache.get"),
+        ("get_or_compute miss", "get, compute, set"),
+        ("SingleFlight.run alone", "the bare coroutine"),
+    } <= {(row.what, row.reference) for row in report.rows}
+
+
+async def test_a_larger_store_stands_beside_a_small_one():
+    report = await growth.measure(TINY, sizes=(10, 30))
+
+    assert [row.what for row in report.rows] == [
+        f"{kind} {call} at 30" for kind in ("memory", "disk") for call in ("get", "set")
+    ]
+
+
+@old_calls
+async def test_bytes_are_counted_for_each_kind_of_store():
+    report = await overhead.measure(entries=200)
+
+    assert {row.what for row in report.rows} >= {"disk, each entry", "redis, each entry"}
+    assert all(row.ours.median > 0 and row.unit == "bytes" for row in report.rows if row.what.startswith("redis"))
+
+
+async def test_every_policy_is_replayed_and_timed():
+    replayed = await eviction.measure(quick=True, requests=1_000)
+    timed = await eviction.measure_speed(TINY)
+
+    assert {row.what for row in replayed.rows} >= {"hits, 10% of keys, s3fifo", "money, 5% of bytes, gdsf a=1"}
+    assert {row.what for row in timed.rows} >= {"lru hit", "ttl evict and insert"}
+
+
+async def test_imports_are_timed_as_whole_processes():
+    report = await imports.measure(rounds=1)
+
+    assert {row.reference for row in report.rows} == {"python", "import pydantic"}
+
+
+@pytest.mark.slow
+async def test_a_warm_job_stands_beside_the_bare_model():
+    report: Report = await warm.measure(quick=True, rounds=1, count=20)
+
+    assert [row.what for row in report.rows] == ["warm job of 20"]
 
 
 async def test_a_report_can_be_shown_and_written():

@@ -82,7 +82,7 @@ async def measure(*, quick: bool, rounds: int | None = None, count: int | None =
         ratio_high=high,
         cpu_ratio=cpu_ratio,
         runs=rounds,
-        goal=">= 0.80, then 0.95",
+        goal=">= 0.80 x, then 0.95 x",
     )
     return Report(
         name=NAME,
