@@ -58,11 +58,15 @@ class RedisNode:
         loop = asyncio.get_running_loop()
         now = loop.time()
         budget = self._seconds + payload_bytes / _BYTES_PER_SECOND
+        deadline = now + budget
         lane = self._small if payload_bytes <= _LARGE_BYTES else self._large
         for may_retry in (True, False):
             try:
-                connection = lane.usable(loop, now) or await lane.opened(loop, now + budget)
-                reply = await connection.ask(command, now, now + budget)
+                connection = lane.usable(loop, now)
+                if connection is None:
+                    connection = await lane.opened(loop, deadline)
+                    now = loop.time()
+                reply = await connection.ask(command, now, deadline)
                 break
             except TimeoutError:
                 raise self._late(budget) from None
@@ -76,28 +80,29 @@ class RedisNode:
     async def pipeline(self, commands: Sequence[Command], *, payload_bytes: int = 0) -> list[Any]:
         """Run commands in order, a bounded part at a time; return their replies.
 
-        Other calls may come between them. A command that is refused does not stop those after it
-        in its part.
+        Other calls may come between them. What follows a refused command in its part is done,
+        later parts are not.
         """
         loop = asyncio.get_running_loop()
-        now = loop.time()
         budget = self._seconds + payload_bytes / _BYTES_PER_SECOND
+        deadline = loop.time() + budget
         lane = self._small if payload_bytes <= _LARGE_BYTES else self._large
         replies: list[Any] = []
         for part in _parts(commands):
             for may_retry in (True, False):
                 try:
-                    connection = lane.usable(loop, now) or await lane.opened(loop, now + budget)
-                    replies += await connection.ask_all(part, loop.time(), now + budget)
+                    connection = lane.usable(loop, loop.time()) or await lane.opened(loop, deadline)
+                    answers = await connection.ask_all(part, loop.time(), deadline)
                     break
                 except TimeoutError:
                     raise self._late(budget) from None
                 except ConnectionLost as exc:
                     if not may_retry or exc.was_sent:
                         raise BackendUnavailable(self.address, str(exc)) from exc
-        for reply in replies:
-            if type(reply) is Refusal:
-                raise _refusal(self.address, reply)
+            for answer in answers:
+                if type(answer) is Refusal:
+                    raise _refusal(self.address, answer)
+            replies += answers
         return replies
 
     async def run_script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
