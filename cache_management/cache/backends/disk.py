@@ -78,7 +78,8 @@ class DiskBackend(FullBackend):
         self._clock = clock
         self._listener = listener
         self._connection: sqlite3.Connection | None = None
-        self._pid = os.getpid()
+        self._forks = _forks()
+        self._opened_after = self._forks[0]
         self._lock = threading.Lock()
         self._thread: ThreadPoolExecutor | None = None
         self._uses = Uses()
@@ -95,7 +96,7 @@ class DiskBackend(FullBackend):
 
     async def get(self, key: str) -> Record | None:
         # Straight, because a closure and two more calls would cost as much as all that stands around SQLite.
-        if self._select is not None and self._pid == os.getpid():
+        if self._select is not None and self._opened_after == self._forks[0]:
             try:
                 with self._lock:
                     row = self._select(_GET, (key,)).fetchone()
@@ -183,7 +184,7 @@ class DiskBackend(FullBackend):
         if not self._lock.acquire(blocking=False):
             return False  # our own thread is writing: ask the store
         try:
-            ask = self._data_version if self._pid == os.getpid() else None
+            ask = self._data_version if self._opened_after == self._forks[0] else None
             # Changes when another connection committed; our own commits do not count.
             version = None if ask is None else ask("PRAGMA data_version").fetchone()[0]
         except sqlite3.Error:
@@ -228,13 +229,13 @@ class DiskBackend(FullBackend):
         return record
 
     def _flush_uses(self, now: float) -> None:
-        """Write down what was read. A read must not wait for a write: when the lock is taken, the next one tries."""
+        """Write down what was read, if that can be done now: a read neither waits for it nor fails by it."""
         self._flush_at = now + _USES_KEPT_SECONDS
         if self._connection is None:
             return
         try:
             self._uses.flush(self._connection)
-        except sqlite3.OperationalError:
+        except sqlite3.Error:
             if len(self._uses) > _USES_KEPT:
                 self._uses.clear()
 
@@ -338,12 +339,24 @@ class DiskBackend(FullBackend):
         Using or closing the parent's connection can damage the file, and an executor whose
         thread stayed in the parent takes work and never does it.
         """
-        if self._pid != os.getpid():
+        if self._opened_after != self._forks[0]:
             self._left_behind.append((self._connection, self._thread, self._select, self._data_version))
             self._connection = self._thread = self._select = self._data_version = None
             self._lock = threading.Lock()  # the parent's thread may have held it when it forked
             self._uses = Uses()
-            self._pid = os.getpid()
+            self._opened_after = self._forks[0]
+
+
+@functools.cache
+def _forks() -> list[int]:
+    """Return a counter that grows in a forked child; asking for the pid is a system call in every read."""
+    count = [0]
+
+    def came_out() -> None:
+        count[0] += 1
+
+    os.register_at_fork(after_in_child=came_out)
+    return count
 
 
 def _ignore_change(keys: Sequence[str] | None) -> None:

@@ -131,7 +131,8 @@ class Ledger:
                     raise sqlite3.DatabaseError(f"{crowded.name} counts {crowded.entries} entries and has none")
                 self._remove(victim, evicted=True)
                 self._count_evicted(crowded.name)
-            old = _find(self._db, key)  # it may have been among them
+            if old is not None:
+                old = _find(self._db, key)  # it may have been among them
 
     def _drop_expired(self) -> bool:
         """Look after entries whose expiry is due; return whether there were any."""
