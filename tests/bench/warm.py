@@ -45,12 +45,12 @@ async def measure(*, quick: bool, rounds: int | None = None, count: int | None =
     source, items = _read_items(count or (500 if quick else 2_000))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cm-bench-")))
-        bare = stack.enter_context(_bare_encoder(folder))
         settings, server = _start_services(folder, stack)
         client = JobClient(settings)
         stack.callback(client.close)
         client.stores.upgrade()
         workers = {name: stack.enter_context(_worker(folder, name, settings)) for name in _WORKERS}
+        bare = stack.enter_context(_bare_encoder(folder))  # loads its model while the workers load theirs
         _wait_ready(folder, workers)
         first = _run_job(client, _marked(items[:_FIRST_JOB], "first"), workers)
         jobs, encodes = [], []
