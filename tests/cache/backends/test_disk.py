@@ -528,6 +528,19 @@ async def test_reads_are_written_down_while_the_store_is_only_read(tmp_path: Pat
     await backend.aclose()
 
 
+async def test_reads_go_on_where_uses_cannot_be_written_down(tmp_path: Path) -> None:
+    backend = opened(tmp_path)
+    keys = [f"{PREFIX}{at}" for at in range(1100)]
+    await backend.put_many({key: record() for key in keys})
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db, db:
+        db.execute("DROP TABLE marks")
+
+    for key in keys * 2:
+        assert await backend.get(key) == record()
+
+    await backend.aclose()
+
+
 async def test_data_folder_is_private(tmp_path: Path) -> None:
     backend = opened(tmp_path / "new")
     await backend.ping()
