@@ -5,7 +5,8 @@
     ├── InvalidInput              an argument, a file or a line of it cannot be used
     │   ├── InvalidKey            a key or namespace cannot be used
     │   └── InvalidEntry          a value cannot be stored: too large, not JSON, ...
-    ├── BackendUnavailable        a store did not answer in time, or refused
+    ├── BackendUnavailable        a store did not answer in time
+    │   └── BackendRefused        it is there, and refused: full, read-only, not permitted
     ├── CorruptRecord             stored bytes failed their check; readers turn it into a miss
     ├── JournalGap                a reader fell behind what the journal still holds
     ├── EmbedderUnavailable       the embedding model cannot be loaded
@@ -42,12 +43,19 @@ class InvalidEntry(InvalidInput):
 
 
 class BackendUnavailable(CacheError):
-    """A store did not answer within its budget, or refused."""
+    """A store did not answer within its budget."""
 
     def __init__(self, backend: str, reason: str) -> None:
         super().__init__(f"{backend} is unavailable: {reason}; check that it runs, and the settings that name it")
         self.backend = backend
         self.reason = reason
+
+
+class BackendRefused(BackendUnavailable):
+    """A store answers, and did not do this: it is full, read-only, or does not permit it."""
+
+    def __init__(self, backend: str, reason: str) -> None:
+        super().__init__(backend, f"it refused: {reason}")
 
 
 class CorruptRecord(CacheError):

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Literal, TypeVar
 
 from cache_management.cache.backends.wrapped import FullBackend, WrappedBackend
-from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.errors import BackendRefused, BackendUnavailable
 from cache_management.cache.records import Record
 
 T = TypeVar("T")
@@ -124,10 +124,17 @@ class GuardedBackend(WrappedBackend):
             raise BackendUnavailable(self.name, "it failed several times in a row and is left alone for a while")
         try:
             found = await call(*args)
+        except BackendRefused:
+            # Who refuses is there: a full server still answers reads.
+            self._answers()
+            raise
         except BackendUnavailable as exc:
             if breaker.failed():
                 logger.warning("%s is left alone for a while: %s", self.name, exc)
             raise
-        if breaker.succeeded():
-            logger.warning("%s answers again", self.name)
+        self._answers()
         return found
+
+    def _answers(self) -> None:
+        if self.breaker.succeeded():
+            logger.warning("%s answers again", self.name)

@@ -22,7 +22,7 @@ from cache_management.cache.backends.redis_connection import (
     retrieve,
 )
 from cache_management.cache.config import CacheConfig
-from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.errors import BackendRefused, BackendUnavailable
 
 logger = logging.getLogger("cache_management")
 
@@ -74,7 +74,7 @@ class RedisNode:
                 if not may_retry or (exc.was_sent and command[0] not in _READS):
                     raise BackendUnavailable(self.address, str(exc)) from exc
         if type(reply) is Refusal:
-            raise _refusal(self.address, reply)
+            raise BackendRefused(self.address, _words(reply))
         return reply
 
     async def pipeline(self, commands: Sequence[Command], *, payload_bytes: int = 0) -> list[Any]:
@@ -101,7 +101,7 @@ class RedisNode:
                         raise BackendUnavailable(self.address, str(exc)) from exc
             for answer in answers:
                 if type(answer) is Refusal:
-                    raise _refusal(self.address, answer)
+                    raise BackendRefused(self.address, _words(answer))
             replies += answers
         return replies
 
@@ -221,7 +221,7 @@ class _Lane:
                 tracking = self.greet(connection)
                 for reply in (await greeting)[: server.needed]:
                     if type(reply) is Refusal:
-                        raise _refusal(server.address, reply)
+                        raise BackendUnavailable(server.address, f"it refused: {_words(reply)}")
                 if tracking is not None:
                     await tracking
         except TimeoutError:
@@ -315,10 +315,6 @@ def _parts(commands: Sequence[Command]) -> Iterator[list[Command]]:
         size += length
     if part:
         yield part
-
-
-def _refusal(address: str, error: Refusal) -> BackendUnavailable:
-    return BackendUnavailable(address, f"it refused: {_words(error)}")
 
 
 def _words(error: Refusal) -> str:
