@@ -184,6 +184,10 @@ class CacheConfig(_Config):
     eviction_objective: EvictionObjective = EvictionObjective.HIT_RATIO
     eviction_cost_weight: float = Field(default=1.0, ge=0, le=1)
 
+    redis_memory_limit: SizeBytes | None = None
+    eviction_high_watermark: float = Field(default=0.9, gt=0, le=1)
+    eviction_low_watermark: float = Field(default=0.8, gt=0, lt=1)
+
     disk_path: Path = Field(default_factory=lambda: default_data_dir() / "cache")
     disk_size_limit: SizeBytes = 10 * 10**9
 
@@ -200,11 +204,20 @@ class CacheConfig(_Config):
 
     @field_validator("eviction_policy")
     @classmethod
-    def _disk_knows_the_policy(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.data.get("backend") is CacheBackend.DISK and not isinstance(value, EvictionPolicy):
+    def _shared_stores_know_the_policy(cls, value: Any, info: ValidationInfo) -> Any:
+        backend = info.data.get("backend")
+        if backend is not CacheBackend.MEMORY and not isinstance(value, EvictionPolicy):
             raise ValueError(
-                "the disk backend knows lru, lfu, ttl, s3fifo, gdsf and auto; your own works with backend: memory"
+                f"the {backend} backend knows lru, lfu, ttl, s3fifo, gdsf and auto; your own works with backend: memory"
             )
+        return value
+
+    @field_validator("eviction_low_watermark")
+    @classmethod
+    def _low_lies_below_high(cls, value: float, info: ValidationInfo) -> float:
+        high = info.data.get("eviction_high_watermark", 1.0)
+        if value >= high:
+            raise ValueError(f"must lie below eviction_high_watermark ({high})")
         return value
 
     @field_validator("near_max_size")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from cache_management.cache.backends.redis_connection import Argument, Command
+from cache_management.cache.backends.redis_eviction import RedisEviction
 from cache_management.cache.backends.redis_node import RedisNode
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.codec import pack, unpack
 from cache_management.cache.config import CacheConfig
-from cache_management.cache.errors import CorruptRecord, JournalGap
+from cache_management.cache.errors import BackendRefused, CorruptRecord, JournalGap
 from cache_management.cache.events import CorruptEvent, Listener, ignore
 from cache_management.cache.patterns import escape_glob
 from cache_management.cache.records import Record
@@ -20,6 +21,7 @@ _NOTES_KEPT = 100_000
 _JOURNAL_LIFE_SECONDS = 7 * 24 * 3600
 _TOKEN_LIFE_SECONDS = 7 * 24 * 3600
 _PAGE = 500
+_MAKE_ROOM_TIMES = 5
 
 
 class RedisBackend(FullBackend):
@@ -33,6 +35,7 @@ class RedisBackend(FullBackend):
 
     def __init__(self, config: CacheConfig, *, clock: Clock = system_clock, listener: Listener = ignore) -> None:
         self._node = RedisNode(config)
+        self._eviction = RedisEviction(self._node, config, clock=clock, listener=listener)
         self._clock = clock
         self._listener = listener
 
@@ -59,22 +62,41 @@ class RedisBackend(FullBackend):
             self._listener(CorruptEvent(backend=self.name, storage_key=key, detail=str(exc)))
             return None
         # Checked here too: the server's clock may differ from this one.
-        return None if record.is_expired(now) else record
+        if record.is_expired(now):
+            return None
+        self._eviction.read(key)
+        return record
 
     async def put(self, key: str, record: Record) -> None:
         frame = pack(key, record)
-        await self._node.call(*_set(key, frame, record, self._clock()), payload_bytes=len(frame))
+        command = _set(key, frame, record, self._clock())
+        await self._make_room_for(lambda: self._node.call(*command, payload_bytes=len(frame)))
+        self._eviction.stored(key, record, len(frame))
 
     async def put_many(self, records: Mapping[str, Record]) -> None:
         now = self._clock()
         frames = {key: pack(key, record) for key, record in records.items()}
-        await self._node.pipeline(
-            [_set(key, frame, records[key], now) for key, frame in frames.items()],
-            payload_bytes=sum(map(len, frames.values())),
-        )
+        commands = [_set(key, frame, records[key], now) for key, frame in frames.items()]
+        payload_bytes = sum(map(len, frames.values()))
+        await self._make_room_for(lambda: self._node.pipeline(commands, payload_bytes=payload_bytes))
+        for key, frame in frames.items():
+            self._eviction.stored(key, records[key], len(frame))
+
+    async def _make_room_for(self, write: Callable[[], Awaitable[object]]) -> None:
+        """Write; while the server says that it is full, evict a few entries and try again, a few times."""
+        for _ in range(_MAKE_ROOM_TIMES):
+            try:
+                await write()
+                return
+            except BackendRefused as exc:
+                if "OOM" not in exc.reason or not await self._eviction.make_room():
+                    raise
+        await write()
 
     async def delete_many(self, keys: Sequence[str]) -> int:
-        return sum(await self._node.pipeline([("UNLINK", *page) for page in _pages(keys)]))
+        removed: int = sum(await self._node.pipeline([("UNLINK", *page) for page in _pages(keys)]))
+        self._eviction.removed(keys)
+        return removed
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         cursor: bytes | str = "0"
@@ -90,6 +112,7 @@ class RedisBackend(FullBackend):
         await self._node.call("PING")
 
     async def aclose(self) -> None:
+        await self._eviction.aclose()
         await self._node.aclose()
 
     async def append(self, stream: str, items: Sequence[bytes]) -> str:

@@ -27,7 +27,7 @@ class GdsfEvictor(LfuEvictor):
         self._costs_known = 0
         self._log_cost = 0.0
 
-    def _worth(self, weight: Weight) -> float:
+    def worth(self, weight: Weight) -> float:
         size = max(weight.size_bytes, 1)
         if not self._cost_weight:
             return 1.0 / size

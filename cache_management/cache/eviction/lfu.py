@@ -22,7 +22,7 @@ class LfuEvictor(Evictor):
         self._rebase_at = 2.0**20
 
     def on_insert(self, key: str, weight: Weight) -> None:
-        worth = self._worth(weight)
+        worth = self.worth(weight)
         self._largest = max(self._largest, worth)
         mark = self._marks.get(key)
         if mark is None:
@@ -53,6 +53,6 @@ class LfuEvictor(Evictor):
             self._largest = max(worth for _, worth in self._marks.values())
         return key
 
-    def _worth(self, weight: Weight) -> float:
+    def worth(self, weight: Weight) -> float:
         """Return what one use adds to H."""
         return 1.0

@@ -303,4 +303,4 @@ def test_a_policy_that_does_not_exist_is_named() -> None:
 
 
 def test_lfu_is_gdsf_where_everything_weighs_the_same() -> None:
-    assert lfu.LfuEvictor()._worth(Weight(size_bytes=1)) == GdsfEvictor()._worth(Weight(size_bytes=1, cost=1.0))
+    assert lfu.LfuEvictor().worth(Weight(size_bytes=1)) == GdsfEvictor().worth(Weight(size_bytes=1, cost=1.0))
