@@ -10,7 +10,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     `expires_at` is Unix seconds, or None to keep until evicted. When two writers
     disagree, the larger `version` wins. `cost_micro` is what making the value anew would cost, in
-    micro-dollars; it tells a store in this process what to keep, and is not stored.
+    micro-dollars; it tells a store what to keep, and need not come back from it.
     """
 
     value: bytes
