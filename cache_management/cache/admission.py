@@ -83,14 +83,19 @@ class Controls(msgspec.Struct, frozen=True):
     namespace: str | None = None
 
 
+NO_CONTROLS = Controls()
+
+
 def parse_controls(controls: Mapping[str, object] | None) -> Controls:
     """Read the controls of a request; `s-maxage` and `s_maxage` are the same word.
 
     Raises:
         InvalidInput: A name is unknown or given twice, or a value cannot be used; names it.
     """
+    if not controls:
+        return NO_CONTROLS
     found: dict[str, object] = {}
-    for given, value in (controls or {}).items():
+    for given, value in controls.items():
         name = str(given).replace("-", "_")
         if name not in Controls.__struct_fields__:
             known = [field.replace("_", "-") for field in Controls.__struct_fields__]

@@ -15,13 +15,16 @@ import inspect
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
 import msgspec
 
 from cache_management.cache.admission import (
+    NO_CONTROLS,
     Controls,
+    Freshness,
     Refusal,
     freshness,
     may_serve,
@@ -34,7 +37,7 @@ from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import InvalidEntry, InvalidInput
 from cache_management.cache.events import ComputeEvent, Event, RefusedEvent, StaleEvent
 from cache_management.cache.identity import digest
-from cache_management.cache.single_flight import Holder, SingleFlight
+from cache_management.cache.single_flight import ALONE, Holder, SingleFlight
 from cache_management.cache.values import CachedResponse
 
 _REPLAY_CHARACTERS = 64
@@ -59,6 +62,8 @@ class Computed(msgspec.Struct, frozen=True, kw_only=True):
     cost_micro: int = 0
 
 
+_NO_DETAILS = Computed(response="")
+
 Answer = str | CachedResponse | Computed
 Compute = Callable[[], Awaitable[Answer] | Answer]
 ComputeStream = Callable[[], AsyncIterator[str]]
@@ -81,10 +86,6 @@ class Held(msgspec.Struct, frozen=True):
     stored: Stored
     version: int
     expires_at: float | None
-
-    @property
-    def stored_at(self) -> float:
-        return version_time(self.version)
 
     @property
     def fresh_until(self) -> float | None:
@@ -136,26 +137,30 @@ class Computing:
         started = perf_counter()
         if wanted.controls.no_cache:
             self._shelf.miss("bypass", wanted.key, started)
-            return await self._compute(wanted, compute, Holder.alone())
-        found = await self._shelf.load(wanted.key)
-        held = found if isinstance(found, Held) else None
-        state = "expired" if held is None else self._state(held, wanted.controls)
-        if held is not None and state in ("fresh", "stale_usable"):
-            if state == "stale_usable":
-                self._shelf.tell(StaleEvent("revalidate", self._shelf.namespace, wanted.key))
-            if state == "stale_usable" or self._refreshes_early(held):
-                self._refresh(wanted, compute, held.version)
-            self._shelf.hit(wanted.key, held.stored.response, started)
-            return held.stored.response
-        self._shelf.miss(found if isinstance(found, str) else "expired", wanted.key, started)
+            return await self._compute(wanted, compute, ALONE)
+        held = await self._shelf.load(wanted.key)
+        if isinstance(held, str):
+            self._shelf.miss(held, wanted.key, started)
+            return await self._fly(wanted, compute, newer_than=None)
+        response = held.stored.response
+        now = self._clock()
+        state = self._state(held, wanted.controls, now)
+        if state == "stale_usable":
+            self._shelf.tell(StaleEvent("revalidate", self._shelf.namespace, wanted.key))
+        if state == "stale_usable" or (state == "fresh" and self._refreshes_early(held, now)):
+            self._refresh(wanted, compute, held.version)
+        if state in {"fresh", "stale_usable"}:
+            self._shelf.hit(wanted.key, response, started)
+            return response
+        self._shelf.miss("expired", wanted.key, started)
         try:
             return await self._fly(wanted, compute, newer_than=None)
         except Exception:
             # Whatever went wrong in the caller's code: an old answer was asked for in this case.
-            if held is None or state != "stale_if_error":
+            if state != "stale_if_error":
                 raise
             self._shelf.tell(StaleEvent("error", self._shelf.namespace, wanted.key))
-            return held.stored.response
+            return response
 
     async def stream(self, wanted: Wanted, compute: ComputeStream) -> AsyncIterator[str]:
         """Yield the stored answer in pieces, or the computed one as it comes.
@@ -166,13 +171,14 @@ class Computing:
         started = perf_counter()
         held = "bypass" if wanted.controls.no_cache else await self._shelf.load(wanted.key)
         # A stale one is not served: nothing would compute it again once its reader has it.
-        if isinstance(held, Held) and self._state(held, wanted.controls) == "fresh":
+        if isinstance(held, Held) and self._state(held, wanted.controls, self._clock()) == "fresh":
             self._shelf.hit(wanted.key, held.stored.response, started)
             for piece in _pieces(held.stored.response.response):
                 yield piece
             return
         self._shelf.miss(held if isinstance(held, str) else "expired", wanted.key, started)
-        async with self._flights.turn(self._name(wanted), lambda: self._look(wanted, None)) as (holder, found):
+        holder, found = await self._flights.turn(self._name(wanted), partial(self._look, wanted, None))
+        try:
             if found is not None and not wanted.controls.no_cache:
                 for piece in _pieces(found.response):
                     yield piece
@@ -182,29 +188,31 @@ class Computing:
                 pieces.append(piece)
                 yield piece
             await self._keep(wanted, "".join(pieces), holder, perf_counter() - started, background=False)
+        finally:
+            await holder.release()
 
     async def finish(self) -> None:
         """Wait for what is computed in the background."""
         while self._background:
             await asyncio.wait(self._background)
 
-    def _state(self, held: Held, controls: Controls) -> str:
-        now = self._clock()
-        if may_serve(now - held.stored_at, controls) is not None:
+    def _state(self, held: Held, controls: Controls, now: float) -> Freshness:
+        stored_at = version_time(held.version)
+        if controls is not NO_CONTROLS and may_serve(now - stored_at, controls) is not None:
             return "expired"
         config = self._shelf.config
         return freshness(
             now,
-            held.stored_at,
+            stored_at,
             held.fresh_until,
             stale_while_revalidate_s=config.stale_while_revalidate_seconds,
             stale_if_error_s=config.stale_if_error_seconds,
         )
 
-    def _refreshes_early(self, held: Held) -> bool:
+    def _refreshes_early(self, held: Held, now: float) -> bool:
         facts = held.stored.facts
         return facts.compute_seconds > 0 and should_refresh_early(
-            self._clock(),
+            now,
             held.fresh_until,
             delta_seconds=facts.compute_seconds,
             beta=self._shelf.config.early_refresh_beta,
@@ -229,16 +237,17 @@ class Computing:
         self, wanted: Wanted, compute: Compute, *, newer_than: int | None, background: bool = False
     ) -> CachedResponse:
         if wanted.controls.no_store:
-            return await self._compute(wanted, compute, Holder.alone())
+            return await self._compute(wanted, compute, ALONE)
 
-        async def once(holder: Holder) -> CachedResponse:
-            return await self._compute(wanted, compute, holder, background=background)
-
-        return await self._flights.run(self._name(wanted), once, lambda: self._look(wanted, newer_than))
+        return await self._flights.run(
+            self._name(wanted),
+            partial(self._compute, wanted, compute, background=background),
+            partial(self._look, wanted, newer_than),
+        )
 
     async def _look(self, wanted: Wanted, newer_than: int | None) -> CachedResponse | None:
         held = await self._shelf.load(wanted.key)
-        if isinstance(held, str) or self._state(held, wanted.controls) != "fresh":
+        if isinstance(held, str) or self._state(held, wanted.controls, self._clock()) != "fresh":
             return None
         return held.stored.response if newer_than is None or held.version > newer_than else None
 
@@ -255,7 +264,7 @@ class Computing:
         """Store an answer if it may be stored; return it in any case."""
         self._shelf.tell(ComputeEvent(self._shelf.namespace, wanted.key, seconds, background))
         response = self._to_response(wanted, answer)
-        details = answer if isinstance(answer, Computed) else Computed(response=response.response)
+        details = answer if isinstance(answer, Computed) else _NO_DETAILS
         reason: str | None = may_store(
             response.response,
             size_bytes=len(response.response),
@@ -300,17 +309,14 @@ class Computing:
         return f"cm1:lease:{self._shelf.namespace}:{digest(wanted.key)}"
 
 
-def no_controls(controls: Controls | None) -> Controls:
-    """Return controls that ask for nothing special when there are none."""
-    return Controls() if controls is None else controls
-
-
 def as_tags(tags: Sequence[str]) -> tuple[str, ...]:
     """Return tags that can be stored.
 
     Raises:
         InvalidInput: One of them is no text, empty, or longer than 200 characters.
     """
+    if tags == ():
+        return ()
     if isinstance(tags, str):
         raise InvalidInput(f"tags must be a list of texts, not the text {tags[:40]!r}")
     for tag in tags:

@@ -7,10 +7,9 @@ lease. A holder that dies costs its lease's time and exactly one more computatio
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from cache_management.cache.backends.base import Leases
@@ -25,11 +24,13 @@ _LONGEST_PAUSE = 0.25
 
 
 class Flight(Generic[T]):
-    """A computation under way, and how many wait for it."""
+    """A computation under way, and the callers who wait for it."""
 
-    def __init__(self, task: asyncio.Task[T]) -> None:
-        self.task = task
-        self.waiting = 0
+    __slots__ = ("task", "waiters")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None]
+        self.waiters: set[asyncio.Future[T]] = set()
 
 
 class SingleFlight(Generic[T]):
@@ -62,97 +63,109 @@ class SingleFlight(Generic[T]):
             compute: Gets the right under which it runs; asks it before it stores.
             look: Reads the stored value, None while there is none.
         """
+        loop = asyncio.get_running_loop()
+        # One for each caller: whoever is cancelled cancels what it waits for, and that must be nobody else's.
+        waiter: asyncio.Future[T] = loop.create_future()
         flight = self._flights.get(name)
         if flight is None:
-            task = asyncio.get_running_loop().create_task(self._fly(name, compute, look))
-            flight = self._flights[name] = Flight(task)
-            task.add_done_callback(lambda done: self._land(name, done))
-        flight.waiting += 1
+            flight = self._flights[name] = Flight()
+            flight.waiters.add(waiter)
+            # A task of its own, not the first caller's: timeouts and task groups inside the computation are
+            # bound to the task they began in, so it could not be handed on when that caller is cancelled.
+            flight.task = loop.create_task(self._fly(name, flight, compute, look))
+        else:
+            flight.waiters.add(waiter)
         try:
-            return await asyncio.shield(flight.task)
-        finally:
-            flight.waiting -= 1
-            if flight.waiting == 0 and not flight.task.done():
+            return await waiter
+        except asyncio.CancelledError:
+            flight.waiters.discard(waiter)
+            if not flight.waiters and not flight.task.done():
                 # Out of sight first: a newcomer must not join a flight that is being cancelled.
                 self._flights.pop(name, None)
                 flight.task.cancel()
-
-    def _land(self, name: str, task: asyncio.Task[T]) -> None:
-        flight = self._flights.get(name)
-        if flight is not None and flight.task is task:
-            del self._flights[name]
-        if not task.cancelled():
-            task.exception()  # seen: a flight whose passengers all left must not complain at exit
+            raise
 
     async def _fly(
-        self, name: str, compute: Callable[[Holder], Awaitable[T]], look: Callable[[], Awaitable[T | None]]
-    ) -> T:
-        async with self.turn(name, look) as (holder, found):
-            return await compute(holder) if found is None else found
+        self,
+        name: str,
+        flight: Flight[T],
+        compute: Callable[[Holder], Awaitable[T]],
+        look: Callable[[], Awaitable[T | None]],
+    ) -> None:
+        # The waiters are told here: a callback of the task would cost each of them another turn of the loop.
+        try:
+            holder, found = await self.turn(name, look)
+            try:
+                value = await compute(holder) if found is None else found
+            finally:
+                await holder.release()
+        except BaseException as exc:
+            for waiter in self._land(name, flight):
+                waiter.set_exception(exc)
+            if not isinstance(exc, Exception):
+                raise
+        else:
+            for waiter in self._land(name, flight):
+                waiter.set_result(value)
 
-    @contextlib.asynccontextmanager
-    async def turn(self, name: str, look: Callable[[], Awaitable[T | None]]) -> AsyncIterator[tuple[Holder, T | None]]:
+    def _land(self, name: str, flight: Flight[T]) -> list[asyncio.Future[T]]:
+        """Let newcomers begin anew; return who waits still."""
+        if self._flights.get(name) is flight:
+            del self._flights[name]
+        return [waiter for waiter in flight.waiters if not waiter.done()]
+
+    async def turn(self, name: str, look: Callable[[], Awaitable[T | None]]) -> tuple[Holder, T | None]:
         """Wait for the right to compute, or for the value of whoever has it.
 
-        Yields the right and None, or a right that is no use and what `look` found.
+        Returns the right and None, or a right that is no use and what `look` found. Whoever gets
+        the right gives it back, see `Holder.release`.
         """
-        if self._leases is None:
-            yield Holder.alone(), None
-            return
-        owner = uuid.uuid4().hex
-        deadline = asyncio.get_running_loop().time() + self._wait_seconds
+        leases = self._leases
+        if leases is None:
+            return ALONE, None
+        loop = asyncio.get_running_loop()
+        owner = os.urandom(16).hex()  # not a name and a counter: forks would share them
+        deadline = loop.time() + self._wait_seconds
         pause = _FIRST_PAUSE
         while True:
             try:
-                token = await self._leases.acquire(name, owner=owner, ttl_seconds=self._lease_seconds)
+                token = await leases.acquire(name, owner=owner, ttl_seconds=self._lease_seconds)
             except BackendUnavailable:
-                yield Holder.alone(), None
-                return
+                return ALONE, None
             if token is not None:
-                async with self._held(self._leases, name, owner, token) as holder:
+                holder = Holder(leases, name, owner, self._lease_seconds)
+                try:
                     # Somebody may have stored and gone between the caller's look and this moment.
-                    yield holder, await look()
-                return
-            if asyncio.get_running_loop().time() > deadline:
+                    return holder, await look()
+                except BaseException:
+                    await holder.release()
+                    raise
+            if loop.time() > deadline:
                 logger.warning("waited %.0f s for another process, computing without it", self._wait_seconds)
-                yield Holder.alone(), None
-                return
+                return ALONE, None
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)
             found = await look()
             if found is not None:
-                yield Holder.alone(), found
-                return
-
-    @contextlib.asynccontextmanager
-    async def _held(self, leases: Leases, name: str, owner: str, token: int) -> AsyncIterator[Holder]:
-        holder = Holder(leases, name, owner, token, self._lease_seconds)
-        renewing = asyncio.get_running_loop().create_task(holder.keep())
-        try:
-            yield holder
-        finally:
-            renewing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await renewing
-            with contextlib.suppress(BackendUnavailable):
-                await leases.release(name, owner=owner)
+                return ALONE, found
 
 
 class Holder:
-    """The right to compute and store one value, as long as its lease lasts."""
+    """The right to compute and store one value, as long as its lease lasts.
 
-    def __init__(self, leases: Leases | None, name: str, owner: str, token: int, ttl_seconds: float) -> None:
+    It is renewed every third of the lease's time, until it is given back or lost.
+    """
+
+    def __init__(self, leases: Leases | None, name: str, owner: str, ttl_seconds: float) -> None:
         self._leases = leases
         self._name = name
         self._owner = owner
         self._ttl_seconds = ttl_seconds
-        self.token = token
+        self._keeper: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self.lost = False
-
-    @classmethod
-    def alone(cls) -> Holder:
-        """Return the right of somebody who need not ask anybody."""
-        return cls(None, "", "", 0, 0.0)
+        if leases is not None:
+            # A timer first: most computations are over before a task is worth its price.
+            self._keeper = asyncio.get_running_loop().call_later(ttl_seconds / 3, self._begin_to_keep)
 
     async def still_holds(self) -> bool:
         """Tell whether what was computed may be stored: a late holder must not overwrite its successor."""
@@ -166,8 +179,25 @@ class Holder:
             return True  # then the write will fail or not on its own
         return not self.lost
 
-    async def keep(self) -> None:
-        """Renew at a third of the lease's time, until cancelled or lost."""
+    async def release(self) -> None:
+        """Give the right back, so that nobody waits for its time to end."""
+        if self._leases is None:
+            return
+        if self._keeper is not None:
+            self._keeper.cancel()
+        try:
+            await self._leases.release(self._name, owner=self._owner)
+        except BackendUnavailable:
+            return  # it ends by itself
+
+    def _begin_to_keep(self) -> None:
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+
+    async def _keep(self) -> None:
         while not self.lost:
-            await asyncio.sleep(self._ttl_seconds / 3)
             await self.still_holds()
+            await asyncio.sleep(self._ttl_seconds / 3)
+
+
+ALONE = Holder(None, "", "", 0.0)
+"""The right of somebody who need not ask anybody."""

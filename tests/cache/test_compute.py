@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.compute import Computed, Held
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import InvalidInput
-from cache_management.cache.events import ComputeEvent, Event, MissEvent, RefusedEvent, StaleEvent
+from cache_management.cache.events import ComputeEvent, Event, HitEvent, MissEvent, RefusedEvent, StaleEvent, StoreEvent
 from cache_management.cache.llm import LLMCache
 from tests.contracts.broken import BreakableBackend
 from tests.contracts.clock import ManualClock
@@ -96,6 +97,58 @@ async def test_many_callers_cause_one_computation() -> None:
 
     assert {answer.response for answer in answers} == {"an answer"}
     assert model.calls == 1
+
+
+async def test_a_computation_sees_the_context_of_its_caller_and_keeps_its_own_changes() -> None:
+    bench = Bench()
+    whose = ContextVar("whose", default="nobody's")
+    whose.set("the caller's")
+
+    async def compute() -> str:
+        seen = whose.get()
+        whose.set("the computation's")
+        return seen
+
+    assert (await bench.cache.get_or_compute("q", compute)).response == "the caller's"
+    assert whose.get() == "the caller's"
+
+
+async def test_what_happens_is_told_in_order() -> None:
+    bench = Bench()
+
+    await bench.cache.get_or_compute("q", Model())
+    await bench.cache.get_or_compute("q", Model())
+
+    assert [type(event) for event in bench.events] == [MissEvent, ComputeEvent, StoreEvent, HitEvent]
+
+
+async def test_what_nobody_listens_to_is_counted_all_the_same() -> None:
+    cache = LLMCache(CacheConfig(url="memory://"))
+
+    await cache.get_or_compute("q", Model())
+    await cache.get_or_compute("q", Model())
+
+    assert (cache.stats.misses, cache.stats.stores, cache.stats.hits) == (1, 1, 1)
+
+
+async def test_a_timeout_inside_the_computation_works_after_its_first_caller_left() -> None:
+    bench = Bench()
+    started = asyncio.Event()
+
+    async def compute() -> str:
+        try:
+            async with asyncio.timeout(0.05):
+                started.set()
+                await asyncio.Event().wait()
+        except TimeoutError:
+            return "gave up"
+        raise AssertionError
+
+    first, second = (asyncio.create_task(bench.cache.get_or_compute("q", compute)) for _ in range(2))
+    await started.wait()
+    first.cancel()
+
+    assert (await asyncio.wait_for(second, 5)).response == "gave up"
 
 
 async def test_an_exception_reaches_the_caller_and_nothing_is_stored() -> None:

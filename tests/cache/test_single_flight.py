@@ -96,7 +96,7 @@ async def test_a_holder_that_lost_its_lease_may_not_store() -> None:
 
 async def test_a_lease_is_renewed_while_the_computation_runs() -> None:
     work, leases = Work(), LocalLeases()
-    running = asyncio.create_task(SingleFlight[str](leases, lease_seconds=0.06).run("k", work.compute, work.look))
+    running = asyncio.create_task(SingleFlight[str](leases, lease_seconds=0.3).run("k", work.compute, work.look))
     await work.started.wait()
     renewals = 0
     renew = leases.renew
@@ -107,11 +107,35 @@ async def test_a_lease_is_renewed_while_the_computation_runs() -> None:
         return await renew(name, owner=owner, ttl_seconds=ttl_seconds)
 
     leases.renew = counted  # type: ignore[method-assign]
-    await eventually(lambda: _answer(renewals >= 4))
+    await eventually(lambda: _answer(renewals >= 3))
     work.go.set()
 
     assert await running == "value 1"
     assert work.stored == "value 1"
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == 1, "nothing is renewed once it is given back"
+
+
+async def test_a_short_computation_costs_one_task_and_no_renewal() -> None:
+    leases = LocalLeases()
+    tasks: list[asyncio.Task[object]] = []
+
+    async def compute(holder: Holder) -> str:
+        tasks.extend(asyncio.all_tasks())
+        return "value"
+
+    async def never(name: str, *, owner: str, ttl_seconds: float) -> bool:
+        raise AssertionError("renewed")
+
+    async def nothing() -> None:
+        return None
+
+    leases.renew = never  # type: ignore[method-assign]
+    flights = SingleFlight[str](leases)
+
+    assert await flights.run("k", compute, nothing) == "value"
+    assert len(tasks) == 2, "the caller's and the computation's"
+    assert not flights._flights
 
 
 async def _answer(value: bool) -> bool:
@@ -149,6 +173,66 @@ async def test_a_cancelled_caller_does_not_stop_the_others() -> None:
 
     assert await second == "value 1"
     assert first.cancelled() or await _cancelled(first)
+
+
+async def test_a_cancelled_caller_goes_at_once_and_a_late_one_joins_those_who_stay() -> None:
+    work, flights = Work(), SingleFlight[str](LocalLeases())
+    first, second = (asyncio.create_task(flights.run("k", work.compute, work.look)) for _ in range(2))
+    await work.started.wait()
+
+    first.cancel()
+    assert await _cancelled(first)
+    late = asyncio.create_task(flights.run("k", work.compute, work.look))
+    await asyncio.sleep(0)
+    second.cancel()
+    assert await _cancelled(second)
+    work.go.set()
+
+    assert await late == "value 1"
+    assert work.runs == 1
+
+
+async def test_a_caller_cancelled_at_once_leaves_the_key_free() -> None:
+    work, leases = Work(), LocalLeases()
+    flights = SingleFlight[str](leases)
+    only = asyncio.create_task(flights.run("k", work.compute, work.look))
+    await asyncio.sleep(0)  # it waits now; the computation has not had its first turn
+    only.cancel()
+    assert await _cancelled(only)
+
+    work.go.set()
+    assert await flights.run("k", work.compute, work.look) == f"value {work.runs}"
+    assert not flights._flights
+
+
+async def test_a_computation_that_is_cancelled_from_inside_cancels_those_who_wait() -> None:
+    flights, go = SingleFlight[str](LocalLeases()), asyncio.Event()
+
+    async def compute(_: Holder) -> str:
+        await go.wait()
+        raise asyncio.CancelledError
+
+    async def nothing() -> None:
+        return None
+
+    callers = [asyncio.create_task(flights.run("k", compute, nothing)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    go.set()
+
+    assert [await _cancelled(caller) for caller in callers] == [True] * 3
+    assert not flights._flights
+
+
+async def test_a_look_that_fails_gives_the_lease_back() -> None:
+    work, leases = Work(), LocalLeases()
+
+    async def broken() -> str | None:
+        raise KeyError("the store")
+
+    with pytest.raises(KeyError):
+        await SingleFlight[str](leases).run("k", work.compute, broken)
+
+    assert await leases.acquire("k", owner="next", ttl_seconds=1) is not None
 
 
 async def _cancelled(task: asyncio.Task[str]) -> bool:
