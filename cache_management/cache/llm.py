@@ -137,22 +137,7 @@ class LLMCache:
             InvalidEntry: The response or the TTL cannot be stored.
             BackendUnavailable: Only with `strict`.
         """
-        if tags:
-            await self.set_many({key: response}, ttl_seconds=ttl_seconds, tags=tags)
-            return
-        # Written out: this is the hot path of every write, and a dict of one costs as much as storing it.
-        started = perf_counter()
-        storage_key = self._keys.to_storage(key)
-        try:
-            record = self._encode(key, storage_key, response, ttl_seconds, None, NO_FACTS)
-        except InvalidEntry as exc:
-            raise InvalidEntry(f"{_shown(key)}: {exc}") from None
-        try:
-            await self.backend.put(storage_key, record)
-        except BackendUnavailable as exc:
-            self._tolerate(exc, "set")
-            return
-        self._listener(StoreEvent(self.namespace, key, len(record.value), (perf_counter() - started) * 1000))
+        await self.store(key, response, Facts(tags=as_tags(tags)) if tags else NO_FACTS, ttl_seconds)
 
     async def exists(self, key: str) -> bool:
         """Tell whether a live entry is stored under a key."""
@@ -417,18 +402,42 @@ class LLMCache:
         return Held(stored, record.version, record.expires_at)
 
     async def store(self, key: str, response: CachedResponse, facts: Facts, ttl_seconds: int | None) -> None:
-        """Store an entry with what is known of its computation."""
-        await self.set_many({key: response}, ttl_seconds, facts=facts)
+        """Store an entry with what is known of its computation.
+
+        Raises:
+            As `set`.
+        """
+        # Not by way of `set_many`: a dict of one costs as much as storing it.
+        started = perf_counter()
+        storage_key = self._keys.to_storage(key)
+        try:
+            record = self._encode(key, storage_key, response, ttl_seconds, None, facts)
+        except InvalidEntry as exc:
+            raise InvalidEntry(f"{_shown(key)}: {exc}") from None
+        try:
+            if facts.tags:
+                await self._note_tags(facts.tags, {storage_key: record})
+            await self.backend.put(storage_key, record)
+        except BackendUnavailable as exc:
+            self._tolerate(exc, "set")
+            return
+        if self._listener is self.stats:
+            self.stats.stores += 1
+            return
+        self._listener(StoreEvent(self.namespace, key, len(record.value), (perf_counter() - started) * 1000))
 
     def hit(self, key: str, response: CachedResponse, started: float) -> None:
         """Tell the listeners of a hit."""
-        if self._listener is self.stats:
+        if self._listener is self.stats:  # nobody else: an event would cost more than counting it
             self.stats.exact_hit(response.token_count)
             return
         self._listener(HitEvent("exact", self.namespace, key, response.token_count, (perf_counter() - started) * 1000))
 
     def miss(self, reason: str, key: str, started: float) -> None:
         """Tell the listeners of a miss."""
+        if self._listener is self.stats:
+            self.stats.misses += 1
+            return
         self._listener(MissEvent(reason, self.namespace, key, (perf_counter() - started) * 1000))
 
     def tell(self, event: Event) -> None:
@@ -491,12 +500,7 @@ class LLMCache:
             limit_bytes=self._limit_bytes,
             facts=facts,
         )
-        return Record(
-            value=value,
-            expires_at=expires_at,
-            version=self._versions.next() if version is None else version,
-            cost_micro=facts.cost_micro,
-        )
+        return Record(value, expires_at, self._versions.next() if version is None else version, facts.cost_micro)
 
     def _wanted(  # noqa: PLR0917 - private, one caller's arguments handed on
         self,
