@@ -119,22 +119,27 @@ async def test_a_lease_is_renewed_while_the_computation_runs() -> None:
 async def test_a_short_computation_costs_one_task_and_no_renewal() -> None:
     leases = LocalLeases()
     tasks: list[asyncio.Task[object]] = []
+    renewed: list[str] = []
 
     async def compute(holder: Holder) -> str:
+        for _ in range(3):  # turns in which a renewal could begin
+            await asyncio.sleep(0)
         tasks.extend(asyncio.all_tasks())
         return "value"
 
-    async def never(name: str, *, owner: str, ttl_seconds: float) -> bool:
-        raise AssertionError("renewed")
+    async def counted(name: str, *, owner: str, ttl_seconds: float) -> bool:
+        renewed.append(name)
+        return True
 
     async def nothing() -> None:
         return None
 
-    leases.renew = never  # type: ignore[method-assign]
+    leases.renew = counted  # type: ignore[method-assign]
     flights = SingleFlight[str](leases)
 
     assert await flights.run("k", compute, nothing) == "value"
     assert len(tasks) == 2, "the caller's and the computation's"
+    assert not renewed
     assert not flights._flights
 
 
@@ -190,6 +195,26 @@ async def test_a_cancelled_caller_goes_at_once_and_a_late_one_joins_those_who_st
 
     assert await late == "value 1"
     assert work.runs == 1
+
+
+async def test_a_caller_cancelled_as_the_answer_comes_takes_it_from_nobody() -> None:
+    flights, go = SingleFlight[str](), asyncio.Event()
+
+    async def compute(_: Holder) -> str:
+        await go.wait()
+        for caller in callers[::2]:
+            caller.cancel()
+        return "value"
+
+    async def nothing() -> None:
+        return None
+
+    callers = [asyncio.create_task(flights.run("k", compute, nothing)) for _ in range(6)]
+    await asyncio.sleep(0)
+    go.set()
+
+    assert await asyncio.wait_for(asyncio.gather(*callers[1::2]), 5) == ["value"] * 3
+    assert [await _cancelled(caller) for caller in callers[::2]] == [True] * 3
 
 
 async def test_a_caller_cancelled_at_once_leaves_the_key_free() -> None:
