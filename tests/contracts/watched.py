@@ -81,3 +81,29 @@ class WatchedContract(ABC):
             await other.put(KEY, self.record(b"%d" % number))
 
             await eventually(lambda: self.heard_of(watching, KEY))
+
+
+class EvictingWatchedContract(WatchedContract):
+    """For stores that make room by themselves: nobody else can tell what went then.
+
+    A delete that comes later finds nothing and changes nothing, so no other process would be heard of.
+    """
+
+    @abstractmethod
+    async def make_small(self) -> FullBackend:
+        """Open one that keeps some entries, and not 200."""
+
+    async def test_what_it_evicts_itself_is_told(self) -> None:
+        backend = await self.make_small()
+        backend.watch([PREFIX], self.told.append)
+        await backend.put(KEY, self.record())
+        await backend.get(PREFIX + "kabsent")
+        assert backend.is_current()
+        self.told.clear()
+
+        for number in range(200):
+            await backend.put(f"{PREFIX}k{number}", self.record(bytes(1000)))
+
+        await eventually(lambda: self.heard_of(backend, KEY))
+        assert await backend.get(KEY) is None
+        await backend.aclose()

@@ -34,6 +34,7 @@ T = TypeVar("T")
 _GET = "SELECT id, frame FROM records WHERE key = ?"
 _USES_KEPT = 1024
 _USES_KEPT_SECONDS = 10.0
+_DROPPED_KEPT = 10_000
 _CHECKPOINT_PAGES = 4000  # of 4 kB; the default of 1000 costs a write a sixth more
 
 
@@ -44,8 +45,8 @@ class DiskBackend(FullBackend):
     finds another process writing waits on a thread, at most `timeout_seconds`.
 
     A killed process loses nothing that was acknowledged; a power cut may lose the last moments,
-    and never damages the file. Copies are told of changes by commit, not by key, and of those of
-    other connections only: `is_current` asks SQLite, without waiting.
+    and never damages the file. Copies are told when `is_current` asks, without waiting: of other
+    connections' changes by commit, not by key, and by key of what this one evicted or dropped itself.
 
     Args:
         max_size: Entries of each kind and namespace.
@@ -85,7 +86,9 @@ class DiskBackend(FullBackend):
         self._uses = Uses()
         self._flush_at = 0.0
         self._left_behind: list[object] = []
+        self._watched: tuple[str, ...] = ()
         self._on_change: Callable[[Sequence[str] | None], None] = _ignore_change
+        self._dropped: set[str] = set()
         self._told_at: int | None = None
         # Kept cursors: making one costs a third of a microsecond.
         self._select: Callable[..., sqlite3.Cursor] | None = None
@@ -178,7 +181,7 @@ class DiskBackend(FullBackend):
         await self._write(lambda db: tables.remove_tags(db, tags))
 
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
-        self._on_change = on_change
+        self._watched, self._on_change = tuple(prefixes), on_change
 
     def is_current(self) -> bool:
         if not self._lock.acquire(blocking=False):
@@ -187,6 +190,9 @@ class DiskBackend(FullBackend):
             ask = self._data_version if self._opened_after == self._forks[0] else None
             # Changes when another connection committed; our own commits do not count.
             version = None if ask is None else ask("PRAGMA data_version").fetchone()[0]
+            dropped = self._dropped
+            if dropped:
+                self._dropped = set()
         except sqlite3.Error:
             return False
         finally:
@@ -194,6 +200,8 @@ class DiskBackend(FullBackend):
         if version != self._told_at or version is None:
             self._told_at = version
             self._on_change(None)
+        elif dropped:
+            self._on_change(list(dropped))
         return version is not None
 
     def _get(self, db: sqlite3.Connection, key: str) -> Record | None:
@@ -245,7 +253,16 @@ class DiskBackend(FullBackend):
             for key, record in records.items():
                 ledger.put(key, record)
             ledger.save()
+        if self._watched and ledger.dropped:
+            self._note_dropped(ledger.dropped)
         return ledger.evicted
+
+    def _note_dropped(self, keys: set[str]) -> None:
+        """Remember what `is_current` must tell: our own commit is not heard here, and a later delete finds no row."""
+        self._dropped.update(key for key in keys if key.startswith(self._watched))
+        if len(self._dropped) > _DROPPED_KEPT:
+            self._dropped.clear()
+            self._told_at = None  # everything
 
     def _delete_many(self, db: sqlite3.Connection, keys: Sequence[str]) -> int:
         with write(db):

@@ -16,6 +16,8 @@ Found = tuple[int, int, float | None]  # id, size and expiry of a record that is
 class Ledger:
     """The changes of one transaction. `save` comes last; `evicted` says how many went, by group.
 
+    `dropped` holds the keys that went, or did not come, without being asked for: evicted, expired, too large.
+
     Both bounds are kept as in the memory store: room is made before an entry enters, so that the
     newest is never its own victim; what has expired goes first; and for bytes the group that
     holds most gives way.
@@ -25,6 +27,7 @@ class Ledger:
         self, db: sqlite3.Connection, rule: Rule, uses: Uses, *, max_size: int, size_limit: int, now: float
     ) -> None:
         self.evicted: dict[str, int] = {}
+        self.dropped: set[str] = set()
         self._db = db
         self._rule = rule
         self._uses = uses
@@ -40,11 +43,13 @@ class Ledger:
         db = self._db
         if record.is_expired(self._now):
             self.delete(key)
+            self.dropped.add(key)
             return
         frame = pack(key, record)
         size = len(frame)
         if size > self._size_limit:
             self.delete(key)  # what stood there is out of date
+            self.dropped.add(key)
             self._count_evicted(group_of(key))
             return
         old = _find(db, key)
@@ -57,6 +62,7 @@ class Ledger:
             self._whole.bytes += growth
             if old is None:
                 self._insert(group, key, record, frame)
+                self.dropped.discard(key)
                 return
         self._overwrite(key, record, frame, old)
 
@@ -129,7 +135,7 @@ class Ledger:
                 victim = self._rule.victim(self._db, crowded, self._uses)
                 if victim is None:
                     raise sqlite3.DatabaseError(f"{crowded.name} counts {crowded.entries} entries and has none")
-                self._remove(victim, evicted=True)
+                self.dropped.add(self._remove(victim, evicted=True))
                 self._count_evicted(crowded.name)
             if old is not None:
                 old = _find(self._db, key)  # it may have been among them
@@ -145,10 +151,11 @@ class Ledger:
             if expires_at is None or expires_at > self._now:
                 self._db.execute("UPDATE marks SET due = ? WHERE id = ?", (expires_at, record_id))
             else:
-                self._remove(record_id, evicted=False)
+                self.dropped.add(self._remove(record_id, evicted=False))
         return bool(rows)
 
-    def _remove(self, record_id: int, *, evicted: bool) -> None:
+    def _remove(self, record_id: int, *, evicted: bool) -> str:
+        """Take an entry out; return its key."""
         db = self._db
         record = db.execute("DELETE FROM records WHERE id = ? RETURNING key, length(frame)", (record_id,)).fetchall()
         mark = db.execute("DELETE FROM marks WHERE id = ? RETURNING grp, rank", (record_id,)).fetchall()
@@ -160,6 +167,7 @@ class Ledger:
         group.bytes -= size
         self._whole.bytes -= size
         self._rule.removed(db, group, key, rank, evicted=evicted)
+        return str(key)
 
     @property
     def _whole(self) -> Group:

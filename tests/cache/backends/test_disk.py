@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from cache_management.cache.backends import disk_tables
+from cache_management.cache.backends import disk, disk_tables
 from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.disk import DiskBackend
+from cache_management.cache.backends.memory import MemoryBackend
+from cache_management.cache.backends.tiered import TieredBackend
 from cache_management.cache.backends.wrapped import FullBackend
+from cache_management.cache.config import EvictionPolicy
 from cache_management.cache.errors import BackendUnavailable
 from cache_management.cache.events import CorruptEvent, Event, RemoveEvent
 from cache_management.cache.records import Record
@@ -23,7 +26,8 @@ from tests.cache.backends.disk_child import PREFIX
 from tests.conftest import PROJECT_ROOT
 from tests.contracts.backend import BackendContract, JournalContract
 from tests.contracts.clock import ManualClock
-from tests.contracts.watched import KEY, WatchedContract
+from tests.contracts.watched import KEY, EvictingWatchedContract
+from tests.contracts.watched import PREFIX as WATCHED
 
 PATIENT_SECONDS = 20.0
 
@@ -63,13 +67,71 @@ class TestDiskJournal(JournalContract):
         return journal
 
 
-class TestDiskWatched(WatchedContract):
+class TestDiskWatched(EvictingWatchedContract):
     @pytest.fixture(autouse=True)
     def place(self, tmp_path: Path) -> None:
         self.folder = tmp_path
 
     async def make(self) -> FullBackend:
         return opened(self.folder, clock=self.clock)
+
+    async def make_small(self) -> FullBackend:
+        return opened(self.folder, clock=self.clock, max_size=10)
+
+    async def test_what_expired_and_gave_way_is_told(self) -> None:
+        backend = await self.make_small()
+        backend.watch([WATCHED], self.told.append)
+        await backend.put(KEY, record(expires_at=self.clock.now + 1))
+        assert backend.is_current()
+        self.told.clear()
+        self.clock.advance(2)
+
+        await backend.put_many({f"{WATCHED}k{at}": record() for at in range(10)})
+
+        assert backend.is_current()
+        assert self.told == [[KEY]]
+        await backend.aclose()
+
+    async def test_what_was_put_and_not_kept_is_told(self) -> None:
+        backend = opened(self.folder, clock=self.clock, size_limit_bytes=10_000)
+        backend.watch([WATCHED], self.told.append)
+        await backend.get(KEY)
+        assert backend.is_current()
+        self.told.clear()
+
+        await backend.put(KEY, record(bytes(20_000)))
+
+        assert backend.is_current()
+        assert self.told == [[KEY]]
+        await backend.aclose()
+
+    async def test_what_gave_way_under_another_prefix_is_not_told(self) -> None:
+        backend = await self.make_small()
+        backend.watch([WATCHED + "other:"], self.told.append)
+        await backend.get(KEY)
+        assert backend.is_current()
+        self.told.clear()
+
+        await backend.put_many({f"{WATCHED}k{at}": record() for at in range(20)})
+
+        assert backend.is_current()
+        assert self.told == []
+        await backend.aclose()
+
+    async def test_more_than_is_remembered_is_told_as_everything(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(disk, "_DROPPED_KEPT", 5)
+        backend = await self.make_small()
+        backend.watch([WATCHED], self.told.append)
+        await backend.put(KEY, record())
+        assert backend.is_current()
+        self.told.clear()
+
+        for at in range(30):
+            await backend.put(f"{WATCHED}k{at}", record())
+
+        assert backend.is_current()
+        assert self.told == [None]
+        await backend.aclose()
 
     async def test_own_writes_and_reads_elsewhere_are_not_told(self, watching: FullBackend, other: FullBackend) -> None:
         await watching.put(KEY, self.record())
@@ -251,6 +313,51 @@ async def test_forked_child_opens_its_own_connection(tmp_path: Path) -> None:
     (said,) = finish(start("fork-and-use", tmp_path))
 
     assert said.splitlines() == ["child 0", "parent current True", "found before child contended parent waited"]
+
+
+# copies kept in front of it
+
+
+@pytest.mark.parametrize("policy", ["lru", "s3fifo"])
+async def test_no_copy_outlives_a_delete_that_found_its_original_evicted(tmp_path: Path, policy: str) -> None:
+    here, there = (opened(tmp_path, max_size=10, policy=EvictionPolicy(policy)) for _ in range(2))
+    tier = TieredBackend(here, MemoryBackend(max_size=1000), prefixes=[PREFIX])
+    await there.ping()
+    await tier.get(PREFIX + "absent")
+    await tier.put(PREFIX + "victim", record())
+    assert tier.peek(PREFIX + "victim") is not None
+
+    for at in range(40):
+        await tier.put(f"{PREFIX}{at}", record())
+    assert not await there.delete(PREFIX + "victim"), "it is not gone yet, so this shows nothing"
+
+    assert tier.peek(PREFIX + "victim") is None
+    assert await tier.get(PREFIX + "victim") is None
+    assert tier.peek(f"{PREFIX}39") is not None, "what still stands on disk stays in memory"
+    await tier.aclose()
+    await there.aclose()
+
+
+async def test_no_copy_is_kept_of_what_was_evicted_by_its_own_batch(tmp_path: Path) -> None:
+    here = opened(tmp_path, max_size=10)
+    tier = TieredBackend(here, MemoryBackend(max_size=1000), prefixes=[PREFIX])
+    await tier.get(PREFIX + "absent")
+
+    await tier.put_many({f"{PREFIX}{at}": record() for at in range(40)})
+
+    kept = {f"{PREFIX}{at}" for at in range(40) if tier.peek(f"{PREFIX}{at}") is not None}
+    assert kept == {key async for key in here.scan(PREFIX)}
+    await tier.aclose()
+
+
+async def test_no_copy_is_kept_of_what_is_too_large_for_the_disk(tmp_path: Path) -> None:
+    tier = TieredBackend(opened(tmp_path, size_limit_bytes=10_000), MemoryBackend(max_size=1000), prefixes=[PREFIX])
+    await tier.get(PREFIX + "absent")
+
+    await tier.put(PREFIX + "a", record(bytes(20_000)))
+
+    assert tier.peek(PREFIX + "a") is None
+    await tier.aclose()
 
 
 # the write lock
