@@ -161,3 +161,39 @@ async def test_file_of_an_unknown_layout_is_unavailable_and_left_alone(tmp_path:
 
     with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
         assert db.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
+
+
+# transactions that fail
+
+
+async def test_a_full_disk_says_so_and_the_store_goes_on(tmp_path: Path) -> None:
+    backend = opened(tmp_path, ManualClock(), max_size=100)
+    await backend.put(PREFIX + "a", Record(value=b"a", expires_at=None, version=1))
+    db = backend._connection
+    assert db is not None
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    db.execute(f"PRAGMA max_page_count = {pages + 2}")
+
+    for _ in range(2):
+        with pytest.raises(BackendUnavailable, match="database or disk is full"):
+            await backend.put(PREFIX + "large", Record(value=bytes(100_000), expires_at=None, version=1))
+        assert await backend.get(PREFIX + "a") is not None
+
+    db.execute("PRAGMA max_page_count = 100000")
+    await backend.put(PREFIX + "large", Record(value=bytes(100_000), expires_at=None, version=1))
+    assert await backend.count() == 2
+    await backend.aclose()
+
+
+def test_a_commit_that_fails_leaves_no_transaction_open() -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("CREATE TABLE a (id INTEGER PRIMARY KEY)")
+        db.execute("CREATE TABLE b (a INTEGER REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
+
+        with pytest.raises(sqlite3.IntegrityError), disk_schema.write(db):
+            db.execute("INSERT INTO b VALUES (1)")
+
+        with disk_schema.write(db):
+            db.execute("INSERT INTO a VALUES (2)")
+        assert db.execute("SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b)").fetchone() == (1, 0)
