@@ -139,16 +139,18 @@ class DiskBackend(FullBackend):
         await self._run(lambda db: db.execute("SELECT 1").fetchone())
 
     async def aclose(self) -> None:
+        """Wait for the writes that wait for another process, then close the file."""
         self._leave_what_crossed_a_fork()
+        # First the thread, and not on the loop: it would open what was closed before.
+        while self._thread is not None:
+            thread, self._thread = self._thread, None
+            await asyncio.get_running_loop().run_in_executor(None, thread.shutdown)
         with self._lock:
             if self._connection is not None:
                 with contextlib.suppress(sqlite3.Error):
                     self._uses.flush(self._connection)
                 self._connection.close()
             self._connection = self._select = self._data_version = None
-        if self._thread is not None:
-            self._thread.shutdown(wait=True)
-            self._thread = None
 
     async def append(self, stream: str, items: Sequence[bytes]) -> str:
         return str(await self._write(lambda db: tables.append_notes(db, stream, items)))
@@ -308,11 +310,11 @@ class DiskBackend(FullBackend):
             raise BackendUnavailable(f"the disk store {self.path}", str(exc)) from exc
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache-disk")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run_patiently, work)
-
-    def _run_patiently(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Repeat work until another process lets go of the write lock, within the time budget."""
         deadline = time.monotonic() + self._timeout
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run_patiently, work, deadline)
+
+    def _run_patiently(self, work: Callable[[sqlite3.Connection], T], deadline: float) -> T:
+        """Repeat work until another process lets go of the write lock, once at least and within the time budget."""
         pause = 0.001
         while True:
             try:

@@ -406,6 +406,63 @@ async def test_lock_held_too_long_costs_the_budget_and_not_the_event_loop(tmp_pa
     await backend.aclose()
 
 
+async def test_closing_waits_for_a_write_beside_the_loop_and_leaves_nothing_open(tmp_path: Path) -> None:
+    backend = opened(tmp_path, timeout_seconds=0.3)
+    await backend.put(PREFIX + "a", record())
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.005)
+            ticks += 1
+
+    with write_lock_held_elsewhere(tmp_path):
+        ticking = asyncio.ensure_future(tick())
+        writing = asyncio.ensure_future(backend.put(PREFIX + "b", record()))
+        await asyncio.sleep(0)
+        await backend.aclose()
+        ticking.cancel()
+
+    assert ticks >= 5
+    assert backend._connection is None
+    with pytest.raises(BackendUnavailable, match="locked"):
+        await writing
+
+
+async def test_closed_store_opens_anew_for_who_comes_while_it_closes(tmp_path: Path) -> None:
+    backend = opened(tmp_path)
+    await backend.put(PREFIX + "a", record())
+
+    with write_lock_held_elsewhere(tmp_path):
+        writing = [asyncio.ensure_future(backend.put(PREFIX + "b", record()))]
+        await asyncio.sleep(0)
+        closing_ = asyncio.ensure_future(backend.aclose())
+        await asyncio.sleep(0)
+        writing.append(asyncio.ensure_future(backend.put(PREFIX + "c", record())))
+        await asyncio.sleep(0)
+    await asyncio.gather(*writing, closing_)
+
+    assert len(await backend.get_many([PREFIX + name for name in "abc"])) == 3
+    await backend.aclose()
+
+
+async def test_writes_that_wait_in_a_row_share_one_budget(tmp_path: Path) -> None:
+    backend = opened(tmp_path, timeout_seconds=0.3)
+    await backend.put(PREFIX + "a", record())
+
+    with write_lock_held_elsewhere(tmp_path):
+        started = time.monotonic()
+        found = await asyncio.gather(
+            *(backend.put(f"{PREFIX}{at}", record()) for at in range(20)), return_exceptions=True
+        )
+        elapsed = time.monotonic() - started
+
+    assert {type(each) for each in found} == {BackendUnavailable}
+    assert elapsed < 20 * 0.3 / 2
+    await backend.aclose()
+
+
 async def test_first_opening_waits_for_another_process_without_blocking_the_loop_for_ever(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "cache.sqlite", isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = WAL")
