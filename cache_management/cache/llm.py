@@ -14,7 +14,7 @@ from cache_management.cache.admission import life, parse_controls
 from cache_management.cache.backends import open_backend
 from cache_management.cache.backends.base import Backend, Leases, Tags
 from cache_management.cache.clock import Clock, VersionClock, system_clock
-from cache_management.cache.codec import NO_FACTS, Facts, decode_entry, decode_fresh, decode_stored, encode_entry
+from cache_management.cache.codec import NO_FACTS, Facts, decode_fresh, decode_stored, encode_entry
 from cache_management.cache.compute import Compute, ComputeStream, Computing, Held, Wanted, as_tags
 from cache_management.cache.config import CacheConfig, check_ttl
 from cache_management.cache.errors import (
@@ -166,9 +166,9 @@ class LLMCache:
         found = {}
         for key, storage_key in storage_keys.items():
             record = records.get(storage_key)
-            response = self._decode(key, storage_key, record) if record is not None else None
-            if response is None:
-                self.miss("absent" if record is None else "corrupt", key, started)
+            response = "absent" if record is None else self._decode(key, storage_key, record)
+            if isinstance(response, str):
+                self.miss(response, key, started)
                 continue
             elapsed_ms = (perf_counter() - started) * 1000
             self._listener(HitEvent("exact", self.namespace, key, response.token_count, elapsed_ms))
@@ -313,7 +313,11 @@ class LLMCache:
         return self._computing.stream(self._wanted(key, prompt, model, ttl_seconds, tags, controls), compute)
 
     async def get_stats(self) -> CacheStats:
-        """Return counts of this process and the number of entries in the store."""
+        """Return counts of this process and the number of entries in the store.
+
+        `total_entries` counts, and `list_keys` lists, also what is past its life and kept for
+        `stale_while_revalidate_seconds` or `stale_if_error_seconds`: they read no records.
+        """
         try:
             entries = await self.backend.count(self._keys.prefix)
         except BackendUnavailable as exc:
@@ -339,6 +343,8 @@ class LLMCache:
     async def load_entries(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Return entries with their version and expiry, uncounted: for jobs, not for answering.
 
+        What is kept for bad times only is left out, as in `get`.
+
         Raises:
             BackendUnavailable: Always, also without `strict`.
         """
@@ -347,8 +353,10 @@ class LLMCache:
         found = {}
         for key, storage_key in storage_keys.items():
             record = records.get(storage_key)
-            response = self._decode(key, storage_key, record) if record is not None else None
-            if record is not None and response is not None:
+            if record is None:
+                continue
+            response = self._decode(key, storage_key, record)
+            if not isinstance(response, str):
                 found[key] = Entry(key, response, record.expires_at, record.version)
         return found
 
@@ -526,12 +534,14 @@ class LLMCache:
         keys = {storage_key: record.expires_at for storage_key, record in records.items()}
         await self.backend.add_tags({tag_name(self.namespace, tag): keys for tag in tags})
 
-    def _decode(self, key: str, storage_key: str, record: Record) -> CachedResponse | None:
+    def _decode(self, key: str, storage_key: str, record: Record) -> CachedResponse | str:
+        """Return the response of a record, or why it is not served: "expired" or "corrupt"."""
         try:
-            return decode_entry(key, record.value, limit_bytes=self._limit_bytes)
+            response = decode_fresh(key, record.value, limit_bytes=self._limit_bytes, now=self._clock)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
-            return None
+            return "corrupt"
+        return "expired" if response is None else response
 
     def _tolerate(self, error: BackendUnavailable, operation: str) -> None:
         self._listener(UnavailableEvent(error.backend, operation, error.reason))

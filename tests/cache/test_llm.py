@@ -196,6 +196,21 @@ async def test_set_again_starts_a_new_life(cache: LLMCache, clock: ManualClock) 
     assert await cache.get("key") is not None
 
 
+async def test_what_is_kept_for_bad_times_only_is_served_by_no_read(clock: ManualClock, heard: list[Event]) -> None:
+    backend = MemoryBackend(max_size=10, clock=clock)
+    config = CacheConfig(ttl_seconds=10, stale_if_error_seconds=100)
+    cache = LLMCache(config, backend=backend, clock=clock, listener=heard.append)
+    await cache.set("key", response())
+    clock.advance(10)
+
+    assert await cache.get("key") is None
+    assert await cache.get_many(["key", "absent"]) == {}
+    assert await cache.load_entries(["key"]) == {}
+
+    assert [event.reason for event in heard if isinstance(event, MissEvent)] == ["expired", "expired", "absent"]
+    assert (await cache.get_stats()).total_entries == 1, "it is still there, and counted"
+
+
 # keys and patterns
 
 LONG = "Tell me everything about the cache. " * 40
