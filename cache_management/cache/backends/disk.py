@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,7 +42,9 @@ class DiskBackend(FullBackend):
     """Keeps records in one SQLite file below `folder`.
 
     Reads and uncontended writes run on the event loop (tens of microseconds); a write that
-    finds another process writing waits on a thread, at most `timeout_seconds`.
+    finds another process writing waits on a thread, at most `timeout_seconds`. So does the opening;
+    where that takes longer, because the file is of an older layout or lined up by another policy,
+    calls are refused until it is done.
 
     A killed process loses nothing that was acknowledged; a power cut may lose the last moments,
     and never damages the file. Copies are told when `is_current` asks, without waiting: of other
@@ -82,6 +84,7 @@ class DiskBackend(FullBackend):
         self._forks = _forks()
         self._opened_after = self._forks[0]
         self._lock = threading.Lock()
+        self._opening: Future[None] | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._uses = Uses()
         self._flush_at = 0.0
@@ -139,12 +142,16 @@ class DiskBackend(FullBackend):
         await self._run(lambda db: db.execute("SELECT 1").fetchone())
 
     async def aclose(self) -> None:
-        """Wait for the writes that wait for another process, then close the file."""
+        """Wait for an opening and for writes that wait for another process, then close the file."""
         self._leave_what_crossed_a_fork()
-        # First the thread, and not on the loop: it would open what was closed before.
-        while self._thread is not None:
+        # First the threads, and not on the loop: they would open what was closed before.
+        while self._opening is not None or self._thread is not None:
+            opening, self._opening = self._opening, None
             thread, self._thread = self._thread, None
-            await asyncio.get_running_loop().run_in_executor(None, thread.shutdown)
+            if opening is not None:
+                await _done(opening)
+            if thread is not None:
+                await asyncio.get_running_loop().run_in_executor(None, thread.shutdown)
         with self._lock:
             if self._connection is not None:
                 with contextlib.suppress(sqlite3.Error):
@@ -300,6 +307,8 @@ class DiskBackend(FullBackend):
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         self._leave_what_crossed_a_fork()
+        while self._connection is None:
+            await self._wait_until_open()
         try:
             with self._lock:
                 return work(self._open())
@@ -312,6 +321,29 @@ class DiskBackend(FullBackend):
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache-disk")
         deadline = time.monotonic() + self._timeout
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run_patiently, work, deadline)
+
+    async def _wait_until_open(self) -> None:
+        """Let a thread open the file; those who wait for it share it, and its failure.
+
+        Whoever has waited for `timeout_seconds` goes without. A file that is brought up to date
+        may take longer than that: the work goes on, so that it is done once.
+        """
+        opening = self._opening
+        if opening is None or opening.done():
+            opener = ThreadPoolExecutor(1, thread_name_prefix="cache-disk-open")
+            deadline = time.monotonic() + self._timeout
+            opening = self._opening = opener.submit(self._run_patiently, lambda _: None, deadline)
+            opener.shutdown(wait=False)  # a thread of its own, which ends with the work
+        await _done(opening, self._timeout)
+        if not opening.done():
+            raise BackendUnavailable(
+                f"the disk store {self.path}",
+                f"it is not open after {self._timeout:.3g} s: locked by another process, or being brought up to date",
+            )
+        error = opening.exception()
+        if isinstance(error, BackendUnavailable):
+            raise BackendUnavailable(error.backend, error.reason) from error
+        opening.result()
 
     def _run_patiently(self, work: Callable[[sqlite3.Connection], T], deadline: float) -> T:
         """Repeat work until another process lets go of the write lock, once at least and within the time budget."""
@@ -334,14 +366,12 @@ class DiskBackend(FullBackend):
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0)
         try:
-            db.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA mmap_size = 268435456")
             db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             create(db)
             adopt(db, self._rule)
-            db.execute("PRAGMA busy_timeout = 0")
         except BaseException:
             db.close()
             raise
@@ -360,7 +390,7 @@ class DiskBackend(FullBackend):
         """
         if self._opened_after != self._forks[0]:
             self._left_behind.append((self._connection, self._thread, self._select, self._data_version))
-            self._connection = self._thread = self._select = self._data_version = None
+            self._connection = self._opening = self._thread = self._select = self._data_version = None
             self._lock = threading.Lock()  # the parent's thread may have held it when it forked
             self._uses = Uses()
             self._opened_after = self._forks[0]
@@ -376,6 +406,19 @@ def _forks() -> list[int]:
 
     os.register_at_fork(after_in_child=came_out)
     return count
+
+
+async def _done(opening: Future[None], timeout_seconds: float | None = None) -> None:
+    """Wait for the end of what a thread does; neither a caller that leaves nor a closed loop disturbs it."""
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Future[None] = loop.create_future()
+
+    def wake(_: Future[None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits any more
+            loop.call_soon_threadsafe(waiting.set_result, None)
+
+    opening.add_done_callback(wake)
+    await asyncio.wait((waiting,), timeout=timeout_seconds)
 
 
 def _ignore_change(keys: Sequence[str] | None) -> None:

@@ -463,7 +463,7 @@ async def test_writes_that_wait_in_a_row_share_one_budget(tmp_path: Path) -> Non
     await backend.aclose()
 
 
-async def test_first_opening_waits_for_another_process_without_blocking_the_loop_for_ever(tmp_path: Path) -> None:
+async def test_first_opening_waits_for_another_process_no_longer_than_its_budget(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "cache.sqlite", isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("BEGIN IMMEDIATE")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from cache_management.cache.backends import disk_schema
+from cache_management.cache.backends import disk, disk_schema
 from cache_management.cache.backends.disk import DiskBackend
 from cache_management.cache.backends.disk_schema import SCHEMA_NUMBER
 from cache_management.cache.codec import pack
@@ -16,6 +18,7 @@ from cache_management.cache.config import EvictionPolicy
 from cache_management.cache.errors import BackendUnavailable
 from cache_management.cache.records import Record
 from tests.contracts.clock import ManualClock
+from tests.waiting import eventually
 
 PREFIX = "cm1:llm:old:k"
 
@@ -149,6 +152,69 @@ async def test_upgrade_that_fails_leaves_layout_1_as_it_was(tmp_path: Path, monk
     backend = opened(tmp_path, clock)
     assert await backend.get_many(list(records)) == records
     await backend.aclose()
+
+
+@pytest.mark.parametrize("slow", ["create", "adopt"])
+async def test_opening_that_takes_long_costs_the_budget_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    clock = ManualClock()
+    records = write_layout_1(tmp_path, LAYOUT_1, clock.now)
+    may_go_on = threading.Event()
+    begun = []
+    work = getattr(disk, slow)
+
+    def slowed(*args: object) -> None:
+        begun.append(threading.current_thread())
+        may_go_on.wait(20)
+        work(*args)
+
+    monkeypatch.setattr(disk, slow, slowed)
+    backend = opened(tmp_path, clock, timeout_seconds=0.05)
+    backend.watch([PREFIX], lambda keys: None)
+
+    for _ in range(2):
+        found = await asyncio.gather(backend.get(PREFIX + "1"), backend.delete(PREFIX + "2"), return_exceptions=True)
+        assert [type(each) for each in found] == [BackendUnavailable] * 2
+        assert "not open after 0.05 s" in str(found[0])
+        assert not backend.is_current()
+    may_go_on.set()
+
+    async def is_open() -> bool:
+        try:
+            return await backend.get_many(list(records)) == records
+        except BackendUnavailable:
+            return False
+
+    await eventually(is_open)
+    assert len(begun) == 1
+    assert begun[0] is not threading.current_thread()
+    await backend.aclose()
+
+
+async def test_closing_waits_for_an_opening_and_closes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    write_layout_1(tmp_path, LAYOUT_1, clock.now)
+    may_go_on = threading.Event()
+
+    def slowed(db: sqlite3.Connection) -> None:
+        may_go_on.wait(20)
+        disk_schema.create(db)
+
+    monkeypatch.setattr(disk, "create", slowed)
+    backend = opened(tmp_path, clock, timeout_seconds=0.05)
+    with pytest.raises(BackendUnavailable):
+        await backend.ping()
+
+    closing_ = asyncio.create_task(backend.aclose())
+    await asyncio.sleep(0)
+    assert not closing_.done()
+    may_go_on.set()
+    await closing_
+
+    assert backend._connection is None
+    with closing(sqlite3.connect(tmp_path / "cache.sqlite")) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_NUMBER,)
 
 
 @pytest.mark.parametrize("number", [SCHEMA_NUMBER + 1, 99, -1])
