@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -9,6 +10,7 @@ import redis
 from cache_management.cache.backends.base import Backend, Leases, Tags
 from cache_management.cache.backends.batching import BatchingBackend
 from cache_management.cache.backends.guarded import GuardedBackend
+from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.backends.redis import RedisBackend
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import BackendUnavailable
@@ -128,3 +130,36 @@ async def test_a_cancelled_caller_leaves_the_others_alone(inner: Counting) -> No
     await backend.aclose()
 
     assert [isinstance(each, asyncio.CancelledError) for each in found] == [False, False, True, False, False]
+
+
+async def test_a_read_on_another_loop_leaves_those_who_wait_alone() -> None:
+    backend = BatchingBackend(MemoryBackend(max_size=10))
+    await backend.put("k", Record(value=b"x", expires_at=None, version=1))
+
+    def read_elsewhere() -> None:
+        thread = threading.Thread(target=lambda: asyncio.run(backend.get("k")))
+        thread.start()
+        thread.join()
+
+    callers = [asyncio.create_task(backend.get("k")) for _ in range(3)]
+    asyncio.get_running_loop().call_soon(read_elsewhere)  # after the callers, before their turn ends
+
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(*callers)
+    assert [each is not None and each.value for each in found] == [b"x"] * 3
+
+
+def test_loops_that_were_stopped_within_a_turn_are_forgotten() -> None:
+    backend = BatchingBackend(MemoryBackend(max_size=10))
+
+    for _ in range(100):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(stopped_within_a_turn(backend))
+        loop.close()
+
+    assert len(backend._turns) == 1
+
+
+async def stopped_within_a_turn(backend: BatchingBackend) -> None:
+    asyncio.get_running_loop().stop()
+    await backend.get("k")
