@@ -5,7 +5,8 @@ Frame (disk, Redis), little endian:
 The checksum is XXH3-64 of everything behind it, seeded with the storage key: a flipped bit
 is found, and so is a record that ended up under another key.
 
-Value: a MessagePack array, see `_Entry`, or a byte 1 and that array compressed with zstd.
+Value: a MessagePack array, see `_Entry`, or a byte 1 and that array compressed with zstd. Behind a byte 0
+it is the array as it was written first, with the moment in microseconds since 1970.
 See docs/design/0001-storage-keys-and-records.md.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,7 +33,8 @@ COMPRESS_FROM_BYTES = 100_000
 
 _HEAD = struct.Struct("<2sBBQ")
 _BODY = struct.Struct("<qd")
-_ZSTD = b"\x01"  # no array begins with it
+_ZSTD, _FIRST = b"\x01", b"\x00"  # no array begins with them
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def pack(storage_key: str, record: Record) -> bytes:
@@ -77,7 +79,7 @@ class _Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     response: str
     model: str
-    timestamp: datetime
+    timestamp: datetime | int
     token_count: int
     prompt: str | None
     key: str | None
@@ -218,8 +220,11 @@ def decode_unknown(value: bytes, *, limit_bytes: int) -> tuple[str, CachedRespon
 
 
 def _decode(value: bytes, limit_bytes: int) -> _Entry:
+    form = value[:1]
     try:
-        return _decoder.decode(value if value[:1] != _ZSTD else _decompress(memoryview(value)[1:], limit_bytes))
+        if form == _ZSTD:
+            return _decoder.decode(_decompress(memoryview(value)[1:], limit_bytes))
+        return _decoder.decode(value if form != _FIRST else memoryview(value)[1:])
     except (msgspec.DecodeError, zstandard.ZstdError, UnicodeDecodeError, RecursionError) as exc:
         raise CorruptRecord(f"the entry cannot be decoded: {exc}") from exc
 
@@ -240,13 +245,21 @@ def _to_response(entry: _Entry, key: str) -> CachedResponse:
     fields["prompt"] = key if entry.prompt is None else entry.prompt
     fields["response"] = entry.response
     fields["model"] = entry.model
-    fields["timestamp"] = entry.timestamp
+    moment = entry.timestamp
+    fields["timestamp"] = moment if moment.__class__ is datetime else _first_moment(moment)
     fields["token_count"] = entry.token_count
     fields["metadata"] = _decode_json(entry.metadata) if entry.metadata else {}
     _set_fields(found, _FIELDS)
     _set_extra(found, None)
     _set_private(found, None)
     return found
+
+
+def _first_moment(microseconds: Any) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError as exc:
+        raise CorruptRecord(f"the entry is dated {microseconds} microseconds from 1970") from exc
 
 
 def _encode_json(value: object) -> bytes:

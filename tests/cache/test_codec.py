@@ -57,6 +57,19 @@ def encoded(key: str, value: CachedResponse, *, keep_key: bool = False, limit_by
 # entries
 
 
+@pytest.mark.parametrize("form", [b"\x00", b"\x01"])
+def test_entries_as_first_written_are_still_read(form: bytes) -> None:
+    body = msgspec.msgpack.encode(("r", "m", 1_767_312_000_000_000, 3, "p", None, b'{"a":1}', None, 0, 0, ()))
+    stored = form + (zstandard.ZstdCompressor().compress(body) if form == b"\x01" else body)
+
+    assert decode_entry("k", stored, limit_bytes=LIMIT) == response(token_count=3, metadata={"a": 1})
+
+
+def test_a_first_written_moment_outside_all_years_is_corrupt() -> None:
+    with pytest.raises(CorruptRecord, match="microseconds from 1970"):
+        decode_entry("k", b"\x00" + msgspec.msgpack.encode(("r", "m", 10**18, 3, "p", None)), limit_bytes=LIMIT)
+
+
 def test_a_response_can_be_changed_without_changing_the_next_one() -> None:
     stored = encoded("p", response())
 
