@@ -191,15 +191,15 @@ class CacheConfig(_Config):
     disk_path: Path = Field(default_factory=lambda: default_data_dir() / "cache")
     disk_size_limit: SizeBytes = 10 * 10**9
 
-    stale_while_revalidate_seconds: float = Field(default=0, ge=0)
-    stale_if_error_seconds: float = Field(default=0, ge=0)
-    early_refresh_beta: float = Field(default=1.0, ge=0)
+    stale_while_revalidate_seconds: float = Field(default=0, ge=0, le=_HUNDRED_YEARS)
+    stale_if_error_seconds: float = Field(default=0, ge=0, le=_HUNDRED_YEARS)
+    early_refresh_beta: float = Field(default=1.0, ge=0, le=1000)
     ttl_jitter: float = Field(default=0.0, ge=0, lt=1)
 
     encryption_keys: SecretStr | None = None
     encryption_keys_file: Path | None = None
 
-    timeout_seconds: float = Field(default=0.25, gt=0)
+    timeout_seconds: float = Field(default=0.25, gt=0, le=3600)
     strict: bool = False
 
     @field_validator("eviction_policy")
@@ -212,13 +212,14 @@ class CacheConfig(_Config):
             )
         return value
 
-    @field_validator("eviction_low_watermark")
-    @classmethod
-    def _low_lies_below_high(cls, value: float, info: ValidationInfo) -> float:
-        high = info.data.get("eviction_high_watermark", 1.0)
-        if value >= high:
-            raise ValueError(f"must lie below eviction_high_watermark ({high})")
-        return value
+    @model_validator(mode="after")
+    def _low_lies_below_high(self) -> Self:
+        low, high = self.eviction_low_watermark, self.eviction_high_watermark
+        if low >= high:
+            raise ValueError(
+                f"eviction_low_watermark ({low}) must lie below eviction_high_watermark ({high}); set both"
+            )
+        return self
 
     @field_validator("near_max_size")
     @classmethod

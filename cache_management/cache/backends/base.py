@@ -44,6 +44,9 @@ class Backend(ABC):
         """Return a record that can be had without waiting, or None: `get` may still have it."""
         return None
 
+    def touched(self, key: str) -> None:  # noqa: B027 - most stores need no hint
+        """Learn that somebody was served a copy of a record: a hint for what goes first when full."""
+
     async def get(self, key: str) -> Record | None:
         return (await self.get_many([key])).get(key)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from cache_management.cache.backends.redis_connection import Argument, Command
-from cache_management.cache.backends.redis_eviction import RedisEviction
-from cache_management.cache.backends.redis_node import RedisNode
+from cache_management.cache.backends.redis_eviction import RedisEviction, is_full
+from cache_management.cache.backends.redis_node import LARGE_BYTES, RedisNode
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.codec import pack, unpack
 from cache_management.cache.config import CacheConfig
-from cache_management.cache.errors import BackendRefused, CorruptRecord, JournalGap
+from cache_management.cache.errors import BackendRefused, BackendUnavailable, CorruptRecord, JournalGap
 from cache_management.cache.events import CorruptEvent, Listener, ignore
 from cache_management.cache.patterns import escape_glob
 from cache_management.cache.records import Record
@@ -21,7 +24,7 @@ _NOTES_KEPT = 100_000
 _JOURNAL_LIFE_SECONDS = 7 * 24 * 3600
 _TOKEN_LIFE_SECONDS = 7 * 24 * 3600
 _PAGE = 500
-_MAKE_ROOM_TIMES = 5
+_BUDGETS_FOR_ROOM = 4
 
 
 class RedisBackend(FullBackend):
@@ -35,7 +38,9 @@ class RedisBackend(FullBackend):
 
     def __init__(self, config: CacheConfig, *, clock: Clock = system_clock, listener: Listener = ignore) -> None:
         self._node = RedisNode(config)
-        self._eviction = RedisEviction(self._node, config, clock=clock, listener=listener)
+        self._eviction = RedisEviction(self._node, config, clock=clock, listener=listener, dropped=self._dropped)
+        self._on_change: Callable[[Sequence[str] | None], None] | None = None
+        self._seconds_for_room = _BUDGETS_FOR_ROOM * config.timeout_seconds
         self._clock = clock
         self._listener = listener
 
@@ -70,7 +75,8 @@ class RedisBackend(FullBackend):
     async def put(self, key: str, record: Record) -> None:
         frame = pack(key, record)
         command = _set(key, frame, record, self._clock())
-        await self._make_room_for(lambda: self._node.call(*command, payload_bytes=len(frame)))
+        write = self._make_room_for(lambda: self._node.call(*command, payload_bytes=len(frame)))
+        await (write if len(frame) <= LARGE_BYTES else _to_its_end(write))
         self._eviction.stored(key, record, len(frame))
 
     async def put_many(self, records: Mapping[str, Record]) -> None:
@@ -78,20 +84,27 @@ class RedisBackend(FullBackend):
         frames = {key: pack(key, record) for key, record in records.items()}
         commands = [_set(key, frame, records[key], now) for key, frame in frames.items()]
         payload_bytes = sum(map(len, frames.values()))
-        await self._make_room_for(lambda: self._node.pipeline(commands, payload_bytes=payload_bytes))
+        write = self._make_room_for(lambda: self._node.pipeline(commands, payload_bytes=payload_bytes))
+        await (write if payload_bytes <= LARGE_BYTES else _to_its_end(write))
         for key, frame in frames.items():
             self._eviction.stored(key, records[key], len(frame))
 
     async def _make_room_for(self, write: Callable[[], Awaitable[object]]) -> None:
-        """Write; while the server says that it is full, evict a few entries and try again, a few times."""
-        for _ in range(_MAKE_ROOM_TIMES):
-            try:
-                await write()
-                return
-            except BackendRefused as exc:
-                if "OOM" not in exc.reason or not await self._eviction.make_room():
-                    raise
-        await write()
+        """Write; while the server says that it is full, evict some entries and try again, a few times."""
+        try:
+            await write()
+        except BackendRefused as exc:
+            if not is_full(exc) or not await self._wrote_after_all(write):
+                raise
+
+    async def _wrote_after_all(self, write: Callable[[], Awaitable[object]]) -> bool:
+        with contextlib.suppress(BackendUnavailable, TimeoutError):
+            async with asyncio.timeout(self._seconds_for_room):
+                while await self._eviction.make_room():
+                    with contextlib.suppress(BackendRefused):
+                        await write()
+                        return True
+        return False
 
     async def delete_many(self, keys: Sequence[str]) -> int:
         removed: int = sum(await self._node.pipeline([("UNLINK", *page) for page in _pages(keys)]))
@@ -171,10 +184,33 @@ class RedisBackend(FullBackend):
         await self._node.pipeline([("ZREM", tag, *page) for tag, keys in tags.items() for page in _pages(keys)])
 
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
+        self._on_change = on_change
         self._node.watch(prefixes, on_change)
+
+    def touched(self, key: str) -> None:
+        self._eviction.read(key)
+
+    def _dropped(self, keys: Sequence[str]) -> None:
+        if self._on_change is not None:
+            self._on_change(keys)
 
     def is_current(self) -> bool:
         return self._node.is_current()
+
+
+async def _to_its_end(write: Coroutine[Any, Any, None]) -> None:
+    """Await a write on the second connection even when its caller is cancelled.
+
+    Else it could arrive after a later write or delete of its key that travelled on the first one.
+    """
+    task = asyncio.ensure_future(write)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # its caller is gone
+        raise
 
 
 def _ms(seconds: float) -> int:

@@ -27,7 +27,7 @@ from cache_management.cache.errors import BackendRefused, BackendUnavailable
 logger = logging.getLogger("cache_management")
 
 _BYTES_PER_SECOND = 20_000_000  # what a slow link still carries; large values get more time by it
-_LARGE_BYTES = 2**18  # what travels on a connection of its own: small calls must not queue behind it
+LARGE_BYTES = 2**18  # what travels on a connection of its own: small calls must not queue behind it
 _COMMANDS_AT_ONCE = 500
 _BYTES_AT_ONCE = 2**20
 # What may be asked again when nobody knows whether the server did it.
@@ -59,7 +59,7 @@ class RedisNode:
         now = loop.time()
         budget = self._seconds + payload_bytes / _BYTES_PER_SECOND
         deadline = now + budget
-        lane = self._small if payload_bytes <= _LARGE_BYTES else self._large
+        lane = self._small if payload_bytes <= LARGE_BYTES else self._large
         for may_retry in (True, False):
             try:
                 connection = lane.usable(loop, now)
@@ -86,7 +86,7 @@ class RedisNode:
         loop = asyncio.get_running_loop()
         budget = self._seconds + payload_bytes / _BYTES_PER_SECOND
         deadline = loop.time() + budget
-        lane = self._small if payload_bytes <= _LARGE_BYTES else self._large
+        lane = self._small if payload_bytes <= LARGE_BYTES else self._large
         replies: list[Any] = []
         for part in _parts(commands):
             for may_retry in (True, False):

@@ -8,7 +8,8 @@ key changes meanwhile, a read beside a write, and everything when the store fell
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -18,6 +19,8 @@ from cache_management.cache.backends.wrapped import FullBackend, WrappedBackend
 from cache_management.cache.records import Record
 
 _DOUBT_SECONDS = 60.0  # far longer than any call's time budget
+_MANY_TRIPS = 10_000
+_HITS_UNTOLD = 8  # of so many served copies the store hears of one: enough to know what is used
 
 
 class TieredBackend(WrappedBackend):
@@ -29,15 +32,31 @@ class TieredBackend(WrappedBackend):
         prefixes: What the storage keys begin with of which copies are kept.
     """
 
-    def __init__(self, inner: FullBackend, near: MemoryBackend, *, prefixes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        inner: FullBackend,
+        near: MemoryBackend,
+        *,
+        prefixes: Sequence[str],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(inner)
         self._near = near
         self._prefixes = tuple(prefixes)
+        self._monotonic = monotonic
         self._under_way: dict[str, _Trip] = {}
+        self._hits = 0
         inner.watch(prefixes, self._on_change)
 
     def peek(self, key: str) -> Record | None:
-        return self._near.peek(key) if self.inner.is_current() else None
+        if not self.inner.is_current():
+            return None
+        record = self._near.peek(key)
+        if record is not None:
+            self._hits += 1
+            if not self._hits % _HITS_UNTOLD:
+                self.inner.touched(key)
+        return record
 
     async def get(self, key: str) -> Record | None:
         record = self.peek(key)
@@ -81,8 +100,8 @@ class TieredBackend(WrappedBackend):
     def _reading(self, keys: Sequence[str]) -> Iterator[dict[str, Record]]:
         """Keep what the block puts into the dict, if nothing happened to its key meanwhile."""
         trips = {}
-        for key in keys:
-            trip = self._under_way.get(key)
+        for key in set(keys):
+            trip = self._trip(key)
             if trip is None:
                 trip = self._under_way[key] = _Trip(is_write=False)
             elif trip.is_write:
@@ -101,7 +120,7 @@ class TieredBackend(WrappedBackend):
         trips = {}
         for key in set(keys):
             self._near.discard(key)
-            trip = self._under_way.get(key)
+            trip = self._trip(key)
             if trip is not None:
                 trip.is_certain = False
             if trip is None or not trip.is_write:
@@ -113,7 +132,13 @@ class TieredBackend(WrappedBackend):
             yield written
         except asyncio.CancelledError:
             # Nobody waits for it, and yet it may still be written, unseen by this watcher.
-            asyncio.get_running_loop().call_later(_DOUBT_SECONDS, self._end, trips, written)
+            now = self._monotonic()
+            for trip in trips.values():
+                trip.doubtful_until = now + _DOUBT_SECONDS
+            self._end(trips, {})
+            if len(self._under_way) > _MANY_TRIPS:
+                live = {key: trip for key, trip in self._under_way.items() if trip.calls or now < trip.doubtful_until}
+                self._under_way = live
             raise
         except BaseException:
             self._end(trips, {})
@@ -121,12 +146,19 @@ class TieredBackend(WrappedBackend):
         else:
             self._end(trips, written)
 
+    def _trip(self, key: str) -> _Trip | None:
+        trip = self._under_way.get(key)
+        if trip is not None and not trip.calls and self._monotonic() >= trip.doubtful_until:
+            del self._under_way[key]
+            return None
+        return trip
+
     def _end(self, trips: Mapping[str, _Trip], records: Mapping[str, Record]) -> None:
         # Asked before anything is kept: the store may tell of changes only when it is asked.
         is_current = self.inner.is_current()
         for key, trip in trips.items():
             trip.calls -= 1
-            if not trip.calls and self._under_way.get(key) is trip:
+            if not trip.calls and not trip.doubtful_until and self._under_way.get(key) is trip:
                 del self._under_way[key]
             record = records.get(key)
             if record is not None and is_current and trip.is_certain and key.startswith(self._prefixes):
@@ -146,8 +178,12 @@ class TieredBackend(WrappedBackend):
 
 
 class _Trip(msgspec.Struct, gc=False):
-    """Calls for one key that wait for the store; what they bring is kept while it is certain."""
+    """Calls for one key that wait for the store; what they bring is kept while it is certain.
+
+    A write that was cancelled leaves its key in doubt for a while after its last call.
+    """
 
     is_write: bool
     calls: int = 0
     is_certain: bool = True
+    doubtful_until: float = 0.0

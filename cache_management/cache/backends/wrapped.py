@@ -74,6 +74,9 @@ class WrappedBackend(FullBackend):
     async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
         await self.inner.remove_tags(tags)
 
+    def touched(self, key: str) -> None:
+        self.inner.touched(key)
+
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
         self.inner.watch(prefixes, on_change)
 

@@ -45,7 +45,7 @@ local function note(key, what, times, worth, place)
             tick = tick + MAIN
         end
         redis.call('ZADD', queue, tick, key)
-        redis.call('HSET', marks, key, 0)
+        redis.call('HSET', marks, key, math.min(MOST_USES, times - (stored and 1 or 0)))
     end
 end
 
