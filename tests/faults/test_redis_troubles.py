@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -171,3 +172,20 @@ async def test_restarted_the_same_cache_object_goes_on(
     await app.cache.set("tagged", answer(), tags=["t"])
     assert await app.cache.invalidate(Selection(tag="t")) == (1 if empty else 2)
     await app.cache.aclose()
+
+
+async def test_a_cancelled_write_never_lands_after_a_later_one(own_redis: OwnRedisFactory) -> None:
+    """Large values travel apart from small ones, so a late one could undo what came after it."""
+    server = own_redis()
+    async with LLMCache(CacheConfig(url=server.url, timeout_seconds=5)) as cache:
+        for at in range(5):
+            write = asyncio.create_task(cache.set("q", answer(random.randbytes(20_000_000).hex())))
+            await asyncio.sleep(0.001 * at)
+            write.cancel()
+            await asyncio.gather(write, return_exceptions=True)
+            await cache.set("q", answer("new"))
+            await cache.set("another", answer(random.randbytes(1_000_000).hex()))  # travels behind the cancelled one
+
+            found = await cache.get("q")
+            assert found is not None
+            assert found.response == "new"

@@ -67,17 +67,20 @@ def _open_store(config: CacheConfig, *, clock: Clock, listener: Listener) -> Ful
             )
         case CacheBackend.DISK:
             from cache_management.cache.backends.disk import DiskBackend
+            from cache_management.cache.backends.guarded import GuardedBackend
 
-            return DiskBackend(
-                config.disk_path,
-                max_size=config.max_size,
-                size_limit_bytes=config.disk_size_limit,
-                policy=config.eviction_policy,
-                objective=config.eviction_objective,
-                cost_weight=config.eviction_cost_weight,
-                timeout_seconds=config.timeout_seconds,
-                clock=clock,
-                listener=listener,
+            return GuardedBackend(
+                DiskBackend(
+                    config.disk_path,
+                    max_size=config.max_size,
+                    size_limit_bytes=config.disk_size_limit,
+                    policy=config.eviction_policy,
+                    objective=config.eviction_objective,
+                    cost_weight=config.eviction_cost_weight,
+                    timeout_seconds=config.timeout_seconds,
+                    clock=clock,
+                    listener=listener,
+                )
             )
         case CacheBackend.REDIS:
             from cache_management.cache.backends.batching import BatchingBackend
