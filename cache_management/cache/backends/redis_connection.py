@@ -52,10 +52,11 @@ class _Question(msgspec.Struct):
     """One command, or several whose answers come as one list, and who waits for it."""
 
     future: asyncio.Future[Any]
-    commands: Any  # a Command, or where there are `replies`, a sequence of them
+    commands: Any  # a Command, or where there are `replies`, a sequence of them; None when they are sent
     deadline: float
     sent_at: float
     replies: list[Any] | None
+    count: int = 1
 
 
 class RedisConnection(asyncio.Protocol):
@@ -63,8 +64,8 @@ class RedisConnection(asyncio.Protocol):
 
     A caller that gives up (cancelled, out of time) leaves its place in the row: its answer is
     dropped when it comes. The connection is given up when the oldest question is out of time
-    and the server has been silent for `patience_seconds`: a frozen server is left, one that is busy
-    sending a large answer is not.
+    and the server has answered nothing for `patience_seconds`: a frozen server is left, one that is busy
+    sending a large answer is not. News of changes is no answer.
 
     Args:
         patience_seconds: What an ordinary question may take.
@@ -106,7 +107,7 @@ class RedisConnection(asyncio.Protocol):
     def ask_all(self, commands: Sequence[Command], now: float, deadline: float) -> asyncio.Future[list[Any]]:
         """Send commands together; the result holds one reply for each."""
         future: asyncio.Future[list[Any]] = self.loop.create_future()
-        self._ask(_Question(future, commands, deadline, now, []))
+        self._ask(_Question(future, commands, deadline, now, [], len(commands)))
         return future
 
     def _ask(self, question: _Question) -> None:
@@ -203,22 +204,23 @@ class RedisConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = self.loop.time()
-        self._heard_at = now
         self.trusted_until = now + _TRUSTED_SECONDS
         reader, waiting = self._reader, self._waiting
         question = None
+        was_news = False
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _MORE:
                 if type(reply) is PushNotification:
                     self._pushed(reply)
+                    was_news = True
                     continue
                 if not waiting:
                     raise ProtocolError("an answer that nobody asked for")
                 question = waiting[0]
                 if question.replies is not None:
                     question.replies.append(reply)
-                    if len(question.replies) < len(question.commands):
+                    if len(question.replies) < question.count:
                         continue
                     reply = question.replies
                 waiting.popleft()
@@ -227,6 +229,8 @@ class RedisConnection(asyncio.Protocol):
         except ProtocolError as exc:
             self.end(f"it does not speak the Redis protocol: {exc}")
             return
+        if question is not None or not was_news:  # an answer, or a part of one
+            self._heard_at = now
         if question is not None:
             # Not `now`: what comes next in the socket may be older than that.
             self._told_until = question.sent_at
@@ -268,10 +272,12 @@ class RedisConnection(asyncio.Protocol):
                 question.future.set_exception(TimeoutError())
             else:
                 following = min(following, question.deadline)
+        # A full socket may stay full for long: whoever gave up is not kept until then.
+        self._unsent = deque(question for question in self._unsent if not question.future.done())
         if self._waiting:
             given_up_at = max(self._waiting[0].deadline, self._heard_at + self._patience)
             if given_up_at <= now:
-                self.end(f"it was silent for {self._patience:.3g} s")
+                self.end(f"it answered nothing for {self._patience:.3g} s")
                 return
             following = min(following, given_up_at)
         if following < inf:
@@ -311,10 +317,12 @@ class RedisConnection(asyncio.Protocol):
 
 
 def _packed(question: _Question) -> bytes:
+    """Return the bytes to write; the question holds them no longer, as an answer may take its time."""
+    commands, question.commands = question.commands, None
     if question.replies is None:
-        packed: bytes = pack_command(question.commands)
+        packed: bytes = pack_command(commands)
         return packed
-    return b"".join(map(pack_command, question.commands))
+    return b"".join(map(pack_command, commands))
 
 
 def retrieve(future: asyncio.Future[Any]) -> None:

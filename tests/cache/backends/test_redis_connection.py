@@ -327,6 +327,72 @@ async def test_a_call_out_of_time_does_not_end_the_connection_of_a_server_that_a
         await node.aclose()
 
 
+@asynccontextmanager
+async def telling_server(*, reads: bool) -> AsyncIterator[str]:
+    """Tell of changes all the time and answer nothing; without `reads` the socket fills up, too."""
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"cache-management\r\n")
+        writer.write(b"%1\r\n+proto\r\n:3\r\n+OK\r\n")
+        draining = asyncio.create_task(reader.read()) if reads else None
+        while not over.is_set() and not writer.is_closing():
+            writer.write(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nx\r\n")
+            await asyncio.sleep(0.01)
+        if draining is not None:
+            draining.cancel()
+        writer.transport.abort()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, limit=1000) as server:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        over.set()
+        await asyncio.sleep(0.05)
+
+
+async def test_a_server_that_only_tells_of_changes_is_left() -> None:
+    async with telling_server(reads=True) as url:
+        node = node_at(url, BUDGET_SECONDS)
+        calls = [asyncio.create_task(node.call("GET", "a"))]
+
+        async def is_left() -> bool:
+            calls.append(asyncio.create_task(node.call("GET", "a")))
+            return not (connection := connections[0]).is_open and not connection._waiting
+
+        await asyncio.sleep(0.05)
+        connections = node._small.open_connections()
+        await eventually(is_left)
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        await node.aclose()
+
+    assert {type(each) for each in found} == {BackendUnavailable}
+
+
+async def test_who_gave_up_unsent_is_forgotten_with_what_it_wanted_to_send() -> None:
+    async with telling_server(reads=False) as url:
+        node = node_at(url, BUDGET_SECONDS)
+        loop = asyncio.get_running_loop()
+        await node._small.opened(loop, loop.time() + BUDGET_SECONDS)
+        (connection,) = node._small.open_connections()
+        # Patient questions, so that the connection stays.
+        first = [connection.ask(("SET", "k", bytes(200_000)), now := loop.time(), now + 60) for _ in range(300)]
+        await asyncio.sleep(0)
+        kept = len(connection._unsent)
+        assert kept > 0, "the socket took everything, so this shows nothing"
+
+        now = loop.time()
+        late = [connection.ask(("SET", "k", bytes(200_000)), now, now + 0.05) for _ in range(20)]
+        assert {type(each) for each in await asyncio.gather(*late, return_exceptions=True)} == {TimeoutError}
+
+        async def are_forgotten() -> bool:
+            return len(connection._unsent) == kept
+
+        await eventually(are_forgotten)
+        assert all(question.commands is None for question in connection._waiting), "what was written is not held"
+        assert not any(future.done() for future in first)
+        await node.aclose()
+        await asyncio.gather(*first, return_exceptions=True)
+
+
 async def answer_of(call: Callable[[], Awaitable[Any]]) -> Any:
     """Ask until there is an answer."""
     async with asyncio.timeout(PATIENT_SECONDS):
