@@ -37,15 +37,17 @@ _BYTES_AT_ONCE = 2**16
 _TRUSTED_SECONDS = 0.1  # a connection that was silent for longer is looked at before it is written to
 _CURRENT_SECONDS = 1.0
 _PING_AFTER_SECONDS = 0.25
+CLOSED_HERE = "it was closed here"
 _MORE = object()  # not False, hiredis's own word for "nothing yet": RESP3 has a false
 
 
 class ConnectionLost(Exception):
-    """The connection ended. `was_sent`: the server may have done what it was asked."""
+    """The connection ended. `was_sent`: the server may have done what it was asked; `is_wanted`: it was closed here."""
 
-    def __init__(self, reason: str, *, was_sent: bool) -> None:
+    def __init__(self, reason: str, *, was_sent: bool, is_wanted: bool = False) -> None:
         super().__init__(reason)
         self.was_sent = was_sent
+        self.is_wanted = is_wanted
 
 
 class _Question(msgspec.Struct):
@@ -78,6 +80,7 @@ class RedisConnection(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self.is_open = False
         self.is_tracking = False
+        self.was_closed = False
         # Until when it may be written to unseen. One comparison tells of silence, of the end and of a fork.
         self.trusted_until = -inf
         self._patience = patience_seconds
@@ -112,7 +115,8 @@ class RedisConnection(asyncio.Protocol):
 
     def _ask(self, question: _Question) -> None:
         if not self.is_open:
-            raise ConnectionLost("the connection has ended", was_sent=False)
+            reason = CLOSED_HERE if self.was_closed else "the connection has ended"
+            raise ConnectionLost(reason, was_sent=False, is_wanted=self.was_closed)
         if question.deadline < self._next_look:
             self._look_at(question.deadline)
         if self._waiting or self._unsent or not self._is_writable:
@@ -158,7 +162,8 @@ class RedisConnection(asyncio.Protocol):
 
     async def aclose(self) -> None:
         """Close the socket and wait until it is."""
-        self.end("it was closed here")
+        self.was_closed = True
+        self.end(CLOSED_HERE)
         await self._gone
 
     def end(self, reason: str) -> None:
@@ -173,7 +178,8 @@ class RedisConnection(asyncio.Protocol):
         for questions, was_sent in ((self._waiting, True), (self._unsent, False)):
             for question in questions:
                 if not question.future.done():
-                    question.future.set_exception(ConnectionLost(reason, was_sent=was_sent))
+                    error = ConnectionLost(reason, was_sent=was_sent, is_wanted=self.was_closed)
+                    question.future.set_exception(error)
             questions.clear()
         self._stop_tracking()
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from cache_management.cache.backends.redis_connection import (
+    CLOSED_HERE,
     Argument,
     Command,
     ConnectionLost,
@@ -71,7 +72,7 @@ class RedisNode:
             except TimeoutError:
                 raise self._late(budget) from None
             except ConnectionLost as exc:
-                if not may_retry or (exc.was_sent and command[0] not in _READS):
+                if not may_retry or exc.is_wanted or (exc.was_sent and command[0] not in _READS):
                     raise BackendUnavailable(self.address, str(exc)) from exc
         if type(reply) is Refusal:
             raise BackendRefused(self.address, _words(reply))
@@ -97,7 +98,7 @@ class RedisNode:
                 except TimeoutError:
                     raise self._late(budget) from None
                 except ConnectionLost as exc:
-                    if not may_retry or exc.was_sent:
+                    if not may_retry or exc.is_wanted or exc.was_sent:
                         raise BackendUnavailable(self.address, str(exc)) from exc
             for answer in answers:
                 if type(answer) is Refusal:
@@ -192,8 +193,8 @@ class _Lane:
             # Perhaps the end, of which this loop did not hear while it stood still. One turn to see it, one to read.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-        if connection is not None and connection.is_open:
-            return connection
+        if connection is not None and (connection.is_open or connection.was_closed):
+            return connection  # closed here meanwhile: it says so, and nobody opens another
         opening = self._openings.get(loop)
         if opening is None or opening.done():
             self._forget_closed_loops()
@@ -203,7 +204,7 @@ class _Lane:
         if not opening.done():
             raise TimeoutError
         if opening.cancelled():
-            raise ConnectionLost("it was closed here", was_sent=False)
+            raise BackendUnavailable(self._server.address, CLOSED_HERE)
         error = opening.exception()
         if isinstance(error, BackendUnavailable):
             raise BackendUnavailable(error.backend, error.reason) from error

@@ -242,6 +242,53 @@ async def test_connection_killed_with_many_commands_in_flight_hangs_nobody(redis
     await node.aclose()
 
 
+async def test_closing_while_it_opens_ends_who_waits_and_opens_nothing_again() -> None:
+    opened = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        node = node_at(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+        calls = [asyncio.create_task(node.call("GET", "a")), asyncio.create_task(node.pipeline([("GET", "a")]))]
+
+        async def is_under_way() -> bool:
+            return opened == 1
+
+        await eventually(is_under_way)
+        await node.aclose()
+        async with asyncio.timeout(PATIENT_SECONDS / 2):
+            found = await asyncio.gather(*calls, return_exceptions=True)
+
+        assert [type(each) for each in found] == [BackendUnavailable] * 2
+        assert ["it was closed here" in str(each) for each in found] == [True] * 2
+        assert opened == 1
+        assert not node._small.connections
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_closing_ends_calls_in_flight_and_opens_nothing_again(redis_url: str, turns: int) -> None:
+    node = node_at(redis_url)
+    if turns % 2:
+        await node.call("PING")
+    calls = [asyncio.create_task(node.call("GET", "a")) for _ in range(3)]
+    calls.append(asyncio.create_task(node.pipeline([("GET", "a"), ("GET", "b")])))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    await node.aclose()
+    found = await asyncio.gather(*calls, return_exceptions=True)
+
+    for each in found:
+        assert each is None or each == [None, None] or "it was closed here" in str(each)
+    if turns:
+        assert not node._small.connections, "who calls before is not who opens afterwards"
+    await node.aclose()
+
+
 @pytest.mark.parametrize(("command", "times"), [(("INCR", "a"), 1), (("SET", "a", "b"), 1), (("GET", "a"), 2)])
 async def test_only_what_changes_nothing_is_sent_twice(command: tuple[str, ...], times: int) -> None:
     seen: list[bytes] = []
