@@ -5,12 +5,16 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 import redis
 
+from cache_management.cache.backends import redis as redis_backend
 from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.redis import RedisBackend
+from cache_management.cache.backends.redis_connection import Argument
+from cache_management.cache.backends.redis_node import RedisNode
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.codec import pack
 from cache_management.cache.config import CacheConfig
@@ -60,6 +64,30 @@ class TestRedisJournal(JournalContract):
         with redis.Redis.from_url(self.url) as client:
             client.delete(stream)
         return journal
+
+
+class TestOlderRedisJournal(TestRedisJournal):
+    """Redis 6.2 does not say how many notes a stream ever had."""
+
+    @pytest.fixture(autouse=True)
+    def older(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        call = RedisNode.call
+
+        async def older_call(node: RedisNode, *command: Argument, payload_bytes: int = 0) -> Any:
+            reply = await call(node, *command, payload_bytes=payload_bytes)
+            if command[0] == "XINFO":
+                known = (b"length", b"last-generated-id", b"groups", b"first-entry", b"last-entry")
+                return {name: reply[name] for name in known}
+            return reply
+
+        monkeypatch.setattr(RedisNode, "call", older_call)
+        monkeypatch.setattr(redis_backend, "_NOTES_KEPT", 30)
+
+    async def lose_beginning(self, journal: Journal, stream: str) -> None:
+        # Our own trimming only: it never leaves fewer than are kept.
+        await journal.append(stream, [b"more"] * 60)
+        with redis.Redis.from_url(self.url) as client:
+            client.xtrim(stream, maxlen=30, approximate=False)
 
 
 def record(value: bytes = b"value") -> Record:
