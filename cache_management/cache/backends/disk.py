@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import sqlite3
 import threading
 import time
@@ -21,6 +20,7 @@ from cache_management.cache.backends import disk_tables as tables
 from cache_management.cache.backends.disk_eviction import Uses, adopt, rule_for
 from cache_management.cache.backends.disk_ledger import Ledger
 from cache_management.cache.backends.disk_schema import create, write
+from cache_management.cache.backends.forks import forks
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.codec import unpack
@@ -81,7 +81,7 @@ class DiskBackend(FullBackend):
         self._clock = clock
         self._listener = listener
         self._connection: sqlite3.Connection | None = None
-        self._forks = _forks()
+        self._forks = forks()
         self._opened_after = self._forks[0]
         self._lock = threading.Lock()
         self._opening: Future[None] | None = None
@@ -394,18 +394,6 @@ class DiskBackend(FullBackend):
             self._lock = threading.Lock()  # the parent's thread may have held it when it forked
             self._uses = Uses()
             self._opened_after = self._forks[0]
-
-
-@functools.cache
-def _forks() -> list[int]:
-    """Return a counter that grows in a forked child; asking for the pid is a system call in every read."""
-    count = [0]
-
-    def came_out() -> None:
-        count[0] += 1
-
-    os.register_at_fork(after_in_child=came_out)
-    return count
 
 
 async def _done(opening: Future[None], timeout_seconds: float | None = None) -> None:
