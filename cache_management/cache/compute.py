@@ -93,6 +93,13 @@ class Held(msgspec.Struct, frozen=True):
         return self.expires_at if until is None else until
 
 
+class Start(msgspec.Struct, frozen=True, gc=False):
+    """When a computation started: a version, and a moment of `Removals` (None: the store was down)."""
+
+    version: int
+    moment: str | None
+
+
 class Shelf(Protocol):
     """What computing needs of a cache."""
 
@@ -102,8 +109,13 @@ class Shelf(Protocol):
     async def load(self, key: str) -> Held | str:
         """Return an entry, stale ones too, or why there is none: "absent", "corrupt" or "degraded"."""
 
-    async def store(self, key: str, response: CachedResponse, facts: Facts, ttl_seconds: int | None) -> None:
-        """Store an entry; a store that is down is told to the listeners."""
+    async def start(self) -> Start:
+        """Return the moment at which a computation starts."""
+
+    async def store_computed(
+        self, key: str, response: CachedResponse, facts: Facts, ttl_seconds: int | None, start: Start
+    ) -> str | None:
+        """Store what was computed since, unless it was removed or overwritten; return why it was not stored."""
 
     def hit(self, key: str, response: CachedResponse, started: float) -> None:
         """Tell the listeners of a hit."""
@@ -184,10 +196,11 @@ class Computing:
                     yield piece
                 return
             pieces = []
+            start = None if wanted.controls.no_store else await self._shelf.start()
             async for piece in compute():
                 pieces.append(piece)
                 yield piece
-            await self._keep(wanted, "".join(pieces), holder, perf_counter() - started, background=False)
+            await self._keep(wanted, "".join(pieces), holder, start, perf_counter() - started, background=False)
         finally:
             await holder.release()
 
@@ -254,14 +267,15 @@ class Computing:
     async def _compute(
         self, wanted: Wanted, compute: Compute, holder: Holder, *, background: bool = False
     ) -> CachedResponse:
+        start = None if wanted.controls.no_store else await self._shelf.start()
         started = perf_counter()
         answer = await _call(compute)
-        return await self._keep(wanted, answer, holder, perf_counter() - started, background=background)
+        return await self._keep(wanted, answer, holder, start, perf_counter() - started, background=background)
 
     async def _keep(
-        self, wanted: Wanted, answer: Answer, holder: Holder, seconds: float, *, background: bool
+        self, wanted: Wanted, answer: Answer, holder: Holder, start: Start | None, seconds: float, *, background: bool
     ) -> CachedResponse:
-        """Store an answer if it may be stored; return it in any case."""
+        """Store an answer if it may be stored; return it in any case. `start` is None when it may not."""
         self._shelf.tell(ComputeEvent(self._shelf.namespace, wanted.key, seconds, background))
         response = self._to_response(wanted, answer)
         details = answer if isinstance(answer, Computed) else _NO_DETAILS
@@ -278,11 +292,11 @@ class Computing:
         )
         if reason is None and not await holder.still_holds():
             reason = "lease_lost"
-        if reason is None:
+        if reason is None and start is not None:
             facts = Facts(compute_seconds=seconds, cost_micro=details.cost_micro, tags=wanted.tags)
             ttl = wanted.controls.ttl if wanted.controls.ttl is not None else wanted.ttl_seconds
             try:
-                await self._shelf.store(wanted.key, response, facts, ttl)
+                reason = await self._shelf.store_computed(wanted.key, response, facts, ttl, start)
             except InvalidEntry:
                 reason = Refusal.OVERSIZE
         if reason is not None:

@@ -15,7 +15,7 @@ from cache_management.cache.backends import open_backend
 from cache_management.cache.backends.base import Backend, Leases, Tags
 from cache_management.cache.clock import Clock, VersionClock, system_clock
 from cache_management.cache.codec import NO_FACTS, Facts, decode_fresh, decode_stored, encode_entry
-from cache_management.cache.compute import Compute, ComputeStream, Computing, Held, Wanted, as_tags
+from cache_management.cache.compute import Compute, ComputeStream, Computing, Held, Start, Wanted, as_tags
 from cache_management.cache.config import CacheConfig, check_ttl
 from cache_management.cache.errors import (
     BackendUnavailable,
@@ -38,6 +38,7 @@ from cache_management.cache.events import (
 from cache_management.cache.identity import KeySpace
 from cache_management.cache.invalidation import Selected, Selection, by_tag, select, tag_name
 from cache_management.cache.records import Record
+from cache_management.cache.removals import Removals
 from cache_management.cache.single_flight import SingleFlight
 from cache_management.cache.stats import StatsCounter
 from cache_management.cache.values import CachedResponse, CacheStats
@@ -89,6 +90,7 @@ class LLMCache:
         self._versions = VersionClock(clock)
         self._keys = KeySpace("llm", self.namespace)
         self.backend = backend or open_backend(self.config, clock=clock, listener=self._listener)
+        self._removals = Removals(self.backend, self.namespace)
         leases = self.backend if isinstance(self.backend, Leases) else None
         self._computing = Computing(self, SingleFlight(leases), clock=clock)
 
@@ -213,14 +215,20 @@ class LLMCache:
             self._listener(StoreEvent(self.namespace, key, size_bytes, elapsed_ms))
 
     async def delete_many(self, keys: Iterable[str]) -> int:
-        """Remove entries; return how many were there.
+        """Remove entries; return how many were there. What is being computed for them is not stored.
 
         Raises:
-            BackendUnavailable: Some may still be there.
+            BackendUnavailable: Some may still be there, or come back.
         """
-        removed = await self.backend.delete_many([self._keys.to_storage(key) for key in keys])
+        storage_keys = [self._keys.to_storage(key) for key in keys]
+        if not storage_keys:
+            return 0
+        failed = await self._note_removal(storage_keys)
+        removed = await self.backend.delete_many(storage_keys)
         if removed:
             self._listener(RemoveEvent("delete", self.namespace, removed))
+        if failed is not None:
+            raise failed
         return removed
 
     async def list_keys(self, pattern: str = "*") -> list[str]:
@@ -247,23 +255,29 @@ class LLMCache:
     async def invalidate(self, selection: Selection, *, dry_run: bool = False) -> int:
         """Remove the entries of a selection; return how many there were.
 
-        With `dry_run` nothing is removed.
+        What is being computed under the selection's tag, or under any key when it names no tag, is
+        not stored. With `dry_run` nothing is removed.
 
         Raises:
             InvalidInput: The selection says nothing, or something that cannot be.
-            BackendUnavailable: Some may still be there.
+            BackendUnavailable: Some may still be there, or come back.
         """
+        selection.check()
+        if dry_run:
+            return sum([len(page) async for page in self._select(selection)])
         removed = 0
+        # Before the selection is read: what is stored from here on is seen by it or has seen the note.
+        tag = selection.tag
+        failed = await self._note_removal(None if tag is None else [tag_name(self.namespace, tag)])
         async for page in self._select(selection):
-            if dry_run:
-                removed += len(page)
-                continue
             removed += await self.backend.delete_many([each.storage_key for each in page])
             tags = by_tag(self.namespace, page)
             if tags and isinstance(self.backend, Tags):
                 await self.backend.remove_tags(tags)
-        if removed and not dry_run:
+        if removed:
             self._listener(RemoveEvent("delete", self.namespace, removed))
+        if failed is not None:
+            raise failed
         return removed
 
     async def get_or_compute(
@@ -409,7 +423,55 @@ class LLMCache:
             return "corrupt"
         return Held(stored, record.version, record.expires_at)
 
-    async def store(self, key: str, response: CachedResponse, facts: Facts, ttl_seconds: int | None) -> None:
+    async def start(self) -> Start:
+        """Return the moment at which a computation starts, for `store_computed`."""
+        try:
+            return Start(self._versions.next(), await self._removals.now())
+        except BackendUnavailable as exc:
+            self._tolerate(exc, "start")
+            return Start(self._versions.next(), None)
+
+    async def store_computed(
+        self, key: str, response: CachedResponse, facts: Facts, ttl_seconds: int | None, start: Start
+    ) -> str | None:
+        """Store what was computed since `start`; return why it was not stored, or None.
+
+        It counts as written at the start: what was stored later, and what was removed, stays so.
+
+        Raises:
+            As `set`.
+        """
+        if start.moment is None:
+            return "degraded"
+        storage_key = self._keys.to_storage(key)
+        names = [storage_key]
+        if facts.tags:
+            names += [tag_name(self.namespace, tag) for tag in facts.tags]
+        try:
+            if await self._removals.since(start.moment, names):
+                return "removed_meanwhile"
+            if await self._version(storage_key) > start.version:
+                return "newer_stored"
+            await self.store(key, response, facts, ttl_seconds, version=start.version)
+            if not await self._removals.since(start.moment, names):
+                return None
+            # Not what somebody stored since: that is no answer of ours.
+            if await self._version(storage_key) == start.version:
+                await self.backend.delete(storage_key)
+        except BackendUnavailable as exc:
+            self._tolerate(exc, "set")
+            return "degraded"
+        return "removed_meanwhile"
+
+    async def store(
+        self,
+        key: str,
+        response: CachedResponse,
+        facts: Facts,
+        ttl_seconds: int | None,
+        *,
+        version: int | None = None,
+    ) -> None:
         """Store an entry with what is known of its computation.
 
         Raises:
@@ -419,7 +481,7 @@ class LLMCache:
         started = perf_counter()
         storage_key = self._keys.to_storage(key)
         try:
-            record = self._encode(key, storage_key, response, ttl_seconds, None, facts)
+            record = self._encode(key, storage_key, response, ttl_seconds, version, facts)
         except InvalidEntry as exc:
             raise InvalidEntry(f"{_shown(key)}: {exc}") from None
         try:
@@ -466,6 +528,23 @@ class LLMCache:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
+
+    async def _note_removal(self, names: Sequence[str] | None) -> BackendUnavailable | None:
+        """Note what is about to be removed, see `Removals.note`; return why it could not be.
+
+        Returned, not raised: a full server that can note nothing still removes. Whoever removes raises it
+        then, because what is being computed may bring back what was removed.
+        """
+        try:
+            await self._removals.note(names)
+        except BackendUnavailable as exc:
+            return exc
+        return None
+
+    async def _version(self, storage_key: str) -> int:
+        """Return the version of what is stored, -1 when nothing is."""
+        record = self.backend.peek(storage_key) or await self.backend.get(storage_key)
+        return -1 if record is None else record.version
 
     def _select(self, selection: Selection) -> AsyncIterator[list[Selected]]:
         return select(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cache_management.cache.backends.base import Backend
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.compute import Computed, Held
 from cache_management.cache.config import CacheConfig
-from cache_management.cache.errors import InvalidInput
+from cache_management.cache.errors import BackendRefused, InvalidInput
 from cache_management.cache.events import ComputeEvent, Event, HitEvent, MissEvent, RefusedEvent, StaleEvent, StoreEvent
+from cache_management.cache.invalidation import Selection
 from cache_management.cache.llm import LLMCache
+from cache_management.cache.records import Record
 from tests.contracts.broken import BreakableBackend
 from tests.contracts.clock import ManualClock
 from tests.waiting import eventually
@@ -305,6 +308,170 @@ async def test_an_answer_near_its_end_is_refreshed_early_by_chance() -> None:
     assert (await bench.cache.get_or_compute("q", model)).response == "old"
     await bench.cache._computing.finish()
     assert (await bench.cache.get_or_compute("q", model)).response == "new"
+
+
+Removal = Callable[[LLMCache], Awaitable[Any]]
+
+REMOVALS: dict[str, Removal] = {
+    "delete": lambda cache: cache.delete("q"),
+    "delete_many": lambda cache: cache.delete_many(["other", "q"]),
+    "delete of very many": lambda cache: cache.delete_many([*map(str, range(1000)), "q"]),
+    "delete_pattern": lambda cache: cache.delete_pattern("q*"),
+    "invalidate a tag": lambda cache: cache.invalidate(Selection(tag="news")),
+    "invalidate everything": lambda cache: cache.invalidate(Selection(everything=True)),
+}
+
+
+class Slow:
+    """A model that has read its facts and is still writing."""
+
+    def __init__(self, answer: str = "old") -> None:
+        self.answer = answer
+        self.started, self.go = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self) -> str:
+        self.started.set()
+        await self.go.wait()
+        return self.answer
+
+    async def pieces(self) -> AsyncIterator[str]:
+        yield await self()
+
+
+async def _get(cache: LLMCache, model: Slow) -> str:
+    return (await cache.get_or_compute("q", model, tags=["news"])).response
+
+
+async def _stream_all(cache: LLMCache, model: Slow) -> str:
+    return "".join([piece async for piece in cache.stream_or_compute("q", model.pieces, tags=["news"])])
+
+
+@pytest.mark.parametrize("ask", [_get, _stream_all])
+@pytest.mark.parametrize("removal", REMOVALS.values(), ids=list(REMOVALS))
+async def test_what_is_removed_while_it_is_computed_does_not_come_back(removal: Removal, ask: Any) -> None:
+    bench, model = Bench(), Slow()
+    elsewhere = LLMCache(CacheConfig(), backend=bench.cache.backend, clock=bench.clock)
+    asking = asyncio.create_task(ask(bench.cache, model))
+    await model.started.wait()
+
+    await removal(elsewhere)
+    model.go.set()
+
+    assert await asking == "old", "its caller gets what was computed"
+    assert await bench.cache.get("q") is None
+    assert [event.reason for event in bench.heard(RefusedEvent)] == ["removed_meanwhile"]
+
+
+async def test_what_is_removed_while_it_is_refreshed_in_the_background_does_not_come_back() -> None:
+    bench, model = Bench(ttl_seconds=100, stale_while_revalidate_seconds=50), Slow()
+    await bench.cache.get_or_compute("q", lambda: "oldest")
+    bench.clock.advance(120)
+    await bench.cache.get_or_compute("q", model)
+    await model.started.wait()
+
+    await bench.cache.delete("q")
+    model.go.set()
+    await bench.cache.aclose()
+
+    assert await bench.cache.get("q") is None
+
+
+@pytest.mark.parametrize("key", ["q", "other"])
+async def test_what_is_removed_as_it_is_stored_is_taken_back(key: str) -> None:
+    bench, model = Bench(), Model()
+    put = bench.cache.backend.put
+
+    async def put_after_removal(storage_key: str, record: Record) -> None:
+        await bench.cache.delete(key)  # after the look at the notes, before the write
+        await put(storage_key, record)
+
+    bench.cache.backend.put = put_after_removal  # type: ignore[method-assign,assignment]
+    await bench.cache.get_or_compute("q", model)
+
+    assert (await bench.cache.get("q") is None) == (key == "q")
+
+
+async def test_what_is_set_while_an_older_answer_is_computed_stays() -> None:
+    bench, model = Bench(), Slow()
+    asking = asyncio.create_task(_get(bench.cache, model))
+    await model.started.wait()
+
+    await bench.cache.set("q", (await bench.cache.get_or_compute("other", lambda: "by hand")))
+    model.go.set()
+
+    assert await asking == "old"
+    assert await _response_is(bench.cache, "by hand")
+    assert [event.reason for event in bench.heard(RefusedEvent)] == ["newer_stored"]
+
+
+async def test_other_removals_meanwhile_leave_a_computed_answer_alone() -> None:
+    bench, model = Bench(), Slow()
+    asking = asyncio.create_task(_get(bench.cache, model))
+    await model.started.wait()
+
+    await bench.cache.delete("other")
+    await bench.cache.invalidate(Selection(tag="sports"))
+    await bench.cache.invalidate(Selection(everything=True), dry_run=True)
+    model.go.set()
+    await asking
+
+    assert await _response_is(bench.cache, "old")
+
+
+async def test_a_journal_that_lost_notes_counts_as_a_removal() -> None:
+    bench, model = Bench(), Slow()
+    await bench.cache.delete("other")
+    asking = asyncio.create_task(_get(bench.cache, model))
+    await model.started.wait()
+
+    bench.cache.backend._streams.clear()  # type: ignore[attr-defined]
+    model.go.set()
+    await asking
+
+    assert await bench.cache.get("q") is None
+
+
+class Plain(Backend):
+    """A store with nothing but records."""
+
+    name = "plain"
+
+    def __init__(self) -> None:
+        self.inner = MemoryBackend(max_size=10)
+        for name in ("get_many", "put_many", "delete_many", "scan", "ping", "aclose"):
+            setattr(self, name, getattr(self.inner, name))
+
+    get_many = put_many = delete_many = scan = ping = aclose = None  # type: ignore[assignment]
+
+
+async def test_a_store_without_a_journal_tells_of_removals_by_the_same_cache() -> None:
+    cache, model = LLMCache(CacheConfig(), backend=Plain()), Slow()
+    asking = asyncio.create_task(cache.get_or_compute("q", model))
+    await model.started.wait()
+
+    await cache.delete("q")
+    model.go.set()
+    await asking
+
+    assert await cache.get("q") is None
+
+
+async def test_a_removal_that_cannot_be_noted_removes_and_raises() -> None:
+    bench = Bench()
+    await bench.cache.get_or_compute("q", Model())
+    await bench.cache.get_or_compute("q2", Model())
+
+    async def full(stream: str, items: Sequence[bytes]) -> str:
+        raise BackendRefused("memory", "it is full")
+
+    bench.cache.backend.append = full  # type: ignore[attr-defined]
+
+    with pytest.raises(BackendRefused):
+        await bench.cache.delete("q")
+    assert await bench.cache.get("q") is None
+    with pytest.raises(BackendRefused):
+        await bench.cache.delete_pattern("*")
+    assert await bench.cache.list_keys() == []
 
 
 async def stream(*pieces: str | Exception) -> AsyncIterator[str]:
