@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from cache_management.cache.backends.local_leases import LocalLeases
+from cache_management.cache.backends.local_lock import local_lock
 from cache_management.cache.backends.local_tags import LocalTags
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
@@ -35,7 +36,7 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
     """Keeps records in this process, at most `max_size` of each kind and namespace.
 
     Kinds are bounded apart, so that vectors do not push out the answers they belong to.
-    For one event loop; nothing is locked.
+    Safe to share between threads, and after a fork.
 
     Args:
         max_size: Entries of each kind and namespace.
@@ -70,6 +71,7 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
         self._make_evictor = evictor_factory(policy, objective=objective, cost_weight=cost_weight)
         self._clock = clock
         self._listener = listener
+        self._lock = local_lock()
         self._slots: dict[str, _Slot]
         self._size_bytes: int
         self._latest: _Group
@@ -90,9 +92,16 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
             return None
         record = slot.record
         if record.expires_at is not None and record.expires_at <= self._clock():
-            self.discard(key)
+            with self._lock:
+                if self._slots.get(key) is slot:
+                    self._discard(key)
             return None
-        slot.group.on_hit(key)
+        lock = self._lock
+        lock.acquire()  # `with` takes twice as long
+        try:
+            slot.group.on_hit(key)  # which ignores what has gone meanwhile
+        finally:
+            lock.release()
         return record
 
     async def get(self, key: str) -> Record | None:
@@ -101,15 +110,16 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
     async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
         found = {}
         now = self._clock()
-        for key in keys:
-            slot = self._slots.get(key)
-            if slot is None:
-                continue
-            if slot.record.is_expired(now):
-                self.discard(key)
-                continue
-            slot.group.on_hit(key)
-            found[key] = slot.record
+        with self._lock:
+            for key in keys:
+                slot = self._slots.get(key)
+                if slot is None:
+                    continue
+                if slot.record.is_expired(now):
+                    self._discard(key)
+                    continue
+                slot.group.on_hit(key)
+                found[key] = slot.record
         return found
 
     async def put(self, key: str, record: Record) -> None:
@@ -122,16 +132,19 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
     async def delete_many(self, keys: Sequence[str]) -> int:
         now = self._clock()
         removed = 0
-        for key in keys:
-            slot = self._slots.get(key)
-            if slot is not None:
-                removed += not slot.record.is_expired(now)
-                self.discard(key)
+        with self._lock:
+            for key in keys:
+                slot = self._slots.get(key)
+                if slot is not None:
+                    removed += not slot.record.is_expired(now)
+                    self._discard(key)
         return removed
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         now = self._clock()
-        for key, slot in list(self._slots.items()):
+        with self._lock:
+            slots = list(self._slots.items())
+        for key, slot in slots:
             if key.startswith(prefix) and not slot.record.is_expired(now) and key in self._slots:
                 yield key
 
@@ -142,9 +155,10 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
         return None
 
     async def append(self, stream: str, items: Sequence[bytes]) -> str:
-        notes = self._streams.setdefault(stream, _Stream())
-        notes.add(items)
-        return str(notes.next)
+        with self._lock:
+            notes = self._streams.setdefault(stream, _Stream())
+            notes.add(items)
+            return str(notes.next)
 
     async def tail(self, stream: str) -> str:
         return str(self._streams.setdefault(stream, _Stream()).next)
@@ -152,10 +166,11 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
     async def read_after(self, stream: str, cursor: str, *, limit: int) -> tuple[list[bytes], str]:
         notes = self._streams.setdefault(stream, _Stream())
         start = int(cursor or 0)
-        first = notes.next - len(notes.items)
-        if start < first or start > notes.next:
-            raise JournalGap(f"stream {stream!r} begins at {first}, asked for {start}")
-        items = [notes.items[at - first] for at in range(start, min(start + limit, notes.next))]
+        with self._lock:
+            first = notes.next - len(notes.items)
+            if start < first or start > notes.next:
+                raise JournalGap(f"stream {stream!r} begins at {first}, asked for {start}")
+            items = [notes.items[at - first] for at in range(start, min(start + limit, notes.next))]
         return items, str(start + len(items))
 
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
@@ -167,25 +182,36 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
     def keep(self, key: str, record: Record) -> None:
         """Do what `put` does, without waiting."""
         now = self._clock()
+        lock = self._lock
+        lock.acquire()
+        try:
+            removed = self._keep(key, record, now)
+        finally:
+            lock.release()
+        for event in removed:  # the listener may use this store
+            self._listener(event)
+
+    def _keep(self, key: str, record: Record, now: float) -> Sequence[RemoveEvent]:
+        """Do it under the lock; return what was removed for it."""
         expires_at = record.expires_at
         if expires_at is not None and expires_at <= now:
-            self.discard(key)
-            return
+            self._discard(key)
+            return ()
         old = self._slots.get(key)
         group = self._group(key) if old is None else old.group
         size = len(key) + len(record.value) + ENTRY_OVERHEAD_BYTES
         if size > self._memory_limit:
-            self.discard(key)  # what stood there is out of date
-            self._listener(RemoveEvent("evicted", group.namespace, 1))
-            return
+            self._discard(key)  # what stood there is out of date
+            return (RemoveEvent("evicted", group.namespace, 1),)
+        removed = []
         # Room is made first and the record enters then, so that the newest is never its own victim.
         while (old is None and group.count >= self._max_size) or (
             self._size_bytes + size - (0 if old is None else old.size_bytes) > self._memory_limit
         ):
             if old is None and group.count >= self._max_size:
-                self._evict((group,), now)
+                removed.append(self._evict((group,), now))
             else:
-                self._evict(self._groups.values(), now)
+                removed.append(self._evict(self._groups.values(), now))
                 old = self._slots.get(key)
         if old is None:
             group.count += 1
@@ -198,6 +224,7 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
         group.evictor.on_insert(key, Weight(size, record.cost_micro, expires_at))
         if expires_at is not None and (old is None or old.record.expires_at != expires_at):
             group.expire_later(key, expires_at, self._slots)
+        return removed
 
     def _group(self, key: str) -> _Group:
         if key.startswith(self._latest.name):  # most calls are for one kind and namespace
@@ -212,13 +239,18 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
 
     def clear(self) -> None:
         """Forget every record; leases, tags and journal stay."""
-        self._slots = {}
-        self._size_bytes = 0
-        self._latest = _Group(":", self._make_evictor())  # of keys that name no kind and namespace
-        self._groups = {":": self._latest}
+        with self._lock:
+            self._slots = {}
+            self._size_bytes = 0
+            self._latest = _Group(":", self._make_evictor())  # of keys that name no kind and namespace
+            self._groups = {":": self._latest}
 
     def discard(self, key: str) -> None:
         """Forget a record, if it is there."""
+        with self._lock:
+            self._discard(key)
+
+    def _discard(self, key: str) -> None:
         slot = self._slots.pop(key, None)
         if slot is not None:
             group = slot.group
@@ -227,20 +259,19 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
             self._size_bytes -= slot.size_bytes
             group.evictor.on_remove(key)
 
-    def _evict(self, groups: Collection[_Group], now: float) -> None:
+    def _evict(self, groups: Collection[_Group], now: float) -> RemoveEvent:
         """Remove one entry: an expired one of any of the groups, else the victim of the largest."""
         for group in groups:
             key = group.expired(now, self._slots)
             if key is not None:
-                self.discard(key)
-                self._listener(RemoveEvent("expired", group.namespace, 1))
-                return
+                self._discard(key)
+                return RemoveEvent("expired", group.namespace, 1)
         group = max(groups, key=_held)
         key = group.evictor.victim()
         if key not in self._slots:
             raise RuntimeError(f"{type(group.evictor).__name__} named {key!r}, which is not stored")
-        self.discard(key)
-        self._listener(RemoveEvent("evicted", group.namespace, 1))
+        self._discard(key)
+        return RemoveEvent("evicted", group.namespace, 1)
 
 
 class _Group:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
+import sys
+import threading
 import tracemalloc
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -401,3 +405,83 @@ async def test_configuration_chooses_the_backend(chosen: CacheBackend, tmp_path:
 
     assert backend.name == chosen.value
     await backend.aclose()
+
+
+@pytest.fixture
+def threads_change_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("threads_change_often")
+@pytest.mark.parametrize("policy", [each for each in EvictionPolicy if each is not EvictionPolicy.AUTO])
+def test_loops_of_several_threads_share_a_full_store(policy: EvictionPolicy) -> None:
+    backend = MemoryBackend(max_size=20, policy=policy)
+    keys = [f"cm1:llm:n:k{at}" for at in range(60)]
+    failures: list[BaseException] = []
+
+    async def use(seed: int) -> None:
+        for at in range(3000):
+            key = keys[(at * 7 + seed * 13 + at // 11) % 60]
+            if at % 2:
+                await backend.put(key, record(expires_at=9e9 - at % 3))
+            else:
+                await backend.get_many([key, keys[at % 60]])
+                backend.peek(key)
+            if not at % 31:
+                await backend.delete_many([key])
+
+    def run(seed: int) -> None:
+        try:
+            asyncio.run(use(seed))
+        except BaseException as exc:  # of a thread, told to the test
+            failures.append(exc)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+    assert asyncio.run(backend.count()) == sum(group.count for group in backend._groups.values()) <= 20
+    assert backend.size_bytes == sum(slot.size_bytes for slot in backend._slots.values())
+
+
+@pytest.mark.usefixtures("threads_change_often")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_finds_no_lock_held() -> None:
+    backend = MemoryBackend(max_size=20)
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            backend.keep("cm1:llm:n:k", record())
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    codes = []
+    for _ in range(30):
+        child = os.fork()
+        if not child:
+            os._exit(0 if backend._lock.acquire(timeout=5) else 1)  # no test runner in the child
+        codes.append(os.waitpid(child, 0)[1])
+    stop.set()
+    writer.join()
+
+    assert codes == [0] * 30
+
+
+async def test_a_listener_may_use_the_store() -> None:
+    heard = []
+
+    def listen(event: Event) -> None:
+        heard.append(backend.peek("cm1:llm:n:kb"))
+
+    backend = MemoryBackend(max_size=1, listener=listen)
+    await backend.put("cm1:llm:n:ka", record())
+    await backend.put("cm1:llm:n:kb", record(b"b"))
+
+    assert heard == [record(b"b")]
