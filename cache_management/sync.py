@@ -15,6 +15,7 @@ import asyncio
 import functools
 import inspect
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Self, TypeVar
@@ -58,8 +59,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the loop of the synchronous caches.
 
     Raises:
-        RuntimeError: Called on that very loop, which would wait for itself.
+        RuntimeError: Called on that very loop, which would wait for itself, or while the interpreter
+            ends, when the loop runs no more.
     """
+    if sys.is_finalizing():
+        work.close()
+        raise RuntimeError("the interpreter is shutting down: close a synchronous cache before")
     try:
         running = asyncio.get_running_loop()
     except RuntimeError:
@@ -105,27 +110,40 @@ def _blocking(method: Callable[..., Any]) -> Callable[..., Any]:
         found = method(*args, **kwargs)
         if inspect.iscoroutine(found):
             return run(found)
-        return _drain(found) if isinstance(found, AsyncIterator) else found
+        return _Pieces(found) if isinstance(found, AsyncIterator) else found
 
     return call
 
 
-def _drain(pieces: AsyncIterator[T]) -> Iterator[T]:
-    """Yield the pieces of an asynchronous stream as they come."""
-    try:
-        while True:
-            try:
-                yield run(_next(pieces))
-            except StopAsyncIteration:
-                return
-    finally:
-        close = getattr(pieces, "aclose", None)
-        if close is not None:
-            run(close())
+class _Pieces(Iterator[T]):
+    """The pieces of an asynchronous stream as they come.
+
+    No generator: it would close the stream, and so wait for the loop, wherever it is collected,
+    also when the interpreter ends and the loop runs no more. Asyncio closes a stream that nobody holds.
+    """
+
+    def __init__(self, pieces: AsyncIterator[T]) -> None:
+        self._pieces = pieces
+
+    def __next__(self) -> T:
+        try:
+            return run(_next(self._pieces))
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def close(self) -> None:
+        """Leave the stream; what was read of it is not stored."""
+        run(_close(self._pieces))
 
 
 async def _next(pieces: AsyncIterator[T]) -> T:
     return await anext(pieces)
+
+
+async def _close(pieces: AsyncIterator[Any]) -> None:
+    close = getattr(pieces, "aclose", None)
+    if close is not None:
+        await close()
 
 
 class LLMCache(_Face):

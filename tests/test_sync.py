@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -69,6 +72,83 @@ def test_streams_are_iterated() -> None:
     with LLMCache(CacheConfig(url="memory://")) as cache:
         assert list(cache.stream_or_compute("q", stream)) == ["Hello", " world"]
         assert "".join(cache.stream_or_compute("q", stream)) == "Hello world"
+
+
+ENDS_WITHIN_A_STREAM = """
+from cache_management import CacheConfig
+from cache_management.sync import LLMCache, run
+
+async def stream():
+    for piece in "abc":
+        yield piece
+
+class ClosesLate:
+    def __del__(self):
+        cache.close()
+
+cache = LLMCache(CacheConfig(url="memory://"))
+late = ClosesLate() if {late} else None
+unread = cache.stream_or_compute("unread", stream)
+begun = cache.stream_or_compute("begun", stream)
+cycle = [begun]
+cycle.append(cycle)
+print(next(begun))
+"""
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_program_ends_within_a_stream(late: bool) -> None:
+    code = ENDS_WITHIN_A_STREAM.format(late=late)
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+
+    assert (found.returncode, found.stdout) == (0, "a\n")
+    assert ("close a synchronous cache before" in found.stderr) if late else not found.stderr
+
+
+def test_a_stream_that_nobody_holds_is_closed_and_blocks_nobody() -> None:
+    left = threading.Event()
+
+    async def stream() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            yield "b"
+        finally:
+            left.set()
+
+    async def collect() -> None:
+        gc.collect()
+
+    with LLMCache(CacheConfig(url="memory://")) as cache:
+        pieces = cache.stream_or_compute("q", stream)
+        assert next(pieces) == "a"
+        cycle = [pieces]
+        cycle.append(cycle)
+        del pieces, cycle
+        run(collect())  # on the loop's own thread
+
+        assert left.wait(10)
+        assert cache.get("q") is None
+
+
+def test_a_stream_can_be_closed() -> None:
+    left = threading.Event()
+
+    async def stream() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            yield "b"
+        finally:
+            left.set()
+
+    with LLMCache(CacheConfig(url="memory://")) as cache:
+        pieces = cache.stream_or_compute("q", stream)
+        next(pieces)
+
+        pieces.close()
+
+        assert left.wait(10)
+        assert list(pieces) == []
 
 
 def test_errors_are_those_of_the_asynchronous_cache() -> None:
