@@ -7,11 +7,12 @@ whichever order the two meet, one of them finds the other, and what came too lat
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.memory import MemoryBackend
-from cache_management.cache.errors import JournalGap
+from cache_management.cache.errors import BackendRefused, JournalGap
 from cache_management.cache.identity import LAYOUT, digest
 
 _ANYTHING = b"*"
@@ -32,12 +33,15 @@ class Removals:
     async def note(self, names: Sequence[str] | None) -> None:
         """Note what is about to be removed; None: anything may be.
 
+        A store that is full refuses notes, and would refuse a late answer too: the removal goes on.
+
         Raises:
             BackendUnavailable: It is not noted.
         """
         # Very many are noted as one: a reader would rather compute once more than read them all.
         some = names is not None and len(names) <= _MANY
-        await self._journal.append(self._stream, [_note(name) for name in names or ()] if some else [_ANYTHING])
+        with contextlib.suppress(BackendRefused):
+            await self._journal.append(self._stream, [_note(name) for name in names or ()] if some else [_ANYTHING])
 
     async def now(self) -> str:
         """Return the moment, for `since`."""
