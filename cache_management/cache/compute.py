@@ -205,9 +205,11 @@ class Computing:
             await holder.release()
 
     async def finish(self) -> None:
-        """Wait for what is computed in the background."""
-        while self._background:
-            await asyncio.wait(self._background)
+        """Wait for what is computed in the background of this event loop; no other can be waited for."""
+        loop = asyncio.get_running_loop()
+        while mine := [task for task in list(self._background) if task.get_loop() is loop]:
+            await asyncio.wait(mine)
+        self._background = {task for task in list(self._background) if not task.get_loop().is_closed()}
 
     def _state(self, held: Held, controls: Controls, now: float) -> Freshness:
         stored_at = version_time(held.version)

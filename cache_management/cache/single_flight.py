@@ -26,15 +26,19 @@ _LONGEST_PAUSE = 0.25
 class Flight(Generic[T]):
     """A computation under way, and the callers who wait for it."""
 
-    __slots__ = ("task", "waiters")
+    __slots__ = ("holder", "task", "waiters")
 
     def __init__(self) -> None:
+        self.holder: Holder | None = None
         self.task: asyncio.Task[None]
         self.waiters: set[asyncio.Future[T]] = set()
 
 
 class SingleFlight(Generic[T]):
     """Joins equal computations.
+
+    Tasks and futures belong to their event loop, so callers of one loop share a flight; between
+    loops, as between processes, the lease joins them.
 
     Args:
         leases: Between processes; None joins within this process only.
@@ -48,7 +52,8 @@ class SingleFlight(Generic[T]):
         self._leases = leases
         self._lease_seconds = lease_seconds
         self._wait_seconds = wait_seconds
-        self._flights: dict[str, Flight[T]] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, dict[str, Flight[T]]] = {}
+        self._pid = os.getpid()
 
     async def run(
         self, name: str, compute: Callable[[Holder], Awaitable[T]], look: Callable[[], Awaitable[T | None]]
@@ -66,13 +71,16 @@ class SingleFlight(Generic[T]):
         loop = asyncio.get_running_loop()
         # One for each caller: whoever is cancelled cancels what it waits for, and that must be nobody else's.
         waiter: asyncio.Future[T] = loop.create_future()
-        flight = self._flights.get(name)
+        flights = self._loops.get(loop)
+        if flights is None or self._pid != os.getpid():
+            flights = await self._welcome(loop)
+        flight = flights.get(name)
         if flight is None:
-            flight = self._flights[name] = Flight()
+            flight = flights[name] = Flight()
             flight.waiters.add(waiter)
             # A task of its own, not the first caller's: timeouts and task groups inside the computation are
             # bound to the task they began in, so it could not be handed on when that caller is cancelled.
-            flight.task = loop.create_task(self._fly(name, flight, compute, look))
+            flight.task = loop.create_task(self._fly(name, flight, flights, compute, look))
         else:
             flight.waiters.add(waiter)
         try:
@@ -81,38 +89,52 @@ class SingleFlight(Generic[T]):
             flight.waiters.discard(waiter)
             if not flight.waiters and not flight.task.done():
                 # Out of sight first: a newcomer must not join a flight that is being cancelled.
-                self._flights.pop(name, None)
+                _land(name, flight, flights)
                 flight.task.cancel()
             raise
+
+    async def _welcome(self, loop: asyncio.AbstractEventLoop) -> dict[str, Flight[T]]:
+        """Return the flights of a loop seen for the first time; forget those of loops that are gone."""
+        if self._pid != os.getpid():
+            # The computations of a parent go on there, under its leases.
+            self._loops, self._pid = {}, os.getpid()
+        flights = self._loops.setdefault(loop, {})
+        for other in [other for other in list(self._loops) if other.is_closed()]:
+            for flight in self._loops.pop(other, {}).values():
+                if flight.holder is not None:
+                    await flight.holder.release()
+        return flights
 
     async def _fly(
         self,
         name: str,
         flight: Flight[T],
+        flights: dict[str, Flight[T]],
         compute: Callable[[Holder], Awaitable[T]],
         look: Callable[[], Awaitable[T | None]],
     ) -> None:
         # The waiters are told here: a callback of the task would cost each of them another turn of the loop.
         try:
             holder, found = await self.turn(name, look)
+            flight.holder = holder
             try:
                 value = await compute(holder) if found is None else found
-            finally:
+            except GeneratorExit:
+                raise
+            except BaseException:
                 await holder.release()
+                raise
+            await holder.release()
+        except GeneratorExit:
+            raise  # thrown away with its loop: nothing can be awaited and nobody be told
         except BaseException as exc:
-            for waiter in self._land(name, flight):
+            for waiter in _land(name, flight, flights):
                 waiter.set_exception(exc)
             if not isinstance(exc, Exception):
                 raise
         else:
-            for waiter in self._land(name, flight):
+            for waiter in _land(name, flight, flights):
                 waiter.set_result(value)
-
-    def _land(self, name: str, flight: Flight[T]) -> list[asyncio.Future[T]]:
-        """Let newcomers begin anew; return who waits still."""
-        if self._flights.get(name) is flight:
-            del self._flights[name]
-        return [waiter for waiter in flight.waiters if not waiter.done()]
 
     async def turn(self, name: str, look: Callable[[], Awaitable[T | None]]) -> tuple[Holder, T | None]:
         """Wait for the right to compute, or for the value of whoever has it.
@@ -150,6 +172,13 @@ class SingleFlight(Generic[T]):
                 return ALONE, found
 
 
+def _land(name: str, flight: Flight[T], flights: dict[str, Flight[T]]) -> list[asyncio.Future[T]]:
+    """Let newcomers begin anew; return who waits still."""
+    if flights.get(name) is flight:
+        del flights[name]
+    return [waiter for waiter in flight.waiters if not waiter.done()]
+
+
 class Holder:
     """The right to compute and store one value, as long as its lease lasts.
 
@@ -165,7 +194,8 @@ class Holder:
         self.lost = False
         if leases is not None:
             # A timer first: most computations are over before a task is worth its price.
-            self._keeper = asyncio.get_running_loop().call_later(ttl_seconds / 3, self._begin_to_keep)
+            self._loop = asyncio.get_running_loop()
+            self._keeper = self._loop.call_later(ttl_seconds / 3, self._begin_to_keep)
 
     async def still_holds(self) -> bool:
         """Tell whether what was computed may be stored: a late holder must not overwrite its successor."""
@@ -183,7 +213,7 @@ class Holder:
         """Give the right back, so that nobody waits for its time to end."""
         if self._leases is None:
             return
-        if self._keeper is not None:
+        if self._keeper is not None and not self._loop.is_closed():
             self._keeper.cancel()
         try:
             await self._leases.release(self._name, owner=self._owner)

@@ -14,7 +14,7 @@ from cache_management.cache.backends.base import Backend
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.compute import Computed, Held
 from cache_management.cache.config import CacheConfig
-from cache_management.cache.errors import BackendRefused, InvalidInput
+from cache_management.cache.errors import BackendRefused, BackendUnavailable, InvalidInput
 from cache_management.cache.events import ComputeEvent, Event, HitEvent, MissEvent, RefusedEvent, StaleEvent, StoreEvent
 from cache_management.cache.invalidation import Selection
 from cache_management.cache.llm import LLMCache
@@ -461,17 +461,30 @@ async def test_a_removal_that_cannot_be_noted_removes_and_raises() -> None:
     await bench.cache.get_or_compute("q", Model())
     await bench.cache.get_or_compute("q2", Model())
 
+    async def silent(stream: str, items: Sequence[bytes]) -> str:
+        raise BackendUnavailable("memory", "no answer")
+
+    bench.cache.backend.append = silent  # type: ignore[attr-defined]
+
+    with pytest.raises(BackendUnavailable):
+        await bench.cache.delete("q")
+    assert await bench.cache.get("q") is None
+    with pytest.raises(BackendUnavailable):
+        await bench.cache.delete_pattern("*")
+    assert await bench.cache.list_keys() == []
+
+
+async def test_a_full_store_removes_without_a_note() -> None:
+    bench = Bench()
+    await bench.cache.get_or_compute("q", Model())
+
     async def full(stream: str, items: Sequence[bytes]) -> str:
         raise BackendRefused("memory", "it is full")
 
     bench.cache.backend.append = full  # type: ignore[attr-defined]
 
-    with pytest.raises(BackendRefused):
-        await bench.cache.delete("q")
+    assert await bench.cache.delete("q")
     assert await bench.cache.get("q") is None
-    with pytest.raises(BackendRefused):
-        await bench.cache.delete_pattern("*")
-    assert await bench.cache.list_keys() == []
 
 
 async def stream(*pieces: str | Exception) -> AsyncIterator[str]:
@@ -527,6 +540,20 @@ async def test_a_stream_that_its_reader_left_is_not_stored_and_the_next_reader_g
 async def test_an_answer_of_another_kind_is_an_error() -> None:
     with pytest.raises(InvalidInput, match="not int"):
         await Bench().cache.get_or_compute("q", lambda: 7)  # type: ignore[arg-type,return-value]
+
+
+async def test_closing_waits_for_nothing_that_another_loop_left_in_the_background() -> None:
+    bench, model = Bench(ttl_seconds=100, stale_while_revalidate_seconds=50), Slow()
+    await bench.cache.get_or_compute("q", lambda: "old")
+    bench.clock.advance(120)
+    await bench.cache.get_or_compute("q", model)
+    await model.started.wait()
+
+    await asyncio.to_thread(lambda: asyncio.run(asyncio.wait_for(bench.cache.aclose(), 5)))
+    model.go.set()
+    await bench.cache.aclose()
+
+    assert await _response_is(bench.cache, "old")
 
 
 async def test_closing_waits_for_what_is_computed_in_the_background(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 
 import pytest
 
@@ -140,7 +142,7 @@ async def test_a_short_computation_costs_one_task_and_no_renewal() -> None:
     assert await flights.run("k", compute, nothing) == "value"
     assert len(tasks) == 2, "the caller's and the computation's"
     assert not renewed
-    assert not flights._flights
+    assert not any(flights._loops.values())
 
 
 async def _answer(value: bool) -> bool:
@@ -227,7 +229,7 @@ async def test_a_caller_cancelled_at_once_leaves_the_key_free() -> None:
 
     work.go.set()
     assert await flights.run("k", work.compute, work.look) == f"value {work.runs}"
-    assert not flights._flights
+    assert not any(flights._loops.values())
 
 
 async def test_a_computation_that_is_cancelled_from_inside_cancels_those_who_wait() -> None:
@@ -245,7 +247,7 @@ async def test_a_computation_that_is_cancelled_from_inside_cancels_those_who_wai
     go.set()
 
     assert [await _cancelled(caller) for caller in callers] == [True] * 3
-    assert not flights._flights
+    assert not any(flights._loops.values())
 
 
 async def test_a_look_that_fails_gives_the_lease_back() -> None:
@@ -325,3 +327,75 @@ async def test_a_newcomer_does_not_inherit_the_cancellation_of_those_who_left() 
     leases.may_release.set()
 
     assert await newcomer == "value 2"
+
+
+async def test_each_event_loop_has_flights_of_its_own_and_the_lease_joins_them() -> None:
+    leases, stored = LocalLeases(), list[str]()
+    flights = SingleFlight[str](leases)
+    started, go = threading.Event(), threading.Event()
+
+    async def compute(_: Holder) -> str:
+        started.set()
+        while not go.is_set():
+            await asyncio.sleep(0)
+        stored.append("value")
+        return "value"
+
+    async def look() -> str | None:
+        return stored[0] if stored else None
+
+    async def ask() -> list[str]:
+        return await asyncio.wait_for(asyncio.gather(*(flights.run("k", compute, look) for _ in range(3))), 10)
+
+    first = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(ask())))
+    await asyncio.to_thread(started.wait)
+    second = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    go.set()
+
+    assert [await first, await second] == [["value"] * 3] * 2
+    assert len(stored) == 1
+
+
+def test_the_flights_of_a_loop_that_is_gone_are_forgotten_and_their_leases_free() -> None:
+    leases = LocalLeases()
+    flights = SingleFlight[str](leases)
+    holders: list[Holder] = []
+
+    async def for_ever(holder: Holder) -> str:
+        holders.append(holder)
+        return await asyncio.Event().wait() and "never"
+
+    async def compute(_: Holder) -> str:
+        return "value"
+
+    async def nothing() -> None:
+        return None
+
+    gone = asyncio.new_event_loop()
+    pending = gone.create_task(flights.run("k", for_ever, nothing))
+    while not holders:
+        gone.run_until_complete(asyncio.sleep(0))
+    left = asyncio.all_tasks(gone)
+    gone.close()
+
+    assert asyncio.run(asyncio.wait_for(flights.run("k", compute, nothing), 5)) == "value"
+    assert gone not in flights._loops
+    for task in (pending, *left):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # left pending on purpose
+    del task, pending, left
+    gc.collect()  # what is thrown away with its loop must not raise
+
+
+async def test_a_forked_child_starts_without_flights(monkeypatch: pytest.MonkeyPatch) -> None:
+    work, flights = Work(), SingleFlight[str]()
+    parent = asyncio.create_task(flights.run("k", work.compute, work.look))
+    await work.started.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getpid", lambda: -1)
+        child = asyncio.create_task(flights.run("k", work.compute, work.look))
+        await eventually(lambda: _answer(work.runs == 2))
+    work.go.set()
+
+    assert {await parent, await child} == {"value 2"}
