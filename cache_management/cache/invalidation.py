@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from time import perf_counter
 from typing import NamedTuple
 
 import msgspec
@@ -18,14 +20,17 @@ from cache_management.cache.records import Record
 
 PAGE = 500
 _REGEX_SECONDS = 1.0
+_SECONDS_ON_LOOP = 0.005
+_QUICK_SECONDS = 0.0001
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """Entries for which everything holds that is given.
 
     `pattern` is a shell glob over whole keys, `regex` a Python regular expression found anywhere
-    in them. `older_than_seconds` counts from when an entry was stored. `everything` must be said:
-    a selection that says nothing selects nothing.
+    in them; the keys on which it is slow may take it a second together. `older_than_seconds` counts
+    from when an entry was stored. `everything` must be said: a selection that says nothing selects
+    nothing.
     """
 
     pattern: str | None = None
@@ -45,7 +50,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         if self.older_than_seconds is not None and not self.older_than_seconds >= 0:
             raise InvalidInput(f"older than {self.older_than_seconds} seconds: must be 0 or more")
         if self.regex is not None:
-            compile_regex(self.regex)
+            Expression(self.regex)
 
 
 class Selected(NamedTuple):
@@ -56,27 +61,62 @@ class Selected(NamedTuple):
     tags: tuple[str, ...]
 
 
-def compile_regex(pattern: str) -> Callable[[str], bool]:
-    """Return a test for a regular expression that gives up after a second.
+class Expression:
+    """A regular expression that may be slow for one second, all texts together.
+
+    A text that takes longer than a moment is searched on a thread, so that other tasks run.
 
     Raises:
-        InvalidInput: It is no regular expression; the test raises it when it takes too long.
+        InvalidInput: It is no regular expression; when searching, the second is spent.
     """
-    try:
-        compiled = regex.compile(pattern)
-    except regex.error as exc:
-        raise InvalidInput(f"{pattern[:80]!r} is no regular expression: {exc}") from None
 
-    def matches(text: str) -> bool:
+    def __init__(self, pattern: str) -> None:
         try:
-            return compiled.search(text, timeout=_REGEX_SECONDS) is not None
+            self._compiled = regex.compile(pattern)
+        except regex.error as exc:
+            raise InvalidInput(f"{pattern[:80]!r} is no regular expression: {exc}") from None
+        self._pattern = pattern
+        self._seconds_left = _REGEX_SECONDS
+        self._paused_at = perf_counter()
+
+    async def is_in(self, text: str) -> bool:
+        """Tell whether it is found in a text."""
+        try:
+            found = self._search(text, most=_SECONDS_ON_LOOP)
+        except TimeoutError:
+            found = await self._search_aside(text)
+        if perf_counter() - self._paused_at > _SECONDS_ON_LOOP:
+            await asyncio.sleep(0)
+            self._paused_at = perf_counter()
+        return found
+
+    async def _search_aside(self, text: str) -> bool:
+        try:
+            return await asyncio.to_thread(self._search, text, most=_REGEX_SECONDS)
         except TimeoutError:
             raise InvalidInput(
-                f"the regular expression {pattern[:80]!r} takes too long on a key of {len(text):,} characters;"
-                " avoid nested repetitions"
+                f"the regular expression {self._pattern[:80]!r} takes too long: {_REGEX_SECONDS:g} s spent, the last"
+                f" key has {len(text):,} characters; nothing was removed. Avoid nested repetitions, or select by a"
+                " pattern (a shell glob)"
             ) from None
 
-    return matches
+    def _search(self, text: str, *, most: float) -> bool:
+        if self._seconds_left <= 0:
+            raise TimeoutError
+        started = perf_counter()
+        try:
+            return (
+                self._compiled.search(
+                    text,
+                    timeout=min(most, self._seconds_left),
+                    concurrent=most > _SECONDS_ON_LOOP,  # on a thread it lets others have the interpreter
+                )
+                is not None
+            )
+        finally:
+            seconds = perf_counter() - started
+            if seconds > _QUICK_SECONDS:  # a large store alone spends nothing
+                self._seconds_left -= seconds
 
 
 def tag_name(namespace: str, tag: str) -> str:
@@ -95,20 +135,24 @@ async def select(
 ) -> AsyncIterator[list[Selected]]:
     """Yield what a selection holds, page by page. By tag no other entry is read.
 
+    With a regular expression nothing is yielded before every key was matched, so that one that
+    takes too long removes nothing.
+
     `corrupt` hears the storage key of a record that cannot be read, and why.
 
     Raises:
-        InvalidInput: The selection cannot be used.
+        InvalidInput: The selection cannot be used, or its regular expression takes too long.
         BackendUnavailable: The store cannot be read.
     """
     selection.check()
     chooser = _Chooser(selection, keys, now, limit_bytes, corrupt)
+    held_back = []
     async for page in _candidates(selection, backend, keys):
         found = []
         unread = []
         for name in page:
             key = keys.from_storage(name)
-            if key is not None and not chooser.names_match(key):
+            if key is not None and not (chooser.glob_matches(key) and await chooser.regex_matches(key)):
                 continue
             # A name alone decides when it can: reading every record costs a hundred times as much.
             if key is None or chooser.needs_records:
@@ -116,9 +160,17 @@ async def select(
             else:
                 found.append(Selected(name, key, ()))
         records = await backend.get_many(unread) if unread else {}
-        found += [each for name, record in records.items() if (each := chooser.judge(name, record)) is not None]
-        if found:
+        for name, record in records.items():
+            each = chooser.judge(name, record)
+            # The regular expression comes last, of those whose name did not say the key.
+            if each is not None and (keys.from_storage(name) is not None or await chooser.regex_matches(each.key)):
+                found.append(each)
+        if found and selection.regex is None:
             yield found
+        elif found:
+            held_back.append(found)
+    for found in held_back:
+        yield found
 
 
 async def _candidates(selection: Selection, backend: Backend, keys: KeySpace) -> AsyncIterator[list[str]]:
@@ -157,19 +209,20 @@ class _Chooser:
         self._before = None if selection.older_than_seconds is None else now - selection.older_than_seconds
         self._limit_bytes = limit_bytes
         self._corrupt = corrupt
-        self._tests: list[Callable[[str], bool]] = []
-        if selection.pattern is not None:
-            self._tests.append(glob_matcher(selection.pattern))
-        if selection.regex is not None:
-            self._tests.append(compile_regex(selection.regex))
+        self._matches = None if selection.pattern is None else glob_matcher(selection.pattern)
+        self._expression = None if selection.regex is None else Expression(selection.regex)
         self.needs_records = any(
             part is not None for part in (selection.older_than_seconds, selection.tag, selection.model)
         )
 
-    def names_match(self, key: str) -> bool:
-        return all(test(key) for test in self._tests)
+    def glob_matches(self, key: str) -> bool:
+        return self._matches is None or self._matches(key)
+
+    async def regex_matches(self, key: str | None) -> bool:
+        return self._expression is None or (key is not None and await self._expression.is_in(key))
 
     def judge(self, name: str, record: Record) -> Selected | None:
+        """Choose by all but the regular expression."""
         key = self._keys.from_storage(name)
         try:
             if key is None:
@@ -178,10 +231,11 @@ class _Chooser:
         except CorruptRecord as exc:
             self._corrupt(name, str(exc))
             # Served to nobody; it goes with everything and with its age, not with what it may have said.
-            only_age = self._selection.tag is None and self._selection.model is None and not self._tests
+            unasked = (self._selection.tag, self._selection.model, self._matches, self._expression)
+            only_age = all(part is None for part in unasked)
             return Selected(name, None, ()) if only_age and self._is_old(record) else None
         chosen = (
-            self.names_match(key)
+            self.glob_matches(key)
             and self._is_old(record)
             and self._selection.model in (None, stored.response.model)
             # An entry that was overwritten without the tag is still noted under it.

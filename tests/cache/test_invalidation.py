@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,3 +129,37 @@ async def test_a_regex_that_takes_for_ever_is_stopped_and_nothing_goes() -> None
         await cache.invalidate(Selection(regex=r"^(([a-z])+.)+[A-Z]([a-z])+$"))
 
     assert await cache.exists("a" * 5000 + "!")
+
+
+@pytest.mark.timeout(30)
+async def test_all_keys_together_have_one_second_of_a_regex() -> None:
+    cache = LLMCache(CacheConfig(url="memory://"))
+    slow_keys = ["a" * length + "b" * (at + 1) for at in range(300) for length in (14, 18)]
+    await cache.set_many(dict.fromkeys(["aa", *slow_keys], answer()))
+    started = time.perf_counter()
+
+    with pytest.raises(InvalidInput, match=r"takes too long.*nothing was removed.*shell glob"):
+        await cache.invalidate(Selection(regex="^(a|a)*$"))
+
+    assert time.perf_counter() - started < 5
+    assert len(await cache.list_keys()) == 601
+
+
+@pytest.mark.timeout(30)
+async def test_a_slow_regex_lets_other_tasks_run() -> None:
+    cache = LLMCache(CacheConfig(url="memory://"))
+    await cache.set("a" * 40 + "!", answer())
+    turns = 0
+
+    async def work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0.01)
+
+    other = asyncio.create_task(work())
+    with pytest.raises(InvalidInput):
+        await cache.invalidate(Selection(regex="^(a|a)*$"))
+    other.cancel()
+
+    assert turns > 10
