@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -21,7 +22,7 @@ from cache_management.cache.llm import LLMCache
 from cache_management.cache.records import Record
 from tests.contracts.broken import BreakableBackend
 from tests.contracts.clock import ManualClock
-from tests.waiting import eventually
+from tests.waiting import eventually, wait_until
 
 
 class Model:
@@ -67,6 +68,65 @@ async def test_a_plain_function_computes_too() -> None:
     bench = Bench()
 
     assert (await bench.cache.get_or_compute("q", lambda: "plain")).response == "plain"
+
+
+async def test_any_number_of_plain_functions_compute_at_once() -> None:
+    bench, number = Bench(), 64
+    together = threading.Barrier(number)
+
+    def compute() -> str:
+        together.wait(timeout=10)
+        return "plain"
+
+    answers = await asyncio.gather(*(bench.cache.get_or_compute(f"q{at}", compute) for at in range(number)))
+
+    assert {answer.response for answer in answers} == {"plain"}
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 5) == "free"
+
+
+async def test_a_plain_function_sees_the_context_of_its_caller_and_its_errors_reach_them() -> None:
+    bench = Bench()
+    whose = ContextVar("whose", default="nobody's")
+    whose.set("the caller's")
+
+    def fail() -> str:
+        raise KeyError("provider")
+
+    assert (await bench.cache.get_or_compute("q", whose.get)).response == "the caller's"
+    with pytest.raises(KeyError, match="provider"):
+        await bench.cache.get_or_compute("q2", fail)
+
+
+async def test_a_plain_function_that_runs_out_of_answers_is_an_error_as_in_a_coroutine() -> None:
+    answers = iter(list[str]())
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await asyncio.wait_for(Bench().cache.get_or_compute("q", lambda: next(answers)), 5)
+
+
+@pytest.mark.parametrize("leave", ["cancelled", "closed"])
+def test_a_plain_function_that_nobody_waits_for_any_more_harms_nobody(leave: str) -> None:
+    go, began, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def compute() -> str:
+        began.set()
+        go.wait(10)
+        threading.current_thread().name = "ends"
+        ended.set()
+        return "late"
+
+    async def ask() -> None:
+        asking = asyncio.create_task(Bench().cache.get_or_compute("q", compute))
+        await asyncio.to_thread(began.wait)
+        asking.cancel()
+        await asyncio.wait([asking])
+        if leave == "cancelled":
+            go.set()
+            await asyncio.to_thread(ended.wait)
+
+    asyncio.run(ask())
+    go.set()
+    wait_until(lambda: all(thread.name != "ends" for thread in threading.enumerate()))
 
 
 async def test_a_function_that_returns_an_awaitable_computes_too() -> None:
