@@ -132,7 +132,8 @@ class Watched(ABC):
         """Call `on_change` with keys below `prefixes` that were written, removed or expired.
 
         It gets None when any of them may have changed unseen: a connection was lost, everything
-        was flushed. What this very object writes need not be told. One watcher is enough; a
+        was flushed. What this very object was asked to write or
+        delete need not be told; what it evicts or drops must be. One watcher is enough; a
         second call replaces the first.
         """
 

@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _GET = "SELECT id, frame FROM records WHERE key = ?"
 _USES_KEPT = 1024
+_LOOK_EVERY_SECONDS = 1.0
 _USES_KEPT_SECONDS = 10.0
 _DROPPED_KEPT = 10_000
 _CHECKPOINT_PAGES = 4000  # of 4 kB; the default of 1000 costs a write a sixth more
@@ -93,6 +94,8 @@ class DiskBackend(FullBackend):
         self._on_change: Callable[[Sequence[str] | None], None] = _ignore_change
         self._dropped: set[str] = set()
         self._told_at: int | None = None
+        self._file: tuple[int, int] | None = None
+        self._look_at = 0.0
         # Kept cursors: making one costs a third of a microsecond.
         self._select: Callable[..., sqlite3.Cursor] | None = None
         self._data_version: Callable[..., sqlite3.Cursor] | None = None
@@ -102,11 +105,12 @@ class DiskBackend(FullBackend):
 
     async def get(self, key: str) -> Record | None:
         # Straight, because a closure and two more calls would cost as much as all that stands around SQLite.
-        if self._select is not None and self._opened_after == self._forks[0]:
+        now = self._clock()
+        if self._select is not None and now < self._look_at and self._opened_after == self._forks[0]:
             try:
                 with self._lock:
                     row = self._select(_GET, (key,)).fetchone()
-                    return None if row is None else self._read(key, row[0], row[1], self._clock())
+                    return None if row is None else self._read(key, row[0], row[1], now)
             except sqlite3.Error:
                 pass  # asked again below, patiently or to say what is wrong
         return await self._run(lambda db: self._get(db, key))
@@ -193,6 +197,8 @@ class DiskBackend(FullBackend):
         self._watched, self._on_change = tuple(prefixes), on_change
 
     def is_current(self) -> bool:
+        if self._clock() >= self._look_at:
+            self._leave_what_was_deleted()
         if not self._lock.acquire(blocking=False):
             return False  # our own thread is writing: ask the store
         try:
@@ -307,6 +313,8 @@ class DiskBackend(FullBackend):
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         self._leave_what_crossed_a_fork()
+        if self._clock() >= self._look_at:
+            self._leave_what_was_deleted()
         while self._connection is None:
             await self._wait_until_open()
         try:
@@ -320,7 +328,16 @@ class DiskBackend(FullBackend):
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache-disk")
         deadline = time.monotonic() + self._timeout
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run_patiently, work, deadline)
+        is_wanted = threading.Event()
+        is_wanted.set()
+        patient = functools.partial(self._run_patiently, work, deadline, is_wanted)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, patient)
+        except asyncio.CancelledError:
+            # Done by now or never: it must not come after what this process writes next.
+            with self._lock:
+                is_wanted.clear()
+            raise
 
     async def _wait_until_open(self) -> None:
         """Let a thread open the file; those who wait for it share it, and its failure.
@@ -345,12 +362,16 @@ class DiskBackend(FullBackend):
             raise BackendUnavailable(error.backend, error.reason) from error
         opening.result()
 
-    def _run_patiently(self, work: Callable[[sqlite3.Connection], T], deadline: float) -> T:
+    def _run_patiently(
+        self, work: Callable[[sqlite3.Connection], T], deadline: float, is_wanted: threading.Event | None = None
+    ) -> T:
         """Repeat work until another process lets go of the write lock, once at least and within the time budget."""
         pause = 0.001
         while True:
             try:
                 with self._lock:
+                    if is_wanted is not None and not is_wanted.is_set():
+                        raise BackendUnavailable(f"the disk store {self.path}", "its caller was cancelled")
                     return work(self._open())
             except sqlite3.OperationalError as exc:
                 if not _is_busy(exc) or time.monotonic() > deadline:
@@ -368,7 +389,6 @@ class DiskBackend(FullBackend):
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("PRAGMA mmap_size = 268435456")
             db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             create(db)
             adopt(db, self._rule)
@@ -376,11 +396,27 @@ class DiskBackend(FullBackend):
             db.close()
             raise
         self._connection = db
+        self._file = _identity(self.path)
+        self._look_at = self._clock() + _LOOK_EVERY_SECONDS
         self._select = db.cursor().execute
         self._data_version = db.cursor().execute
         self._told_at = None
         self._flush_at = self._clock() + _USES_KEPT_SECONDS
         return db
+
+    def _leave_what_was_deleted(self) -> None:
+        """Begin anew when the file is no longer the one at its path: nobody else sees what is written to it."""
+        if not self._lock.acquire(blocking=False):
+            return  # the next call looks
+        try:
+            self._look_at = self._clock() + _LOOK_EVERY_SECONDS
+            if self._connection is None or _identity(self.path) == self._file:
+                return
+            self._connection.close()
+            self._connection = self._select = self._data_version = None
+        finally:
+            self._lock.release()
+        self._on_change(None)
 
     def _leave_what_crossed_a_fork(self) -> None:
         """Start afresh in a forked child.
@@ -407,6 +443,15 @@ async def _done(opening: Future[None], timeout_seconds: float | None = None) -> 
 
     opening.add_done_callback(wake)
     await asyncio.wait((waiting,), timeout=timeout_seconds)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells one file from another at the same path, None when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _ignore_change(keys: Sequence[str] | None) -> None:

@@ -379,6 +379,57 @@ async def test_write_waits_for_a_lock_held_elsewhere_and_then_succeeds(tmp_path:
     await backend.aclose()
 
 
+@pytest.mark.parametrize("change", ["put", "delete"])
+async def test_a_cancelled_write_never_lands_after_a_later_change(tmp_path: Path, change: str) -> None:
+    """It waits on a thread for another process's lock, and its caller leaves."""
+    backend = opened(tmp_path)
+    await backend.ping()
+    with closing(sqlite3.connect(backend.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        write = asyncio.create_task(backend.put(PREFIX + "a", record(b"cancelled")))
+        while backend._thread is None:  # until it waits there
+            await asyncio.sleep(0)
+        write.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await write
+        other.execute("COMMIT")
+    if change == "put":
+        await backend.put(PREFIX + "a", record(b"new"))
+    else:
+        await backend.delete(PREFIX + "a")
+    await asyncio.to_thread(backend._thread.submit(lambda: None).result)  # whatever was left to do there is done
+
+    found = await backend.get(PREFIX + "a")
+    assert (found.value if found else None) == (b"new" if change == "put" else None)
+    await backend.aclose()
+
+
+@pytest.mark.parametrize("is_watched", [False, True])
+async def test_a_file_that_was_deleted_is_left(tmp_path: Path, is_watched: bool) -> None:
+    clock = ManualClock()
+    backend, told = opened(tmp_path, clock=clock), list[object]()
+    backend.watch([PREFIX], told.append)
+    await backend.put(PREFIX + "a", Record(value=b"old", expires_at=None, version=1))
+    for file in tmp_path.iterdir():
+        file.unlink()
+    other = opened(tmp_path, clock=clock)
+    await other.put(PREFIX + "a", Record(value=b"new", expires_at=None, version=2))
+    told.clear()
+
+    clock.advance(2)
+
+    if is_watched:
+        assert not backend.is_current()
+        assert None in told
+    found = await backend.get(PREFIX + "a")
+    assert found is not None
+    assert found.value == b"new"
+    assert await other.delete(PREFIX + "a")
+    assert await backend.get(PREFIX + "a") is None
+    await backend.aclose()
+    await other.aclose()
+
+
 async def test_lock_held_too_long_costs_the_budget_and_not_the_event_loop(tmp_path: Path) -> None:
     backend = opened(tmp_path, timeout_seconds=0.3)
     await backend.put(PREFIX + "a", record())
