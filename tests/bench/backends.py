@@ -76,7 +76,7 @@ def dict_reference() -> Reference:
 
 def sqlite_reference(db: sqlite3.Connection) -> Reference:
     """Make one table of keys and blobs, with the pragmas of the disk backend."""
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "mmap_size = 268435456"):
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
         db.execute(f"PRAGMA {pragma}")
     db.execute("CREATE TABLE frames (key TEXT PRIMARY KEY, frame BLOB NOT NULL)")
     put = "INSERT INTO frames VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET frame = excluded.frame"

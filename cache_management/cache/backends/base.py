@@ -132,9 +132,8 @@ class Watched(ABC):
         """Call `on_change` with keys below `prefixes` that were written, removed or expired.
 
         It gets None when any of them may have changed unseen: a connection was lost, everything
-        was flushed. What this very object was asked to write or
-        delete need not be told; what it evicts or drops must be. One watcher is enough; a
-        second call replaces the first.
+        was flushed. What this very object was asked to write or delete need not be told; what it
+        evicts or drops by itself must be. A second call replaces the first watcher.
         """
 
     @abstractmethod
