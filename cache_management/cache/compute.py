@@ -1,7 +1,8 @@
 """get_or_compute: serve what is stored, else compute it once, store it if it may be stored.
 
     fresh      serve; now and then, close to its end, compute again in the background (XFetch)
-    stale      within stale_while_revalidate: serve, compute again in the background
+    stale      within stale_while_revalidate: serve, compute again in the background; when that
+               brought nothing to store, not again for 5 seconds
     absent     one computation among all callers and processes; the others get its value
     failing    within stale_if_error: serve what is stored; else the exception is the caller's
 
@@ -46,6 +47,8 @@ from cache_management.cache.values import CachedResponse
 T = TypeVar("T")
 
 _REPLAY_CHARACTERS = 64
+_REST_SECONDS = 5.0
+_MOST_RESTING = 1000
 
 
 class Computed(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +151,7 @@ class Computing:
         self._clock = clock
         self._rng = rng
         self._background: set[asyncio.Task[CachedResponse]] = set()
+        self._resting: dict[str, float] = {}  # until when, by key
 
     async def run(self, wanted: Wanted, compute: Compute) -> CachedResponse:
         """Return the stored answer, or the computed one."""
@@ -240,12 +244,31 @@ class Computing:
         )
 
     def _refresh(self, wanted: Wanted, compute: Compute, version: int) -> None:
+        if self._rests(wanted.key):
+            return
+
         async def refresh() -> CachedResponse:
-            return await self._fly(wanted, compute, newer_than=version, background=True)
+            try:
+                return await self._fly(wanted, compute, newer_than=version, background=True)
+            except Exception:
+                self._rest(wanted.key)
+                raise
 
         task = asyncio.get_running_loop().create_task(refresh())
         self._background.add(task)
         task.add_done_callback(self._forget)
+
+    def _rest(self, key: str) -> None:
+        """Leave a key alone for a while: its refresh brought nothing, and each hit would start another."""
+        self._resting.pop(key, None)
+        while len(self._resting) >= _MOST_RESTING:
+            self._resting.pop(next(iter(self._resting)), None)  # the oldest
+        self._resting[key] = self._clock() + _REST_SECONDS
+
+    def _rests(self, key: str) -> bool:
+        until = self._resting.get(key)
+        # Also over when the clock was set back.
+        return until is not None and 0 < until - self._clock() <= _REST_SECONDS
 
     def _forget(self, task: asyncio.Task[CachedResponse]) -> None:
         self._background.discard(task)
@@ -308,6 +331,8 @@ class Computing:
                 reason = Refusal.OVERSIZE
         if reason is not None:
             self._shelf.tell(RefusedEvent(str(reason), self._shelf.namespace))
+            if background:
+                self._rest(wanted.key)
         return response
 
     def _to_response(self, wanted: Wanted, answer: Answer) -> CachedResponse:

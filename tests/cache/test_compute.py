@@ -322,6 +322,36 @@ async def test_a_stale_answer_is_served_while_it_is_computed_again() -> None:
     assert bench.heard(ComputeEvent)[-1].background
 
 
+@pytest.mark.parametrize("answer", [ConnectionError("provider is down"), Computed(response="x", status=500)])
+async def test_a_refresh_that_brings_nothing_is_not_repeated_at_every_hit(answer: Any) -> None:
+    bench, model = Bench(ttl_seconds=100, stale_while_revalidate_seconds=50), Model("old")
+    await bench.cache.get_or_compute("q", model)
+    bench.clock.advance(120)
+    model.answer = answer
+
+    for _ in range(50):
+        assert (await bench.cache.get_or_compute("q", model)).response == "old"
+        await bench.cache._computing.finish()
+    assert model.calls == 2
+
+    model.answer = "new"
+    bench.clock.advance(6)
+    await bench.cache.get_or_compute("q", model)
+    await bench.cache._computing.finish()
+    assert await _response_is(bench.cache, "new")
+
+
+def test_the_keys_that_are_left_alone_are_bounded() -> None:
+    computing = Bench().cache._computing
+
+    for at in range(1100):
+        computing._rest(f"q{at}")
+
+    assert len(computing._resting) == 1000
+    assert not computing._rests("q0")
+    assert computing._rests("q1099")
+
+
 async def _response_is(cache: LLMCache, text: str) -> bool:
     found = await cache.get("q")
     return found is not None and found.response == text
