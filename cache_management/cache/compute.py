@@ -187,7 +187,8 @@ class Computing:
         """Yield the stored answer in pieces, or the computed one as it comes.
 
         Only a stream that came to its end is stored: an error in it, or a reader that leaves,
-        leaves nothing behind.
+        leaves nothing behind. A reader that takes nothing for a lease's time keeps nobody else
+        from computing, and its stream is not stored either.
         """
         started = perf_counter()
         held = "bypass" if wanted.controls.no_cache else await self._shelf.load(wanted.key)
@@ -205,10 +206,14 @@ class Computing:
                     yield piece
                 return
             pieces = []
+            loop = asyncio.get_running_loop()
             start = None if wanted.controls.no_store else await self._shelf.start()
             async for piece in compute():
                 pieces.append(piece)
+                # A reader that takes no more, and does not say so, must not keep the key from everybody.
+                holder.idle_since = loop.time()
                 yield piece
+                holder.idle_since = None
             await self._keep(wanted, "".join(pieces), holder, start, perf_counter() - started, background=False)
         finally:
             await holder.release()

@@ -182,7 +182,9 @@ def _land(name: str, flight: Flight[T], flights: dict[str, Flight[T]]) -> list[a
 class Holder:
     """The right to compute and store one value, as long as its lease lasts.
 
-    It is renewed every third of the lease's time, until it is given back or lost.
+    It is renewed every third of the lease's time, until it is given back or lost; not while
+    `idle_since` (the loop's time) lies more than half the lease's time back. Who hands out what it
+    computes bit by bit sets it for as long as a reader takes nothing.
     """
 
     def __init__(self, leases: Leases | None, name: str, owner: str, ttl_seconds: float) -> None:
@@ -192,6 +194,7 @@ class Holder:
         self._ttl_seconds = ttl_seconds
         self._keeper: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self.lost = False
+        self.idle_since: float | None = None
         if leases is not None:
             # A timer first: most computations are over before a task is worth its price.
             self._loop = asyncio.get_running_loop()
@@ -225,7 +228,8 @@ class Holder:
 
     async def _keep(self) -> None:
         while not self.lost:
-            await self.still_holds()
+            if self.idle_since is None or self._loop.time() - self.idle_since < self._ttl_seconds / 2:
+                await self.still_holds()
             await asyncio.sleep(self._ttl_seconds / 3)
 
 

@@ -627,6 +627,39 @@ async def test_a_stream_that_its_reader_left_is_not_stored_and_the_next_reader_g
     assert await collect(bench.cache.stream_or_compute("q", lambda: stream("again"))) == ["again"]
 
 
+async def test_a_reader_that_takes_no_more_keeps_nobody_from_computing() -> None:
+    cache = LLMCache(CacheConfig(), backend=MemoryBackend(max_size=10))
+    cache._computing._flights._lease_seconds = 0.2
+    stalled = cache.stream_or_compute("q", lambda: stream("Hello", " ", "world"))
+    assert await anext(stalled) == "Hello"
+
+    found = await asyncio.wait_for(cache.get_or_compute("q", lambda: "another"), 5)
+
+    assert found.response == "another"
+    assert "".join(await collect(stalled)) == " world"
+    assert await _response_is(cache, "another"), "the stalled stream is not stored"
+
+
+async def test_a_stream_with_slow_pieces_or_a_slow_reader_keeps_its_lease() -> None:
+    cache = LLMCache(CacheConfig(), backend=MemoryBackend(max_size=10))
+    cache._computing._flights._lease_seconds = 0.3
+
+    async def slow() -> AsyncIterator[str]:
+        yield "Hello"
+        await asyncio.sleep(0.6)  # a provider that thinks
+        yield " world"
+        yield " again"
+        yield "."
+
+    read = []
+    async for piece in cache.stream_or_compute("q", slow):
+        read.append(piece)
+        await asyncio.sleep(0.1)
+
+    assert read == ["Hello", " world", " again", "."]
+    assert await _response_is(cache, "Hello world again.")
+
+
 async def test_an_answer_of_another_kind_is_an_error() -> None:
     with pytest.raises(InvalidInput, match="not int"):
         await Bench().cache.get_or_compute("q", lambda: 7)  # type: ignore[arg-type,return-value]
