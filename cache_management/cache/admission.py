@@ -84,6 +84,13 @@ class Controls(msgspec.Struct, frozen=True):
 
 
 NO_CONTROLS = Controls()
+_WANTED: Mapping[str, str] = {
+    "ttl": "a whole number of seconds, or -1 for ever",
+    "s_maxage": "seconds from 0",
+    "no_cache": "True or False",
+    "no_store": "True or False",
+    "namespace": "text",
+}
 
 
 def parse_controls(controls: Mapping[str, object] | None) -> Controls:
@@ -94,6 +101,8 @@ def parse_controls(controls: Mapping[str, object] | None) -> Controls:
     """
     if not controls:
         return NO_CONTROLS
+    if not isinstance(controls, Mapping):
+        raise InvalidInput(f"cache controls must be a mapping such as {{'ttl': 60}}, not {type(controls).__name__}")
     found: dict[str, object] = {}
     for given, value in controls.items():
         name = str(given).replace("-", "_")
@@ -108,8 +117,8 @@ def parse_controls(controls: Mapping[str, object] | None) -> Controls:
     try:
         parsed = msgspec.convert(found, Controls, strict=True)
         check_ttl(parsed.ttl)
-    except msgspec.ValidationError as exc:
-        raise InvalidInput(f"cache controls: {exc}") from None
+    except msgspec.ValidationError:
+        raise _unusable(found) from None
     except ValueError as exc:
         raise InvalidInput(f"cache control ttl: {exc}") from None
     if parsed.s_maxage is not None and not 0 <= parsed.s_maxage < math.inf:
@@ -117,6 +126,16 @@ def parse_controls(controls: Mapping[str, object] | None) -> Controls:
     if parsed.namespace is not None:
         check_namespace(parsed.namespace)
     return parsed
+
+
+def _unusable(controls: Mapping[str, object]) -> InvalidInput:
+    """Return an error that names the first control of a wrong type."""
+    for name, value in controls.items():
+        try:
+            msgspec.convert({name: value}, Controls, strict=True)
+        except msgspec.ValidationError:
+            break
+    return InvalidInput(f"cache control {name.replace('_', '-')} must be {_WANTED[name]}, not {value!r:.40}")
 
 
 def may_store(
