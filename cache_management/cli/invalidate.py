@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from cache_management.cache.errors import InvalidInput
@@ -20,7 +22,7 @@ from cache_management.wiring import Platform
 @click.option("-m", "--model", help="Answered by this model.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Every entry of the namespace.")
 @click.option("--dry-run", is_flag=True, help="Count what would go, and remove nothing.")
-@click.option("--confirm/--no-confirm", default=True, show_default=True, help="Ask before removing.")
+@click.option("--confirm/--no-confirm", " /--yes", default=True, show_default=True, help="Ask before removing.")
 @json_option
 @pass_cli
 def invalidate(
@@ -59,9 +61,20 @@ def invalidate(
         if dry_run:
             print_json({"would_remove": found}) if as_json else click.echo(f"{found} entries would be removed.")
             return ExitCode.OK
-        if found and not click.confirm(f"Remove {found} entries of namespace {cli.settings.namespace}?", err=True):
+        if found and not _is_wanted(f"Remove {found} entries of namespace {cli.settings.namespace}?"):
             note("Nothing was removed.")
             return ExitCode.FAILED
     removed = cli.run(remove)
     print_json({"removed": removed}) if as_json else click.echo(f"{removed} entries removed.")
     return ExitCode.OK
+
+
+def _is_wanted(question: str) -> bool:
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort as exc:
+        # Ctrl-C is the same to click as an input that has ended.
+        if isinstance(exc.__context__, EOFError) and not sys.stdin.isatty():
+            click.echo(err=True)  # ends the line of the question
+            raise InvalidInput("nobody can be asked without a terminal: give --no-confirm to remove at once") from None
+        raise

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -58,7 +59,22 @@ def test_nonsense_is_exit_code_2_and_removes_nothing(filled: Cli, args: list[str
     assert filled("stats", "--json").data["total_entries"] == 3
 
 
-def test_without_an_answer_nothing_is_removed(filled: Cli) -> None:
-    assert filled("invalidate", "--all").code != 0
+def test_without_an_answer_nothing_is_removed(filled: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
 
+    found = filled("invalidate", "--all")
+
+    assert (found.code, "--no-confirm" in found.err) == (2, True)
     assert filled("stats", "--json").data["total_entries"] == 3
+
+
+def test_an_answer_may_come_from_a_pipe(filled: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+
+    found = filled("invalidate", "--all", "--json")
+
+    assert (found.code, '"removed": 3' in found.out) == (0, True)
+
+
+def test_yes_is_another_word_for_no_confirm(filled: Cli) -> None:
+    assert filled("invalidate", "--all", "--yes", "--json").data == {"removed": 3}
