@@ -200,6 +200,7 @@ class Computing:
             return
         self._shelf.miss(held if isinstance(held, str) else "expired", wanted.key, started)
         holder, found = await self._flights.turn(self._name(wanted), partial(self._look, wanted, None))
+        failed = False
         try:
             if found is not None and not wanted.controls.no_cache:
                 for piece in _pieces(found.response):
@@ -215,8 +216,11 @@ class Computing:
                 yield piece
                 holder.idle_since = None
             await self._keep(wanted, "".join(pieces), holder, start, perf_counter() - started, background=False)
+        except Exception:
+            failed = True
+            raise
         finally:
-            await holder.release()
+            await holder.release(failed=failed)
 
     async def finish(self) -> None:
         """Wait for what is computed in the background of this event loop; no other can be waited for."""

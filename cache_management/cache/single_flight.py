@@ -1,7 +1,9 @@
 """One computation per key: among the tasks of a process, and among processes by a lease.
 
 The holder of the lease computes and stores; the others look for the value, not for the
-lease. A holder that dies costs its lease's time and exactly one more computation.
+lease. A holder that dies costs its lease's time and exactly one more computation. A holder that
+fails leaves a mark for a moment, and those who waited compute side by side: one behind the other,
+each would wait for the failures of all before it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ logger = logging.getLogger("cache_management")
 LEASE_SECONDS = 10.0
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.25
+_MARK_SECONDS = 2.0  # more than anybody sleeps between two looks
+_FAILED = "failed"
 
 
 class Flight(Generic[T]):
@@ -121,8 +125,8 @@ class SingleFlight(Generic[T]):
                 value = await compute(holder) if found is None else found
             except GeneratorExit:
                 raise
-            except BaseException:
-                await holder.release()
+            except BaseException as exc:
+                await holder.release(failed=isinstance(exc, Exception))
                 raise
             await holder.release()
         except GeneratorExit:
@@ -135,6 +139,14 @@ class SingleFlight(Generic[T]):
         else:
             for waiter in _land(name, flight, flights):
                 waiter.set_result(value)
+
+    async def _has_failed(self, name: str) -> bool:
+        if self._leases is None:
+            return False
+        try:
+            return await self._leases.renew(_mark(name), owner=_FAILED, ttl_seconds=_MARK_SECONDS)
+        except BackendUnavailable:
+            return False
 
     async def turn(self, name: str, look: Callable[[], Awaitable[T | None]]) -> tuple[Holder, T | None]:
         """Wait for the right to compute, or for the value of whoever has it.
@@ -162,6 +174,8 @@ class SingleFlight(Generic[T]):
                 except BaseException:
                     await holder.release()
                     raise
+            if await self._has_failed(name):
+                return ALONE, None
             if loop.time() > deadline:
                 logger.warning("waited %.0f s for another process, computing without it", self._wait_seconds)
                 return ALONE, None
@@ -170,6 +184,11 @@ class SingleFlight(Generic[T]):
             found = await look()
             if found is not None:
                 return ALONE, found
+
+
+def _mark(name: str) -> str:
+    """Return the name of the lease that says that a computation has just failed."""
+    return f"{name}:{_FAILED}"
 
 
 def _land(name: str, flight: Flight[T], flights: dict[str, Flight[T]]) -> list[asyncio.Future[T]]:
@@ -212,13 +231,15 @@ class Holder:
             return True  # then the write will fail or not on its own
         return not self.lost
 
-    async def release(self) -> None:
-        """Give the right back, so that nobody waits for its time to end."""
+    async def release(self, *, failed: bool = False) -> None:
+        """Give the right back, so that nobody waits for its time to end; say whether the computation failed."""
         if self._leases is None:
             return
         if self._keeper is not None and not self._loop.is_closed():
             self._keeper.cancel()
         try:
+            if failed:
+                await self._leases.acquire(_mark(self._name), owner=_FAILED, ttl_seconds=_MARK_SECONDS)
             await self._leases.release(self._name, owner=self._owner)
         except BackendUnavailable:
             return  # it ends by itself

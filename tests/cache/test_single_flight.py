@@ -9,6 +9,7 @@ import pytest
 from cache_management.cache.backends.local_leases import LocalLeases
 from cache_management.cache.errors import BackendUnavailable
 from cache_management.cache.single_flight import Holder, SingleFlight
+from tests.contracts.clock import ManualClock
 from tests.waiting import eventually
 
 
@@ -167,6 +168,52 @@ async def test_an_exception_reaches_every_caller_and_the_next_computes_again() -
     with pytest.raises(KeyError):
         await flights.run("k", fail, nothing)
     assert runs == 2
+
+
+async def test_those_who_waited_for_a_failure_do_not_wait_for_each_others() -> None:
+    leases, nothing_stored = LocalLeases(), Work().look
+    go, runs, at_once = asyncio.Event(), 0, 0
+
+    async def fail(_: Holder) -> str:
+        nonlocal runs, at_once
+        runs += 1
+        if runs == 1:
+            await go.wait()
+        else:
+            at_once += 1
+            await eventually(lambda: _answer(at_once == 7))  # nobody fails before all have begun
+        raise TimeoutError("provider")
+
+    processes = [SingleFlight[str](leases) for _ in range(8)]
+    asking = [asyncio.create_task(each.run("k", fail, nothing_stored)) for each in processes]
+    await eventually(lambda: _answer(runs == 1))
+    await asyncio.sleep(0.02)  # the others wait
+    go.set()
+
+    failures = await asyncio.gather(*asking, return_exceptions=True)
+
+    assert [type(failure) for failure in failures] == [TimeoutError] * 8
+    assert runs == 8
+
+
+async def test_the_mark_of_a_failure_is_gone_before_long() -> None:
+    clock = ManualClock()
+    leases = LocalLeases(clock)
+
+    async def fail(_: Holder) -> str:
+        raise TimeoutError("provider")
+
+    with pytest.raises(TimeoutError):
+        await SingleFlight[str](leases).run("k", fail, Work().look)
+    clock.advance(5)
+    work = Work()
+    asking = [asyncio.create_task(SingleFlight[str](leases).run("k", work.compute, work.look)) for _ in range(4)]
+    await work.started.wait()
+    await asyncio.sleep(0.05)
+    work.go.set()
+
+    assert set(await asyncio.gather(*asking)) == {"value 1"}
+    assert work.runs == 1
 
 
 async def test_a_cancelled_caller_does_not_stop_the_others() -> None:
