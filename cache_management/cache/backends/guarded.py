@@ -77,7 +77,8 @@ class Breaker:
 class GuardedBackend(WrappedBackend):
     """Fails at once while the store is known to be down; says so once, and once when it is back.
 
-    Deletions and invalidations are let through in any state: they must be tried.
+    Deletions and invalidations are let through in any state, and so are their notes in the journal:
+    they must be tried.
     """
 
     def __init__(self, inner: FullBackend, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -98,9 +99,6 @@ class GuardedBackend(WrappedBackend):
 
     async def count(self, prefix: str = "") -> int:
         return await self._guard(self.inner.count, prefix)
-
-    async def append(self, stream: str, items: Sequence[bytes]) -> str:
-        return await self._guard(self.inner.append, stream, items)
 
     async def tail(self, stream: str) -> str:
         return await self._guard(self.inner.tail, stream)
