@@ -163,23 +163,11 @@ def encode_entry(
     return _ZSTD + zstandard.ZstdCompressor(level=1).compress(encoded)
 
 
-def decode_entry(key: str, value: bytes, *, limit_bytes: int) -> CachedResponse:
-    """Return the response of a record's value.
-
-    Raises:
-        CorruptRecord: The bytes are no entry, would grow over `limit_bytes`, or belong to another key.
-    """
-    entry = _decode(value, limit_bytes)
-    if entry.key is not None and entry.key != key:
-        raise CorruptRecord("the record belongs to another key")
-    return _to_response(entry, key)
-
-
 def decode_stored(key: str, value: bytes, *, limit_bytes: int) -> Stored:
     """Return response and facts of a record's value.
 
     Raises:
-        CorruptRecord: As `decode_entry`.
+        CorruptRecord: The bytes are no entry, would grow over `limit_bytes`, or belong to another key.
     """
     entry = _decode(value, limit_bytes)
     if entry.key is not None and entry.key != key:
@@ -197,7 +185,7 @@ def decode_fresh(key: str, value: bytes, *, limit_bytes: int, now: Clock) -> Cac
     """Return the response of a record's value, or None when it is kept for bad times only.
 
     Raises:
-        CorruptRecord: As `decode_entry`.
+        CorruptRecord: As `decode_stored`.
     """
     entry = _decode(value, limit_bytes)
     if entry.key is not None and entry.key != key:

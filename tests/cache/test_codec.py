@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cache_management.cache import codec
-from cache_management.cache.codec import decode_entry, decode_unknown, encode_entry, pack, unpack
+from cache_management.cache.codec import decode_stored, decode_unknown, encode_entry, pack, unpack
 from cache_management.cache.errors import CorruptRecord, InvalidEntry
 from cache_management.cache.records import Record
 from cache_management.cache.values import CachedResponse
@@ -48,6 +48,10 @@ def response(**changes: Any) -> CachedResponse:
     return CachedResponse(
         **{"prompt": "p", "response": "r", "model": "m", "timestamp": datetime(2026, 1, 2, tzinfo=UTC), **changes}
     )
+
+
+def decode_entry(key: str, value: bytes, *, limit_bytes: int) -> CachedResponse:
+    return decode_stored(key, value, limit_bytes=limit_bytes).response
 
 
 def encoded(key: str, value: CachedResponse, *, keep_key: bool = False, limit_bytes: int = LIMIT) -> bytes:

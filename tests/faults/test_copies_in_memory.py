@@ -66,7 +66,7 @@ async def test_a_change_elsewhere_reaches_a_copy(reader: LLMCache, writer: LLMCa
     await eventually(is_gone)
 
 
-async def test_what_the_server_expires_or_flushes_is_forgotten(reader: LLMCache, writer: LLMCache) -> None:
+async def test_what_the_server_flushes_is_forgotten(reader: LLMCache, writer: LLMCache) -> None:
     await hold_a_copy(reader, writer, "old")
     with redis.Redis.from_url(reader.config.url or "") as client:
         client.flushall()
