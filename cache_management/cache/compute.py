@@ -17,7 +17,7 @@ import contextvars
 import inspect
 import random
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
@@ -40,7 +40,7 @@ from cache_management.cache.codec import Facts, Stored
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import InvalidEntry, InvalidInput
 from cache_management.cache.events import ComputeEvent, Event, RefusedEvent, StaleEvent
-from cache_management.cache.identity import digest
+from cache_management.cache.identity import LAYOUT, digest
 from cache_management.cache.single_flight import ALONE, Holder, SingleFlight
 from cache_management.cache.values import CachedResponse
 
@@ -199,7 +199,7 @@ class Computing:
                 yield piece
             return
         self._shelf.miss(held if isinstance(held, str) else "expired", wanted.key, started)
-        holder, found = await self._flights.turn(self._name(wanted), partial(self._look, wanted, None))
+        holder, found = await self._flights.turn(self._name(wanted.key), partial(self._look, wanted, None))
         failed = False
         try:
             if found is not None and not wanted.controls.no_cache:
@@ -221,6 +221,10 @@ class Computing:
             raise
         finally:
             await holder.release(failed=failed)
+
+    def begin_anew(self, keys: Iterable[str] | None = None) -> None:
+        """Let callers from now on join no computation that is under way (None: for any key)."""
+        self._flights.forget(None if keys is None else [self._name(key) for key in keys])
 
     async def finish(self) -> None:
         """Wait for what is computed in the background of this event loop; no other can be waited for."""
@@ -292,7 +296,7 @@ class Computing:
             return await self._compute(wanted, compute, ALONE)
 
         return await self._flights.run(
-            self._name(wanted),
+            self._name(wanted.key),
             partial(self._compute, wanted, compute, background=background),
             partial(self._look, wanted, newer_than),
         )
@@ -360,8 +364,8 @@ class Computing:
             metadata=answer.metadata,
         )
 
-    def _name(self, wanted: Wanted) -> str:
-        return f"cm1:lease:{self._shelf.namespace}:{digest(wanted.key)}"
+    def _name(self, key: str) -> str:
+        return f"{LAYOUT}:lease:{self._shelf.namespace}:{digest(key)}"
 
 
 def as_tags(tags: Sequence[str]) -> tuple[str, ...]:

@@ -215,16 +215,20 @@ class LLMCache:
             self._listener(StoreEvent(self.namespace, key, size_bytes, elapsed_ms))
 
     async def delete_many(self, keys: Iterable[str]) -> int:
-        """Remove entries; return how many were there. What is being computed for them is not stored.
+        """Remove entries; return how many were there.
+
+        What is being computed for them is not stored, and who asks from now on computes anew.
 
         Raises:
             BackendUnavailable: Some may still be there, or come back.
         """
+        keys = list(keys)
         storage_keys = [self._keys.to_storage(key) for key in keys]
         if not storage_keys:
             return 0
         failed = await self._note_removal(storage_keys)
         removed = await self.backend.delete_many(storage_keys)
+        self._computing.begin_anew(keys)
         if removed:
             self._listener(RemoveEvent("delete", self.namespace, removed))
         if failed is not None:
@@ -274,6 +278,7 @@ class LLMCache:
             tags = by_tag(self.namespace, page)
             if tags and isinstance(self.backend, Tags):
                 await self.backend.remove_tags(tags)
+        self._computing.begin_anew()  # which of them would carry the tag is known to nobody yet
         if removed:
             self._listener(RemoveEvent("delete", self.namespace, removed))
         if failed is not None:

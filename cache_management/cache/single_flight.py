@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 
 from cache_management.cache.backends.base import Leases
@@ -96,6 +96,15 @@ class SingleFlight(Generic[T]):
                 _land(name, flight, flights)
                 flight.task.cancel()
             raise
+
+    def forget(self, names: Iterable[str] | None) -> None:
+        """Let callers from now on begin anew (None: under any name); who waits gets what it waits for."""
+        for flights in list(self._loops.values()):  # of other threads too: each step is one of the dict's own
+            if names is None:
+                flights.clear()
+            else:
+                for name in names:
+                    flights.pop(name, None)
 
     async def _welcome(self, loop: asyncio.AbstractEventLoop) -> dict[str, Flight[T]]:
         """Return the flights of a loop seen for the first time; forget those of loops that are gone."""
@@ -194,7 +203,7 @@ def _mark(name: str) -> str:
 def _land(name: str, flight: Flight[T], flights: dict[str, Flight[T]]) -> list[asyncio.Future[T]]:
     """Let newcomers begin anew; return who waits still."""
     if flights.get(name) is flight:
-        del flights[name]
+        flights.pop(name, None)  # another thread may have forgotten it this moment
     return [waiter for waiter in flight.waiters if not waiter.done()]
 
 

@@ -452,6 +452,21 @@ async def test_what_is_removed_while_it_is_computed_does_not_come_back(removal: 
     assert [event.reason for event in bench.heard(RefusedEvent)] == ["removed_meanwhile"]
 
 
+@pytest.mark.parametrize("removal", REMOVALS.values(), ids=list(REMOVALS))
+async def test_who_asks_after_a_removal_gets_nothing_from_before_it(removal: Removal) -> None:
+    bench, model = Bench(), Slow()
+    before = asyncio.create_task(_get(bench.cache, model))
+    await model.started.wait()
+
+    await removal(bench.cache)
+    after = asyncio.create_task(bench.cache.get_or_compute("q", lambda: "new"))
+    model.go.set()
+
+    assert await before == "old"
+    assert (await after).response == "new"
+    assert await _response_is(bench.cache, "new")
+
+
 async def test_what_is_removed_while_it_is_refreshed_in_the_background_does_not_come_back() -> None:
     bench, model = Bench(ttl_seconds=100, stale_while_revalidate_seconds=50), Slow()
     await bench.cache.get_or_compute("q", lambda: "oldest")

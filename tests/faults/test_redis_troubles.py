@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,11 +63,13 @@ async def test_frozen_every_call_ends_in_its_time_and_answers_are_computed(
     await app.cache.set("q", answer())
     server.pause()
     try:
-        started = time.monotonic()
-        found = await asyncio.gather(*(app.cache.get(f"{at}") for at in range(200)))
-        asked = await asyncio.gather(*(app.ask(f"{at}") for at in range(20)))
-        await app.cache.set("q", answer("new"))
-        elapsed = time.monotonic() - started
+        # A machine under load gets the rest of these: each waits at most once for its own budget.
+        async with asyncio.timeout(10 * BUDGET_SECONDS):
+            found = await asyncio.gather(*(app.cache.get(f"{at}") for at in range(200)))
+        async with asyncio.timeout(10 * BUDGET_SECONDS):
+            asked = await asyncio.gather(*(app.ask(f"{at}") for at in range(20)))
+        async with asyncio.timeout(10 * BUDGET_SECONDS):
+            await app.cache.set("q", answer("new"))
     finally:
         server.resume()
     await app.cache.aclose()
@@ -77,8 +78,6 @@ async def test_frozen_every_call_ends_in_its_time_and_answers_are_computed(
     assert asked == [f"on {at}" for at in range(20)]
     assert app.model_calls == 20
     assert app.missed() == {"degraded"}
-    # Each kind of call waits at most once for its budget; a machine under load gets the rest.
-    assert elapsed < 20 * BUDGET_SECONDS
 
 
 async def test_down_nothing_is_raised_but_by_deletes(own_redis: OwnRedisFactory, options: dict[str, Any]) -> None:
@@ -145,6 +144,29 @@ async def test_full_of_answers_the_old_ones_make_room(own_redis: OwnRedisFactory
         assert not [event for event in app.events if isinstance(event, UnavailableEvent)]
         assert (await app.cache.get_stats()).evictions > 100
     await app.cache.aclose()
+
+
+async def test_full_of_answers_a_removal_is_still_noted(own_redis: OwnRedisFactory) -> None:
+    """The late answer would find room, and so must the note that keeps it away."""
+    server = own_redis()
+    started, go = asyncio.Event(), asyncio.Event()
+
+    async def late() -> str:
+        started.set()
+        await go.wait()
+        return "late"
+
+    async with LLMCache(CacheConfig(url=server.url)) as cache:
+        for at in range(100):
+            await cache.set(f"{at}", answer("x" * 50_000))
+        asking = asyncio.create_task(cache.get_or_compute("q", late))
+        await started.wait()
+        with redis.Redis.from_url(server.url) as client:
+            client.config_set("maxmemory", client.info("memory")["used_memory"] - 10_000)
+        await cache.delete("q")
+        go.set()
+        await asking
+        assert await cache.get("q") is None
 
 
 @pytest.mark.parametrize("empty", [True, False])

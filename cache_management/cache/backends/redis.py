@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from cache_management.cache.backends.redis_connection import Argument, Command
 from cache_management.cache.backends.redis_eviction import RedisEviction, is_full
@@ -20,6 +20,7 @@ from cache_management.cache.events import CorruptEvent, Listener, ignore
 from cache_management.cache.patterns import escape_glob
 from cache_management.cache.records import Record
 
+T = TypeVar("T")
 _NOTES_KEPT = 100_000
 _JOURNAL_LIFE_SECONDS = 7 * 24 * 3600
 _TOKEN_LIFE_SECONDS = 7 * 24 * 3600
@@ -89,22 +90,19 @@ class RedisBackend(FullBackend):
         for key, frame in frames.items():
             self._eviction.stored(key, records[key], len(frame))
 
-    async def _make_room_for(self, write: Callable[[], Awaitable[object]]) -> None:
+    async def _make_room_for(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write; while the server says that it is full, evict some entries and try again, a few times."""
         try:
-            await write()
+            return await write()
         except BackendRefused as exc:
-            if not is_full(exc) or not await self._wrote_after_all(write):
+            if not is_full(exc):
                 raise
-
-    async def _wrote_after_all(self, write: Callable[[], Awaitable[object]]) -> bool:
-        with contextlib.suppress(BackendUnavailable, TimeoutError):
-            async with asyncio.timeout(self._seconds_for_room):
-                while await self._eviction.make_room():
-                    with contextlib.suppress(BackendRefused):
-                        await write()
-                        return True
-        return False
+            with contextlib.suppress(BackendUnavailable, TimeoutError):
+                async with asyncio.timeout(self._seconds_for_room):
+                    while await self._eviction.make_room():
+                        with contextlib.suppress(BackendRefused):
+                            return await write()
+            raise
 
     async def delete_many(self, keys: Sequence[str]) -> int:
         removed: int = sum(await self._node.pipeline([("UNLINK", *page) for page in _pages(keys)]))
@@ -133,9 +131,10 @@ class RedisBackend(FullBackend):
             return await self.tail(stream)
         notes: list[Command] = [("XADD", stream, "MAXLEN", "~", _NOTES_KEPT, "*", "i", item) for item in items]
         # A journal that nobody writes goes away; readers then find a gap and read all again.
-        replies = await self._node.pipeline(
-            [*notes, ("EXPIRE", stream, _JOURNAL_LIFE_SECONDS)], payload_bytes=sum(map(len, items))
-        )
+        commands: list[Command] = [*notes, ("EXPIRE", stream, _JOURNAL_LIFE_SECONDS)]
+        payload_bytes = sum(map(len, items))
+        # A note that is lost while the answers it is about find room would bring back what was removed.
+        replies = await self._make_room_for(lambda: self._node.pipeline(commands, payload_bytes=payload_bytes))
         return str(replies[-2].decode())
 
     async def tail(self, stream: str) -> str:
@@ -200,7 +199,7 @@ class RedisBackend(FullBackend):
         return self._node.is_current()
 
 
-async def _to_its_end(write: Coroutine[Any, Any, None]) -> None:
+async def _to_its_end(write: Coroutine[Any, Any, object]) -> None:
     """Await a write on the second connection even when its caller is cancelled.
 
     Else it could arrive after a later write or delete of its key that travelled on the first one.

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import redis
 
 from cache_management.cache.backends import open_backend
 from cache_management.cache.backends.base import Backend
 from cache_management.cache.config import CacheConfig
 from tests.contracts.backend import BackendContract
+from tests.contracts.clock import remove_expired
 
 KEYS = f"first: {base64.b64encode(bytes(range(32))).decode()}"
 PATIENT_SECONDS = 20.0
@@ -33,12 +33,8 @@ class OnRedis(Composed):
         self.url = redis_url
 
     async def pass_time(self, seconds: float) -> None:
-        # The server's clock cannot be moved: what it would have expired by then is removed instead.
         self.clock.advance(seconds)
-        with redis.Redis.from_url(self.url) as client:
-            for key in client.scan_iter():
-                if 0 <= client.pexpiretime(key) <= self.clock.now * 1000:
-                    client.delete(key)
+        remove_expired(self.url, self.clock)
 
 
 class OnDisk(Composed):

@@ -23,6 +23,7 @@ from cache_management.cache.events import CorruptEvent, Event
 from cache_management.cache.records import Record
 from tests.conftest import OwnRedis, OwnRedisFactory
 from tests.contracts.backend import PREFIX, BackendContract, JournalContract
+from tests.contracts.clock import remove_expired
 from tests.contracts.watched import KEY, WatchedContract
 from tests.contracts.watched import PREFIX as WATCHED
 from tests.waiting import eventually
@@ -40,12 +41,8 @@ class TestRedisBackend(BackendContract):
         return RedisBackend(CacheConfig(url=self.url, timeout_seconds=PATIENT_SECONDS), clock=self.clock)
 
     async def pass_time(self, seconds: float) -> None:
-        # The server's clock cannot be moved: what it would have expired by then is removed instead.
         self.clock.advance(seconds)
-        with redis.Redis.from_url(self.url) as client:
-            for key in client.scan_iter():
-                if 0 <= client.pexpiretime(key) <= self.clock.now * 1000:
-                    client.delete(key)
+        remove_expired(self.url, self.clock)
 
 
 class TestRedisJournal(JournalContract):
