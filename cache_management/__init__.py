@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cache_management.cache.manager import CacheManager as CacheManager
     from cache_management.cache.semantic.matcher import SimilarityMatcher as SimilarityMatcher
     from cache_management.cache.values import CachedResponse as CachedResponse
+    from cache_management.cache.values import Lookup as Lookup
     from cache_management.cache.warmer import CacheWarmer as CacheWarmer
     from cache_management.workers.client import enqueue_warm as enqueue_warm
 
@@ -37,6 +38,7 @@ _HOME = {
     "EmbeddingModel": "cache.config",
     "EvictionPolicy": "cache.config",
     "LLMCache": "cache.llm",
+    "Lookup": "cache.values",
     "Selection": "cache.invalidation",
     "SimilarityConfig": "cache.config",
     "SimilarityMatcher": "cache.semantic.matcher",

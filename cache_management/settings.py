@@ -52,6 +52,16 @@ class MetricsSettings(_Part):
     path: str = "/metrics"
 
 
+class SemanticSettings(_Part):
+    """How meaning is compared, beside the model and its threshold; see SimilarityConfig."""
+
+    engine: Literal["auto", "onnx", "torch"] = "auto"
+    gates_off: tuple[str, ...] = ()
+    fresh_seconds: float = Field(default=3600, ge=0)
+    conversations: Literal["linked", "strict", "off"] = "linked"
+    embed_timeout_seconds: float = Field(default=1.0, gt=0, le=3600)
+
+
 class LoggingSettings(_Part):
     """What is logged, and where to; `file: null` is standard error."""
 
@@ -69,6 +79,7 @@ class Settings(CacheConfig):
     embedding_model: EmbeddingModel | str = Field(default=EmbeddingModel.MINILM, union_mode="left_to_right")
     similarity_threshold: float = Field(default=0.85, ge=-1.0, le=1.0)
     cache_embeddings: bool = True
+    semantic: SemanticSettings = SemanticSettings()
 
     distributed: DistributedSettings = DistributedSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -97,6 +108,7 @@ class Settings(CacheConfig):
             threshold=self.similarity_threshold,
             cache_embeddings=self.cache_embeddings,
             namespace=self.namespace,
+            **self.semantic.model_dump(),
         )
 
 
@@ -242,7 +254,7 @@ def _read_env(env: Mapping[str, str]) -> dict[str, Any]:
 def _env_value(key: tuple[str, ...], value: str) -> Any:
     if value.strip().lower() in {"", "null", "none"}:
         return None
-    if key[-1] == "nodes":
+    if key[-1] in {"nodes", "gates_off"}:
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
 

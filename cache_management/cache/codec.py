@@ -88,19 +88,22 @@ class _Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     compute_ms: int = 0
     cost_micro: int = 0
     tags: tuple[str, ...] = ()
+    scope: str | None = ""
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
     """What the cache keeps of an entry beside the response.
 
     `fresh_until` is Unix seconds; None: as long as the record lives. `compute_seconds` and
-    `cost_micro` (micro-dollars) are what computing it took; 0 means unknown.
+    `cost_micro` (micro-dollars) are what computing it took; 0 means unknown. `scope` names the
+    context in which a search by meaning may find it: "" is a prompt alone, None is never.
     """
 
     fresh_until: float | None = None
     compute_seconds: float = 0.0
     cost_micro: int = 0
     tags: tuple[str, ...] = ()
+    scope: str | None = ""
 
 
 class Stored(NamedTuple):
@@ -147,6 +150,7 @@ def encode_entry(
             round(facts.compute_seconds * 1000),
             facts.cost_micro,
             facts.tags,
+            facts.scope,
         )
     try:
         encoded = _encoder.encode(fields)
@@ -177,6 +181,7 @@ def decode_stored(key: str, value: bytes, *, limit_bytes: int) -> Stored:
         compute_seconds=entry.compute_ms / 1000,
         cost_micro=entry.cost_micro,
         tags=entry.tags,
+        scope=entry.scope,
     )
     return Stored(_to_response(entry, key), facts)
 

@@ -3,7 +3,8 @@
     fresh      serve; now and then, close to its end, compute again in the background (XFetch)
     stale      within stale_while_revalidate: serve, compute again in the background; when that
                brought nothing to store, not again for 5 seconds
-    absent     one computation among all callers and processes; the others get its value
+    absent     an answer by meaning, where that is asked for; else one computation among all callers
+               and processes; the others get its value
     failing    within stale_if_error: serve what is stored; else the exception is the caller's
 
 A store that is down never keeps anybody from computing.
@@ -77,6 +78,16 @@ Compute = Callable[[], Awaitable[Answer] | Answer]
 ComputeStream = Callable[[], AsyncIterator[str]]
 
 
+class Meaning(Protocol):
+    """What else may answer a request, and how its answer is found by others."""
+
+    async def find(self) -> CachedResponse | None:
+        """Return an answer found by meaning, and tell the listeners of it; None when there is none."""
+
+    async def scope(self) -> str | None:
+        """Return the scope of the request, see `Facts`."""
+
+
 class Wanted(msgspec.Struct, frozen=True):
     """One request for an entry: where it is filed and how it shall be kept."""
 
@@ -86,6 +97,7 @@ class Wanted(msgspec.Struct, frozen=True):
     ttl_seconds: int | None
     tags: tuple[str, ...]
     controls: Controls
+    meaning: Meaning | None = None
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -161,7 +173,10 @@ class Computing:
             return await self._compute(wanted, compute, ALONE)
         held = await self._shelf.load(wanted.key)
         if isinstance(held, str):
-            self._shelf.miss(held, wanted.key, started)
+            if wanted.meaning is None:
+                self._shelf.miss(held, wanted.key, started)
+            elif (found := await wanted.meaning.find()) is not None:
+                return found
             return await self._fly(wanted, compute, newer_than=None)
         response = held.stored.response
         now = self._clock()
@@ -336,7 +351,8 @@ class Computing:
         if reason is None and not await holder.still_holds():
             reason = "lease_lost"
         if reason is None and start is not None:
-            facts = Facts(compute_seconds=seconds, cost_micro=details.cost_micro, tags=wanted.tags)
+            scope = "" if wanted.meaning is None else await wanted.meaning.scope()
+            facts = Facts(compute_seconds=seconds, cost_micro=details.cost_micro, tags=wanted.tags, scope=scope)
             ttl = wanted.controls.ttl if wanted.controls.ttl is not None else wanted.ttl_seconds
             try:
                 reason = await self._shelf.store_computed(wanted.key, response, facts, ttl, start)
@@ -350,7 +366,10 @@ class Computing:
 
     def _to_response(self, wanted: Wanted, answer: Answer) -> CachedResponse:
         if isinstance(answer, CachedResponse):
-            return answer
+            if wanted.meaning is None or answer.prompt == wanted.prompt:
+                return answer
+            # It is found by its prompt, so that must be what was asked.
+            return answer.model_copy(update={"prompt": wanted.prompt})
         if isinstance(answer, str):
             answer = Computed(response=answer)
         if not isinstance(answer, Computed):

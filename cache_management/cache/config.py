@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import platformdirs
@@ -305,10 +305,19 @@ class SimilarityConfig(_Config):
     """How meaning is compared.
 
     `model` is one of `EmbeddingModel`, another sentence-transformers name, or a folder.
-    `threshold` is a cosine similarity, -1 to 1, taken literally.
+    `threshold` is a cosine similarity, -1 to 1, taken literally. `gates_off` names gates that shall not
+    refuse. What depends on the day (a current price) is served for `fresh_seconds`. Earlier
+    turns of a conversation must be answered by the same entries (`linked`), be the same
+    (`strict`), or not be there at all (`off`). A text that is not embedded within
+    `embed_timeout_seconds` is asked without meaning.
     """
 
     model: EmbeddingModel | str = Field(default=EmbeddingModel.MINILM, union_mode="left_to_right")
     threshold: float = Field(default=0.85, ge=-1.0, le=1.0)
     cache_embeddings: bool = True
     namespace: str = Field(default="default", pattern=f"^{NAMESPACE_PATTERN}$")
+    engine: Literal["auto", "onnx", "torch"] = "auto"
+    gates_off: tuple[str, ...] = ()
+    fresh_seconds: float = Field(default=3600, ge=0, le=_HUNDRED_YEARS)
+    conversations: Literal["linked", "strict", "off"] = "linked"
+    embed_timeout_seconds: float = Field(default=1.0, gt=0, le=3600)

@@ -49,13 +49,15 @@ logger = logging.getLogger("cache_management")
 class Entry(msgspec.Struct, frozen=True):
     """A stored response with what the store knows of it.
 
-    `expires_at` is Unix seconds or None; `version` tells which of two writes is newer.
+    `expires_at` is Unix seconds or None; `version` tells which of two writes is newer; `scope` says
+    where it may be found by meaning, see `Facts`.
     """
 
     key: str
     response: CachedResponse
     expires_at: float | None
     version: int
+    scope: str | None = ""
 
 
 class LLMCache:
@@ -83,8 +85,9 @@ class LLMCache:
         self.config = config or CacheConfig()
         self.namespace = self.config.namespace
         self.stats = StatsCounter()
+        self.listener = listener
         self._listener: Listener = fan_out([self.stats, listener]) if listener else self.stats
-        self._clock = clock
+        self.clock = clock
         self._limit_bytes = self.config.max_entry_bytes
         self._stale_seconds = max(self.config.stale_while_revalidate_seconds, self.config.stale_if_error_seconds)
         self._versions = VersionClock(clock)
@@ -92,7 +95,8 @@ class LLMCache:
         self.backend = backend or open_backend(self.config, clock=clock, listener=self._listener)
         self._removals = Removals(self.backend, self.namespace)
         leases = self.backend if isinstance(self.backend, Leases) else None
-        self._computing = Computing(self, SingleFlight(leases), clock=clock)
+        self.flights: SingleFlight[CachedResponse] = SingleFlight(leases)
+        self._computing = Computing(self, self.flights, clock=clock)
 
     async def get(self, key: str) -> CachedResponse | None:
         """Return the response stored under a key, or None when it is absent, expired or corrupt.
@@ -115,7 +119,7 @@ class LLMCache:
             self.miss("absent", key, started)
             return None
         try:
-            response = decode_fresh(key, record.value, limit_bytes=self._limit_bytes, now=self._clock)
+            response = decode_fresh(key, record.value, limit_bytes=self._limit_bytes, now=self.clock)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
             self.miss("corrupt", key, started)
@@ -144,7 +148,7 @@ class LLMCache:
     async def exists(self, key: str) -> bool:
         """Tell whether a live entry is stored under a key."""
         held = await self.load(key, operation="exists")
-        return isinstance(held, Held) and (held.fresh_until is None or held.fresh_until > self._clock())
+        return isinstance(held, Held) and (held.fresh_until is None or held.fresh_until > self.clock())
 
     async def delete(self, key: str) -> bool:
         """Remove an entry; return whether one was there.
@@ -374,9 +378,14 @@ class LLMCache:
             record = records.get(storage_key)
             if record is None:
                 continue
-            response = self._decode(key, storage_key, record)
-            if not isinstance(response, str):
-                found[key] = Entry(key, response, record.expires_at, record.version)
+            try:
+                stored = decode_stored(key, record.value, limit_bytes=self._limit_bytes)
+            except CorruptRecord as exc:
+                self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
+                continue
+            fresh_until = stored.facts.fresh_until
+            if fresh_until is None or fresh_until > self.clock():
+                found[key] = Entry(key, stored.response, record.expires_at, record.version, stored.facts.scope)
         return found
 
     async def put_records(self, records: Mapping[str, Record]) -> None:
@@ -556,7 +565,7 @@ class LLMCache:
             selection,
             self.backend,
             self._keys,
-            now=self._clock(),
+            now=self.clock(),
             limit_bytes=self._limit_bytes,
             corrupt=lambda name, why: self._listener(CorruptEvent(self.backend.name, name, why)),
         )
@@ -581,7 +590,7 @@ class LLMCache:
         expires_at = None
         if ttl is not None and ttl != -1:
             jitter = self.config.ttl_jitter
-            expires_at = self._clock() + (life(ttl, jitter=jitter, rng=random.random) or 0 if jitter else ttl)
+            expires_at = self.clock() + (life(ttl, jitter=jitter, rng=random.random) or 0 if jitter else ttl)
             if self._stale_seconds:
                 facts = msgspec.structs.replace(facts, fresh_until=expires_at)
                 expires_at += self._stale_seconds
@@ -621,7 +630,7 @@ class LLMCache:
     def _decode(self, key: str, storage_key: str, record: Record) -> CachedResponse | str:
         """Return the response of a record, or why it is not served: "expired" or "corrupt"."""
         try:
-            response = decode_fresh(key, record.value, limit_bytes=self._limit_bytes, now=self._clock)
+            response = decode_fresh(key, record.value, limit_bytes=self._limit_bytes, now=self.clock)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
             return "corrupt"

@@ -1,25 +1,40 @@
-"""CacheManager: one face over answers and meaning."""
+"""CacheManager: one face over answers and meaning, for every namespace of a store."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import ValidationError
+
+from cache_management.cache.admission import parse_controls
+from cache_management.cache.compute import Compute
+from cache_management.cache.config import explain_validation
 from cache_management.cache.errors import BackendUnavailable, ConfigurationError, InvalidInput
 from cache_management.cache.events import UnavailableEvent
+from cache_management.cache.front_door import FrontDoor, index_keys
+from cache_management.cache.identity import check_namespace
 from cache_management.cache.llm import LLMCache
-from cache_management.cache.records import Indexable, IndexReport, Record
-from cache_management.cache.values import CachedResponse, CacheStats, SimilarityMatch
+from cache_management.cache.records import IndexReport, Record
+from cache_management.cache.requests import Request, make_request
+from cache_management.cache.values import CachedResponse, CacheStats, Lookup, SimilarityMatch
 
 if TYPE_CHECKING:
     from cache_management.cache.semantic.matcher import SimilarityMatcher
 
 
+Prompt = str | Sequence[Mapping[str, Any]]
+
+_NEIGHBOURS_KEPT = 16
+
+
 class CacheManager:
-    """Keeps an LLMCache and a SimilarityMatcher in step.
+    """Answers whole requests, by `lookup`, `store` and `get_or_compute`, from an LLMCache and a SimilarityMatcher.
 
     Share one backend between them, so that an answer that is gone is not found by
-    meaning either.
+    meaning either. `namespace=` of a call serves another namespace of the same store.
     """
 
     def __init__(self, llm_cache: LLMCache, similarity_matcher: SimilarityMatcher | None = None) -> None:
@@ -27,6 +42,98 @@ class CacheManager:
         self.similarity_matcher = similarity_matcher
         if similarity_matcher is not None:
             _check_pair(llm_cache, similarity_matcher)
+        self._door = FrontDoor(llm_cache, similarity_matcher)
+        self._neighbours: OrderedDict[str, FrontDoor] = OrderedDict()
+
+    async def lookup(
+        self,
+        prompt: Prompt,
+        *,
+        model: str | None = None,
+        system: Prompt | None = None,
+        history: Sequence[Mapping[str, Any]] = (),
+        params: Mapping[str, Any] | None = None,
+        namespace: str | None = None,
+        threshold: float | None = None,
+    ) -> Lookup:
+        """Return what is stored for a request: the same one, or one that means the same in the same context.
+
+        It calls no model and stores nothing. All that is given counts: another model, system prompt, tool,
+        parameter or conversation is another context. See `Lookup` for why it missed.
+
+        Args:
+            prompt: Text, or content parts; None when `history` is the whole conversation.
+            history: The conversation before the prompt, oldest first, as chat messages.
+            params: The rest of the request: temperature, tools, response_format, anything.
+            threshold: Cosine similarity, -1 to 1; by default the configured one.
+
+        Raises:
+            InvalidInput: A part of the request cannot be used; names it.
+            BackendUnavailable: Only with `strict`.
+        """
+        request = make_request(prompt, model=model, system=system, history=history, params=params)
+        return await self._door_of(namespace).lookup(request, threshold)
+
+    async def store(
+        self,
+        prompt: Prompt,
+        response: str | CachedResponse,
+        *,
+        model: str | None = None,
+        system: Prompt | None = None,
+        history: Sequence[Mapping[str, Any]] = (),
+        params: Mapping[str, Any] | None = None,
+        namespace: str | None = None,
+        ttl_seconds: int | None = None,
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> str:
+        """File an answer under its request, findable exactly and by meaning; return its key.
+
+        `metadata` is added to that of a CachedResponse; the prompt of the request replaces its own.
+
+        Raises:
+            InvalidInput, InvalidEntry: The request or the answer cannot be used.
+            BackendUnavailable: Only with `strict`.
+        """
+        request = make_request(prompt, model=model, system=system, history=history, params=params)
+        door = self._door_of(namespace)
+        filed = _as_response(request, response, metadata or {}, now=door.cache.clock())
+        return await door.store(request, filed, ttl_seconds=ttl_seconds, tags=tags)
+
+    async def get_or_compute(
+        self,
+        prompt: Prompt,
+        compute: Compute,
+        *,
+        model: str | None = None,
+        system: Prompt | None = None,
+        history: Sequence[Mapping[str, Any]] = (),
+        params: Mapping[str, Any] | None = None,
+        namespace: str | None = None,
+        threshold: float | None = None,
+        ttl_seconds: int | None = None,
+        tags: Sequence[str] = (),
+        controls: Mapping[str, object] | None = None,
+    ) -> CachedResponse:
+        """Return what `lookup` finds, or compute it once and `store` it.
+
+        Callers that ask the same at the same time, in any process, share one computation. Its exceptions
+        are the caller's; what is no good answer (cut off, refused, ...) is returned and not stored.
+
+        Args:
+            compute: Returns text, a CachedResponse or Computed; may be async. A plain function
+                runs on a thread.
+            controls: `ttl`, `s-maxage`, `no-cache`, `no-store`, `namespace`, in LiteLLM's words.
+
+        Raises:
+            InvalidInput: A part of the request, a tag or a control cannot be used; names it.
+        """
+        request = make_request(prompt, model=model, system=system, history=history, params=params)
+        door = self._door_of(namespace or parse_controls(controls).namespace)
+        return await door.get_or_compute(
+            request, compute, threshold=threshold, ttl_seconds=ttl_seconds, tags=tags, controls=controls
+        )
 
     async def get_llm_cache(self, key: str) -> CachedResponse | None:
         """Return the response stored under a key, or None."""
@@ -51,10 +158,7 @@ class CacheManager:
         if self.similarity_matcher is None:
             return IndexReport(0, 0, 0)
         try:
-            entries = await self.llm_cache.load_entries(keys)
-            return await self.similarity_matcher.index_entries(
-                [Indexable(entry.key, entry.response.prompt, entry.expires_at) for entry in entries.values()]
-            )
+            return await index_keys(self.llm_cache, self.similarity_matcher, keys)
         except BackendUnavailable as exc:
             if self.llm_cache.config.strict:
                 raise
@@ -82,7 +186,10 @@ class CacheManager:
         return await self.llm_cache.get_stats()
 
     async def aclose(self) -> None:
-        """Free connections and files."""
+        """Wait for what is computed in the background, then free connections and files."""
+        await self._door.finish()
+        while self._neighbours:
+            await _leave(self._neighbours.popitem()[1])
         if self.similarity_matcher is not None:
             await self.similarity_matcher.aclose()
         await self.llm_cache.aclose()
@@ -92,6 +199,55 @@ class CacheManager:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
+
+    def _door_of(self, namespace: str | None) -> FrontDoor:
+        if namespace is None or namespace == self.llm_cache.namespace:
+            return self._door
+        door = self._neighbours.get(namespace)
+        if door is None:
+            door = self._neighbours[namespace] = _neighbour(self._door, check_namespace(namespace))
+        self._neighbours.move_to_end(namespace)
+        if len(self._neighbours) > _NEIGHBOURS_KEPT:
+            self._neighbours.popitem(last=False)
+        return door
+
+
+def _neighbour(door: FrontDoor, namespace: str) -> FrontDoor:
+    """Return a door to another namespace of the same store; only its keys and its index are its own."""
+    cache = LLMCache(
+        door.cache.config.model_copy(update={"namespace": namespace}),
+        backend=door.cache.backend,
+        listener=door.cache.listener,
+        clock=door.cache.clock,
+    )
+    return FrontDoor(cache, None if door.matcher is None else door.matcher.in_namespace(namespace, listener=cache.tell))
+
+
+async def _leave(door: FrontDoor) -> None:
+    await door.finish()
+    if door.matcher is not None:
+        await door.matcher.aclose()
+
+
+def _as_response(
+    request: Request, response: str | CachedResponse, metadata: Mapping[str, Any], *, now: float
+) -> CachedResponse:
+    """Return an answer as it is filed: under the text that was asked."""
+    prompt = request.last_text or ""
+    if isinstance(response, str):
+        moment = datetime.fromtimestamp(now, UTC)
+        model = request.model or "unknown"
+        try:
+            return CachedResponse(
+                prompt=prompt, response=response, model=model, timestamp=moment, metadata=dict(metadata)
+            )
+        except ValidationError as exc:
+            raise InvalidInput(explain_validation(exc, what="the answer")) from None
+    if not isinstance(response, CachedResponse):
+        raise InvalidInput(f"response must be text or a CachedResponse, not {type(response).__name__}")
+    if response.prompt == prompt and not metadata:
+        return response
+    return response.model_copy(update={"prompt": prompt, "metadata": {**response.metadata, **metadata}})
 
 
 def _check_pair(llm_cache: LLMCache, matcher: SimilarityMatcher) -> None:

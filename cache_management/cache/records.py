@@ -42,11 +42,12 @@ class Neighbour(msgspec.Struct, frozen=True, gc=False):
 
 
 class Indexable(msgspec.Struct, frozen=True, gc=False):
-    """An entry of the LLM cache that shall be found by meaning."""
+    """An entry of the LLM cache that shall be found by meaning, within its scope."""
 
     key: str
     prompt: str
     expires_at: float | None
+    scope: str = ""
 
 
 class IndexReport(msgspec.Struct, frozen=True, gc=False):

@@ -170,12 +170,15 @@ def fingerprint(request: Request) -> str:
     return "fp1:" + _hash(b"cm:fp1", canonical(request))
 
 
-def compatibility(request: Request) -> str:
+def compatibility(request: Request, *, chain: str | None = None) -> str:
     """Return the name of the request without its last user text.
 
-    A paraphrase in the same context has the same one; a search by meaning never leaves it.
+    A paraphrase in the same context has the same one; a search by meaning never leaves it. A
+    `chain` stands in the place of the history, see `semantic/chains.py`.
     """
-    form = canonical(request)
+    form = canonical(request if chain is None else msgspec.structs.replace(request, history=()))
+    if chain is not None:
+        form["chain"] = chain
     if request.prompt is not None:
         content = form["messages"][-1]["content"]
         form["messages"][-1] = {
@@ -198,6 +201,18 @@ def entry_key(request: Request) -> str:
     prompt = request.prompt
     if (
         isinstance(prompt, str)
+        and is_bare(request)
+        and not is_reserved_key(prompt)
+        and 0 < len(prompt.encode()) <= MAX_KEY_BYTES
+    ):
+        return prompt
+    return fingerprint(request)
+
+
+def is_bare(request: Request) -> bool:
+    """Tell whether a request carries nothing but a text to ask."""
+    return (
+        isinstance(request.prompt, str)
         and request.model is None
         and request.system is None
         and request.tools is None
@@ -205,11 +220,7 @@ def entry_key(request: Request) -> str:
         and request.response_format is None
         and request.tenant is None
         and not (request.history or request.params or request.sample)
-        and not is_reserved_key(prompt)
-        and 0 < len(prompt.encode()) <= MAX_KEY_BYTES
-    ):
-        return prompt
-    return fingerprint(request)
+    )
 
 
 def is_reserved_key(key: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
@@ -41,7 +41,8 @@ class SimilarityMatch(msgspec.Struct, frozen=True):
     """One stored prompt that means nearly the same as the query.
 
     `score` is the cosine similarity, -1 to 1, larger is closer. `vetoes` names every
-    gate that refuses it; when it is empty the match would be served.
+    gate that refuses it; when it is empty the match would be served. `age_seconds` is how long
+    ago the answer was stored.
     """
 
     score: float
@@ -49,6 +50,78 @@ class SimilarityMatch(msgspec.Struct, frozen=True):
     response: str
     key: str
     vetoes: tuple[str, ...] = ()
+    age_seconds: float | None = None
+
+
+LookupKind = Literal["exact", "semantic"]
+LookupReason = Literal[
+    "exact",
+    "semantic",
+    "no_candidate",
+    "below_threshold",
+    "vetoed",
+    "unverified",
+    "ineligible_turn",
+    "bypass",
+    "expired",
+    "degraded",
+]
+
+
+class Lookup(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one question, and why. True in a condition when it is a hit.
+
+    `key` is the entry that was served, or the one under which an answer would be stored. `reason`
+    says why it missed; on a hit it is the kind. `nearest` is the best candidate that was not served,
+    `vetoes` are its gates, `candidates` are all that were weighed, best first. `similarity` is
+    that of the answer served, 1.0 when exact.
+    """
+
+    hit: bool
+    kind: LookupKind | None = None
+    response: CachedResponse | None = None
+    key: str
+    similarity: float | None = None
+    age_seconds: float | None = None
+    reason: LookupReason
+    vetoes: tuple[str, ...] = ()
+    nearest: SimilarityMatch | None = None
+    threshold: float
+    candidates: tuple[SimilarityMatch, ...] = ()
+    scope: str | None = None
+    namespace: str = "default"
+    timings_ms: dict[str, float] = {}
+    decision_id: str = ""
+
+    def __bool__(self) -> bool:
+        return self.hit
+
+    def explain(self) -> str:
+        """Return the decision in lines for a person: what was weighed, how close it was, what refused it."""
+        kept = f", stored {_ago(self.age_seconds)} ago" if self.age_seconds is not None else ""
+        lines = [f"{'hit' if self.hit else 'miss'}: {self.reason}{kept}, threshold {self.threshold:.2f}"]
+        for match in self.candidates:
+            served = self.hit and match.key == self.key and not match.vetoes
+            verdict = (
+                "served"
+                if served
+                else "refused by " + ", ".join(match.vetoes)
+                if match.vetoes
+                else "below the threshold"
+                if match.score < self.threshold
+                else "not served"
+            )
+            age = f", stored {_ago(match.age_seconds)} ago" if match.age_seconds is not None else ""
+            lines.append(f"  {match.score:.3f}  {match.prompt[:80]!r}: {verdict}{age}")
+        took = ", ".join(f"{stage} {spent:.2f} ms" for stage, spent in self.timings_ms.items())
+        return "\n".join([*lines, *([f"  took {took}"] if took else [])])
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 class CacheStats(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from cache_management.cache.backends.memory import MemoryBackend
+from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.errors import BackendUnavailable
 from cache_management.cache.records import Record
 
@@ -14,8 +15,8 @@ class BreakableBackend(MemoryBackend):
 
     name = "breakable"
 
-    def __init__(self, *, up: bool = False) -> None:
-        super().__init__(max_size=10_000)
+    def __init__(self, *, up: bool = False, clock: Clock = system_clock) -> None:
+        super().__init__(max_size=10_000, clock=clock)
         self.up = up
 
     def _check(self) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.errors import CorruptRecord, JournalGap
@@ -22,7 +24,8 @@ _EVERY_SECONDS = 0.05
 class Follower:
     """Reads the journal before a search, at most every 50 ms; after a gap it reads everything again.
 
-    A note is the storage key of a vector that was added, changed or removed.
+    A note is the storage key of a vector that was added, changed or removed. Each scope is a
+    partition of the index, so that a search cannot leave it.
     """
 
     def __init__(
@@ -33,7 +36,6 @@ class Follower:
         *,
         stream: str,
         prefix: str,
-        partition: str,
         dims: int,
         listener: Listener,
         monotonic: Callable[[], float] = time.monotonic,
@@ -43,7 +45,6 @@ class Follower:
         self._index = index
         self._stream = stream
         self._prefix = prefix
-        self._partition = partition
         self._dims = dims
         self._listener = listener
         self._monotonic = monotonic
@@ -52,6 +53,38 @@ class Follower:
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._size_after_full_read = 0
+        self._scopes: dict[str, str] = {}  # of vectors that are not in scope ""
+
+    def partition(self, scope: str) -> str:
+        """Return the name of the partition that holds a scope."""
+        return f"{self._prefix}{scope}"
+
+    def scopes(self) -> list[str]:
+        """Return the scopes that may hold something."""
+        return ["", *sorted(set(self._scopes.values()))]
+
+    async def put(self, rows: Mapping[str, NDArray[np.float32]], scopes: Mapping[str, str]) -> None:
+        """Add or replace vectors by storage key; shapes (d,)."""
+        await self.remove([key for key in rows if self._scopes.get(key, "") != scopes[key]])
+        for scope in set(scopes.values()):
+            keys = [key for key in rows if scopes[key] == scope]
+            await self._index.add(self.partition(scope), keys, np.stack([rows[key] for key in keys]))
+            if scope:
+                # One text for all vectors of a scope, not one for each.
+                self._scopes.update(dict.fromkeys(keys, sys.intern(scope)))
+
+    async def remove(self, keys: Sequence[str]) -> None:
+        """Forget vectors; keys that are not there are passed over."""
+        for scope in {self._scopes.get(key, "") for key in keys}:
+            gone = [key for key in keys if self._scopes.get(key, "") == scope]
+            await self._index.remove(self.partition(scope), gone)
+            for key in gone:
+                self._scopes.pop(key, None)
+
+    async def clear(self) -> None:
+        """Forget all vectors."""
+        await self._index.drop()
+        self._scopes.clear()
 
     async def catch_up(self) -> None:
         """Bring the index up to date.
@@ -73,7 +106,7 @@ class Follower:
             except JournalGap:
                 await self._read_all()
             # What expired sends no note and stays until it is a candidate: begin anew when it may be half of all.
-            if await self._index.size(self._partition) > 2 * self._size_after_full_read + _SLACK:
+            if await self._index.size() > 2 * self._size_after_full_read + _SLACK:
                 await self._read_all()
             self._next_look = self._monotonic() + _EVERY_SECONDS
 
@@ -82,7 +115,7 @@ class Follower:
         self._cursor = None
         # The cursor is taken first: what is written meanwhile is read twice, never missed.
         cursor = await self._journal.tail(self._stream)
-        await self._index.drop(self._partition)
+        await self.clear()
         page: list[str] = []
         async for key in self._backend.scan(self._prefix):
             page.append(key)
@@ -91,7 +124,7 @@ class Follower:
                 page = []
         await self._load(page)
         self._cursor = cursor
-        self._size_after_full_read = await self._index.size(self._partition)
+        self._size_after_full_read = await self._index.size()
 
     async def _read_new(self) -> None:
         while self._cursor is not None:
@@ -107,14 +140,15 @@ class Follower:
         if not keys:
             return
         records = await self._backend.get_many(keys)
-        ids = []
-        rows = []
+        rows = {}
+        scopes = {}
         for key, record in records.items():
             try:
-                rows.append(decode_vector(record.value, dims=self._dims).as_array())
-                ids.append(key)
+                found = decode_vector(record.value, dims=self._dims)
             except CorruptRecord as exc:
                 self._listener(CorruptEvent(self._backend.name, key, str(exc)))
-        await self._index.remove(self._partition, [key for key in keys if key not in records])
-        if ids:
-            await self._index.add(self._partition, ids, np.stack(rows))
+                continue
+            rows[key], scopes[key] = found.as_array(), found.scope
+        await self.remove([key for key in keys if key not in rows])
+        if rows:
+            await self.put(rows, scopes)

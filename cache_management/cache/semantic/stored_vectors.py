@@ -19,12 +19,14 @@ class StoredVector(msgspec.Struct, frozen=True, array_like=True):
 
     `response` is the answer itself when the vector stands alone, and None when the answer
     is an entry of the LLM cache under `key`: then the entry decides whether it is served.
+    `scope` is the context it was asked in; a search never leaves its own.
     """
 
     key: str
     prompt: str
     response: str | None
     vector: bytes
+    scope: str = ""
 
     def as_array(self) -> NDArray[np.float32]:
         """Return shape (d,), float32."""
@@ -50,9 +52,11 @@ def journal_name(namespace: str) -> str:
     return f"cm1:log:{namespace}:vectors"
 
 
-def encode_vector(key: str, prompt: str, response: str | None, vector: NDArray[np.float32]) -> bytes:
+def encode_vector(
+    key: str, prompt: str, response: str | None, vector: NDArray[np.float32], *, scope: str = ""
+) -> bytes:
     """Return the value of a vector's record."""
-    return _encoder.encode(StoredVector(key, prompt, response, vector.astype("<f4").tobytes()))
+    return _encoder.encode(StoredVector(key, prompt, response, vector.astype("<f4").tobytes(), scope))
 
 
 def decode_vector(value: bytes, *, dims: int) -> StoredVector:

@@ -371,7 +371,7 @@ async def test_thresholds_are_taken_literally(backend: MemoryBackend) -> None:
     other /= np.linalg.norm(other)
     for name, cosine in vectors.items():
         row = (cosine * query + (1 - cosine**2) ** 0.5 * other).astype(np.float32)
-        await matcher._put([(name, name, name, None)], row[None, :])
+        await matcher._put([Indexable(name, name, None)], row[None, :], response=name)
 
     assert await found_by(matcher, QUESTION) == ["same"]
     assert await found_by(matcher, QUESTION, threshold=0) == ["same", "near", "right angle"]

@@ -1,0 +1,352 @@
+"""The one way in for a whole request: exact, else by meaning, else computed once and stored.
+
+    exact      the entry of the whole request
+    semantic   the nearest entries asked in the same context: the best that no gate refuses
+    compute    see cache/compute.py; what is stored becomes findable by meaning
+
+One door serves one namespace. Nothing that fails on the way to an answer is raised, unless `strict`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cache_management.cache.admission import Controls, may_serve, parse_controls
+from cache_management.cache.clock import version_time
+from cache_management.cache.codec import Facts
+from cache_management.cache.compute import Compute, Computing, Held, Start, Wanted, as_tags
+from cache_management.cache.config import SimilarityConfig
+from cache_management.cache.errors import BackendUnavailable, EmbedderUnavailable, InvalidInput
+from cache_management.cache.events import HitEvent, UnavailableEvent
+from cache_management.cache.llm import LLMCache
+from cache_management.cache.records import Indexable, IndexReport
+from cache_management.cache.requests import Request, entry_key, is_reserved_key
+from cache_management.cache.semantic.chains import chain_of, scope_of
+from cache_management.cache.semantic.decision import decide
+from cache_management.cache.values import CachedResponse, Lookup, LookupReason
+
+if TYPE_CHECKING:
+    from cache_management.cache.semantic.matcher import Candidate, SimilarityMatcher
+
+logger = logging.getLogger("cache_management")
+
+_RESOLVED_KEPT = 10_000
+_EMBEDDER_ERRORS = (EmbedderUnavailable, ImportError, TimeoutError)
+
+
+class FrontDoor:
+    """Answers requests from one LLMCache and the matcher over its entries.
+
+    Args:
+        matcher: Finds by meaning; without one only exact hits are served.
+    """
+
+    def __init__(self, cache: LLMCache, matcher: SimilarityMatcher | None) -> None:
+        self.cache = cache
+        self.matcher = matcher
+        self.config = matcher.config if matcher is not None else SimilarityConfig(namespace=cache.namespace)
+        self._shelf = _RequestShelf(cache, self._make_findable)
+        self._computing = Computing(self._shelf, cache.flights, clock=cache.clock)
+        self._resolved: OrderedDict[tuple[str, str], str] = OrderedDict()  # turn and scope to the entry that answered
+        self._warned = False
+
+    async def lookup(self, request: Request, threshold: float | None = None) -> Lookup:
+        """Return what is stored for a request, exactly or by meaning; it computes and changes nothing.
+
+        Raises:
+            InvalidInput: The threshold is outside -1 to 1.
+            BackendUnavailable: Only with `strict`.
+        """
+        started = perf_counter()
+        floor = self._floor(threshold)
+        key = entry_key(request)
+        held = await self._shelf.load(key)
+        now = self.cache.clock()
+        if isinstance(held, Held) and (held.fresh_until is None or held.fresh_until > now):
+            response = held.stored.response
+            self.cache.hit(key, response, started)
+            return Lookup(
+                hit=True,
+                kind="exact",
+                response=response,
+                key=key,
+                similarity=1.0,
+                age_seconds=max(0.0, now - version_time(held.version)),
+                reason="exact",
+                threshold=floor,
+                scope=held.stored.facts.scope,
+                namespace=self.cache.namespace,
+                timings_ms={"exact": (perf_counter() - started) * 1000},
+                decision_id=secrets.token_hex(8),
+            )
+        missed: LookupReason = (
+            "degraded" if held == "degraded" else "expired" if isinstance(held, Held) else "no_candidate"
+        )
+        return await self.by_meaning(request, floor, missed=missed, started=started)
+
+    async def store(
+        self,
+        request: Request,
+        response: CachedResponse,
+        *,
+        ttl_seconds: int | None = None,
+        tags: Sequence[str] = (),
+    ) -> str:
+        """File an answer under its request and make it findable by meaning; return its key.
+
+        Raises:
+            InvalidEntry, InvalidInput: It cannot be stored.
+            BackendUnavailable: Only with `strict`.
+        """
+        key = entry_key(request)
+        scope = await self.scope(request)
+        await self.cache.store(key, response, Facts(tags=as_tags(tags), scope=scope), ttl_seconds)
+        if scope is not None:
+            await self._make_findable(key)
+        return key
+
+    async def get_or_compute(
+        self,
+        request: Request,
+        compute: Compute,
+        *,
+        threshold: float | None = None,
+        ttl_seconds: int | None = None,
+        tags: Sequence[str] = (),
+        controls: Mapping[str, object] | None = None,
+    ) -> CachedResponse:
+        """Return what `lookup` finds, or compute it once and store it, see `LLMCache.get_or_compute`."""
+        read = parse_controls(controls)
+        wanted = Wanted(
+            entry_key(request),
+            request.last_text or "",
+            request.model or "unknown",
+            ttl_seconds,
+            as_tags(tags),
+            read,
+            _Meaning(self, request, self._floor(threshold), read),
+        )
+        return await self._computing.run(wanted, compute)
+
+    async def finish(self) -> None:
+        """Wait for what is computed in the background of this event loop."""
+        await self._computing.finish()
+
+    async def by_meaning(
+        self,
+        request: Request,
+        threshold: float,
+        *,
+        missed: LookupReason = "no_candidate",
+        started: float | None = None,
+    ) -> Lookup:
+        """Return the best answer in the scope of a request that has no entry, and tell the listeners.
+
+        `missed` is the reason when nothing is near.
+        """
+        began = perf_counter()
+        started = began if started is None else started
+        spent = {"exact": (began - started) * 1000}
+        candidates: Sequence[Candidate] = ()
+        scope: str | None = None
+        if self.matcher is not None and missed != "degraded":
+            try:
+                scope = await self.scope(request)
+                found = None if scope is None else await self._candidates(request, scope, threshold, spent)
+            except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
+                self._without_meaning(exc)
+                missed = "degraded"
+            else:
+                if found is None and missed == "no_candidate":
+                    missed = "ineligible_turn"
+                candidates = found or ()
+        matches = tuple(candidate.match for candidate in candidates)
+        at, reason = decide(matches, threshold)
+        lookup = Lookup(
+            hit=False,
+            key=entry_key(request),
+            reason=reason if matches else missed,
+            vetoes=matches[0].vetoes if matches else (),
+            nearest=next((match for match in matches if match.vetoes or at is None), None),
+            threshold=threshold,
+            candidates=matches,
+            scope=scope,
+            namespace=self.cache.namespace,
+            timings_ms=spent,
+            decision_id=secrets.token_hex(8),
+        )
+        if at is None:
+            self.cache.miss(lookup.reason, lookup.key, started)
+            return lookup
+        served = candidates[at]
+        tokens = served.response.token_count
+        elapsed_ms = (perf_counter() - started) * 1000
+        self.cache.tell(HitEvent("semantic", self.cache.namespace, served.match.key, tokens, elapsed_ms))
+        return msgspec.structs.replace(
+            lookup,
+            hit=True,
+            kind="semantic",
+            response=served.response,
+            key=served.match.key,
+            similarity=served.match.score,
+            age_seconds=served.match.age_seconds,
+            vetoes=(),
+        )
+
+    async def _candidates(
+        self, request: Request, scope: str, threshold: float, spent: dict[str, float]
+    ) -> list[Candidate] | None:
+        """Return the nearest entries of a scope, or None for a text that the model cannot read whole."""
+        if self.matcher is None:
+            return []
+        text = request.last_text or ""
+        began = perf_counter()
+        await self.matcher.embedder.load()  # once, and it may take seconds: no deadline
+        async with asyncio.timeout(self.config.embed_timeout_seconds):
+            vector = await self.matcher.vector_of(text)
+        embedded = perf_counter()
+        spent["embed"] = (embedded - began) * 1000
+        if vector is None:
+            return None
+        found = await self.matcher.nearest(text, vector, scope, threshold)
+        spent["search"] = (perf_counter() - embedded) * 1000
+        return found
+
+    async def scope(self, request: Request) -> str | None:
+        """Return where a request may be found by meaning, or None when only exactly."""
+        chain = await chain_of(request, self._resolve, conversations=self.config.conversations)
+        return None if chain is None else scope_of(request, chain)
+
+    async def _resolve(self, turn: Request, scope: str | None) -> str:
+        """Return the key of the entry that answers an earlier turn, or the turn's own when none does."""
+        own = entry_key(turn)
+        if scope is None or self.matcher is None:
+            return own
+        known = self._resolved.get((own, scope))
+        if known is None:
+            known = await self._answer_of(turn, own, scope)
+            if known is None:
+                return own  # not kept: the next time there may be one
+        self._resolved[own, scope] = known
+        self._resolved.move_to_end((own, scope))
+        while len(self._resolved) > _RESOLVED_KEPT:
+            self._resolved.popitem(last=False)
+        return known
+
+    async def _answer_of(self, turn: Request, own: str, scope: str) -> str | None:
+        if isinstance(await self._shelf.load(own), Held):
+            return own
+        try:
+            candidates = await self._candidates(turn, scope, self.config.threshold, {})
+        except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
+            self._without_meaning(exc)
+            return None
+        at, _ = decide([candidate.match for candidate in candidates or ()], self.config.threshold)
+        return None if at is None or not candidates else candidates[at].match.key
+
+    async def _make_findable(self, key: str) -> None:
+        """Store the vector of an entry; one that cannot be made leaves the entry exact-only."""
+        if self.matcher is None:
+            return
+        try:
+            await index_keys(self.cache, self.matcher, [key])
+        except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
+            self._without_meaning(exc)
+
+    def _without_meaning(self, error: Exception) -> None:
+        """Tell that a step by meaning was left out.
+
+        Raises:
+            BackendUnavailable: Only with `strict`.
+        """
+        if isinstance(error, BackendUnavailable):
+            self.cache.tell(UnavailableEvent(error.backend, "lookup", error.reason))
+            if self.cache.config.strict:
+                raise error
+            return
+        reason = "no vector in time" if isinstance(error, TimeoutError) else str(error)
+        self.cache.tell(UnavailableEvent("embedder", "lookup", reason))
+        if not self._warned:
+            self._warned = True
+            logger.warning("answers are found exactly only, not by meaning: %s", reason)
+
+    def _floor(self, threshold: float | None) -> float:
+        if threshold is None:
+            return self.config.threshold
+        if not -1.0 <= threshold <= 1.0:
+            raise InvalidInput(f"threshold {threshold} is no cosine similarity; take a number from -1 to 1")
+        return threshold
+
+
+async def index_keys(cache: LLMCache, matcher: SimilarityMatcher, keys: Sequence[str]) -> IndexReport:
+    """Make stored entries findable by meaning; keys without an entry, or with an exact-only one, are passed over.
+
+    Raises:
+        EmbedderUnavailable, BackendUnavailable: Nothing was stored.
+    """
+    entries = await cache.load_entries(keys)
+    return await matcher.index_entries(
+        [
+            Indexable(entry.key, entry.response.prompt, entry.expires_at, entry.scope)
+            for entry in entries.values()
+            # A fingerprint without a scope was stored by somebody who did not say in which context it is right.
+            if entry.scope is not None and (entry.scope or not is_reserved_key(entry.key))
+        ]
+    )
+
+
+class _RequestShelf:
+    """An LLMCache as whole requests see it: an entry under a key that is not theirs is none."""
+
+    def __init__(self, cache: LLMCache, stored: Callable[[str], Awaitable[None]]) -> None:
+        self._cache = cache
+        self._stored = stored
+        self.config = cache.config
+        self.namespace = cache.namespace
+        self.start = cache.start
+        self.hit = cache.hit
+        self.miss = cache.miss
+        self.tell = cache.tell
+
+    async def load(self, key: str) -> Held | str:
+        held = await self._cache.load(key, operation="lookup")
+        if isinstance(held, str):
+            return held
+        # A key is a prompt, or a fingerprint that only a request's entry may stand under.
+        ours = held.stored.facts.scope != "" if is_reserved_key(key) else held.stored.response.prompt == key
+        return held if ours else "absent"
+
+    async def store_computed(
+        self, key: str, response: CachedResponse, facts: Facts, ttl_seconds: int | None, start: Start
+    ) -> str | None:
+        refused = await self._cache.store_computed(key, response, facts, ttl_seconds, start)
+        if refused is None and facts.scope is not None:
+            await self._stored(key)
+        return refused
+
+
+class _Meaning:
+    """What `compute.Meaning` asks, for one request."""
+
+    def __init__(self, door: FrontDoor, request: Request, threshold: float, controls: Controls) -> None:
+        self._door = door
+        self._request = request
+        self._threshold = threshold
+        self._controls = controls
+
+    async def find(self) -> CachedResponse | None:
+        found = await self._door.by_meaning(self._request, self._threshold)
+        if found.age_seconds is not None and may_serve(found.age_seconds, self._controls) is not None:
+            return None
+        return found.response
+
+    async def scope(self) -> str | None:
+        return await self._door.scope(self._request)

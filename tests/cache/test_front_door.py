@@ -1,0 +1,502 @@
+"""lookup, store and get_or_compute: whole requests, exactly and by meaning."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cache_management import CacheConfig, CachedResponse, CacheManager, Computed, LLMCache, SimilarityConfig
+from cache_management.cache.embeddings.hashing import HashingEmbedder
+from cache_management.cache.errors import BackendUnavailable, EmbedderUnavailable, InvalidInput, InvalidKey
+from cache_management.cache.events import Event, HitEvent, MissEvent, UnavailableEvent, VetoEvent
+from cache_management.cache.requests import entry_key, make_request
+from cache_management.cache.semantic.matcher import SimilarityMatcher
+from tests.contracts.broken import BreakableBackend
+from tests.contracts.clock import ManualClock
+
+ASKED = "how do I reset my password"
+REWORDED = "my password, how do I reset"
+CONTEXT: dict[str, Any] = {
+    "model": "gpt-4",
+    "system": "Be brief.",
+    "params": {"temperature": 0, "tools": [{"name": "t"}]},
+}
+
+
+class Door:
+    """A manager in memory, with what it told. Words in another order mean the same to its model."""
+
+    def __init__(self, *, embedder: Any = None, strict: bool = False, **similarity: Any) -> None:
+        self.clock = ManualClock()
+        self.events: list[Event] = []
+        self.backend = BreakableBackend(up=True, clock=self.clock)
+        cache = LLMCache(
+            CacheConfig(strict=strict), backend=self.backend, clock=self.clock, listener=self.events.append
+        )
+        matcher = SimilarityMatcher(
+            SimilarityConfig(**{"threshold": 0.8, "cache_embeddings": False, **similarity}),
+            backend=self.backend,
+            embedder=embedder or HashingEmbedder(),
+            clock=self.clock,
+            listener=cache.tell,
+        )
+        self.manager = CacheManager(cache, matcher)
+        self.lookup = self.manager.lookup
+        self.store = self.manager.store
+        self.get_or_compute = self.manager.get_or_compute
+
+    def heard(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+async def test_the_same_request_is_an_exact_hit() -> None:
+    door = Door()
+    await door.store(ASKED, "On the login page.", **CONTEXT)
+    door.clock.advance(60)
+
+    found = await door.lookup(ASKED, **CONTEXT)
+
+    assert found
+    assert (found.kind, found.reason, found.similarity, found.age_seconds) == ("exact", "exact", 1.0, 60)
+    assert found.response is not None
+    assert (found.response.prompt, found.response.response, found.response.model) == (
+        ASKED,
+        "On the login page.",
+        "gpt-4",
+    )
+    assert [event.kind for event in door.heard(HitEvent)] == ["exact"]
+
+
+@pytest.mark.parametrize("context", [{}, CONTEXT], ids=["bare", "with context"])
+async def test_a_paraphrase_in_the_same_context_is_a_semantic_hit(context: dict[str, Any]) -> None:
+    door = Door()
+    key = await door.store(ASKED, "On the login page.", **context)
+    door.clock.advance(5)
+
+    found = await door.lookup(REWORDED, **context)
+
+    assert found.hit
+    assert (found.kind, found.key, found.age_seconds, found.vetoes) == ("semantic", key, 5, ())
+    assert found.similarity == pytest.approx(1.0)
+    assert found.response is not None
+    assert found.response.response == "On the login page."
+    assert [(event.kind, event.key) for event in door.heard(HitEvent)] == [("semantic", key)]
+    assert {"exact", "embed", "search"} <= found.timings_ms.keys()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "gpt-5"},
+        {"model": None},
+        {"system": "Be long."},
+        {"system": None},
+        {"params": {"temperature": 1, "tools": [{"name": "t"}]}},
+        {"params": {"temperature": 0, "tools": [{"name": "u"}]}},
+        {"params": {"temperature": 0, "tools": [{"name": "t"}], "response_format": {"type": "json_object"}}},
+        {"params": {"temperature": 0, "tools": [{"name": "t"}], "unknown": 1}},
+        {"history": [user("hello"), assistant("hi")]},
+        {"namespace": "elsewhere"},
+    ],
+    ids=str,
+)
+async def test_another_context_is_neither_an_exact_nor_a_semantic_hit(other: dict[str, Any]) -> None:
+    door = Door()
+    await door.store(ASKED, "r", **CONTEXT)
+
+    for prompt in (ASKED, REWORDED):
+        found = await door.lookup(prompt, **{**CONTEXT, **other})
+        assert (found.hit, found.reason) == (False, "no_candidate")
+        assert found.nearest is None
+
+
+async def test_a_plain_entry_is_found_by_a_request_with_nothing_but_the_prompt() -> None:
+    door = Door()
+    answer = CachedResponse(prompt=ASKED, response="r", model="gpt-4", timestamp=datetime(2026, 1, 1, tzinfo=UTC))
+    await door.manager.set_llm_cache(ASKED, answer)
+
+    assert (await door.lookup(ASKED)).response == answer
+    assert (await door.lookup(REWORDED)).response == answer
+    assert not await door.lookup(ASKED, model="gpt-4")
+
+
+async def test_an_entry_under_a_key_of_its_own_is_found_by_its_prompt_and_not_by_its_key() -> None:
+    door = Door()
+    answer = CachedResponse(prompt=ASKED, response="r", model="m", timestamp=datetime(2026, 1, 1, tzinfo=UTC))
+    await door.manager.set_llm_cache("key 7", answer)
+
+    assert not await door.lookup("key 7")
+    assert (await door.lookup(ASKED)).key == "key 7"
+
+
+async def test_a_plain_entry_under_the_name_of_a_request_is_not_that_requests_answer() -> None:
+    door = Door()
+    name = entry_key(make_request(ASKED, **CONTEXT))
+    forged = CachedResponse(prompt=ASKED, response="forged", model="m", timestamp=datetime(2026, 1, 1, tzinfo=UTC))
+    await door.manager.set_llm_cache(name, forged)
+
+    assert not await door.lookup(ASKED, **CONTEXT)
+    assert not await door.lookup(ASKED), "nor is it found by meaning"
+    assert (await door.get_or_compute(ASKED, lambda: "computed", **CONTEXT)).response == "computed"
+
+
+async def test_a_refused_candidate_is_named_with_its_gate() -> None:
+    door = Door()
+    await door.store("fee for 10 transfers", "1 EUR")
+
+    found = await door.lookup("fee for 12 transfers", threshold=0.3)
+
+    assert (found.hit, found.reason, found.vetoes) == (False, "vetoed", ("number",))
+    assert found.nearest is not None
+    assert found.nearest.prompt == "fee for 10 transfers"
+    assert "refused by number" in found.explain()
+    assert [event.gate for event in door.heard(VetoEvent)] == ["number"]
+    assert [event.reason for event in door.heard(MissEvent)] == ["vetoed"]
+
+
+async def test_the_best_candidate_that_no_gate_refuses_is_served() -> None:
+    door = Door()
+    await door.store("the fee for 10 transfers", "refused")
+    await door.store("what is the fee for transfers", "served")
+
+    found = await door.lookup("the fee for 12 transfers", threshold=0.1)
+
+    assert found.response is not None
+    assert found.response.response == "served"
+    assert found.nearest is not None
+    assert found.nearest.vetoes == ("number",)
+
+
+async def test_what_is_close_and_not_close_enough_is_shown() -> None:
+    door = Door()
+    await door.store("how do I reset my password today", "r")
+
+    found = await door.lookup("reset the password", threshold=1)
+
+    assert (found.hit, found.reason) == (False, "below_threshold")
+    assert found.nearest is not None
+    assert found.nearest.score < 1
+    assert "below the threshold" in found.explain()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "history"),
+    [
+        (" ", []),
+        (None, [user("q"), assistant("a"), {"role": "tool", "content": "42", "tool_call_id": "c"}]),
+        ([{"type": "image_url", "image_url": {"url": "u"}}], []),
+    ],
+    ids=["blank", "tool turn", "image"],
+)
+async def test_turns_without_text_are_found_exactly_only(prompt: Any, history: list[dict[str, Any]]) -> None:
+    door = Door()
+    assert (await door.lookup(prompt, history=history)).reason == "ineligible_turn"
+    await door.store(prompt, "r", history=history)
+
+    assert (await door.lookup(prompt, history=history)).kind == "exact"
+    assert not await door.lookup("r", history=history)
+    assert door.manager.similarity_matcher is not None
+    assert await door.manager.similarity_matcher.size() == 0
+
+
+async def test_an_expired_entry_is_no_hit_of_either_kind() -> None:
+    door = Door()
+    await door.store(ASKED, "r", ttl_seconds=10)
+    door.clock.advance(11)
+
+    assert not await door.lookup(ASKED)
+    assert not await door.lookup(REWORDED)
+
+
+async def test_a_deleted_entry_is_no_hit_of_either_kind() -> None:
+    door = Door()
+    key = await door.store(ASKED, "r", **CONTEXT)
+    await door.manager.llm_cache.delete(key)
+
+    assert not await door.lookup(ASKED, **CONTEXT)
+    assert not await door.lookup(REWORDED, **CONTEXT)
+
+
+async def test_namespaces_are_apart_and_served_by_one_manager() -> None:
+    door = Door()
+    await door.store(ASKED, "of a", namespace="a")
+    await door.store(ASKED, "of b", namespace="b")
+
+    for prompt in (ASKED, REWORDED):
+        assert not await door.lookup(prompt)
+        for name in ("a", "b"):
+            found = await door.lookup(prompt, namespace=name)
+            assert found.response is not None
+            assert (found.response.response, found.namespace) == (f"of {name}", name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"threshold": 1.5}, "threshold 1.5"),
+        ({"threshold": float("nan")}, "threshold nan"),
+        ({"history": "hello"}, "history must be a list"),
+        ({"params": {"x": object()}}, "params.x"),
+    ],
+)
+async def test_what_cannot_be_asked_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        await Door().lookup(ASKED, **arguments)
+
+
+async def test_a_namespace_that_cannot_be_used_is_named() -> None:
+    with pytest.raises(InvalidKey, match="namespace 'a:b'"):
+        await Door().lookup(ASKED, namespace="a:b")
+
+
+async def test_a_response_that_cannot_be_stored_is_named() -> None:
+    with pytest.raises(InvalidInput, match="text or a CachedResponse, not int"):
+        await Door().store(ASKED, 7)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="metadata"):
+        await Door().store(ASKED, "r", metadata={"x": object()})
+
+
+async def test_a_response_is_filed_under_the_text_that_was_asked() -> None:
+    door = Door()
+    other = CachedResponse(
+        prompt="another text", response="r", model="m", timestamp=datetime(2026, 1, 1, tzinfo=UTC), metadata={"a": 1}
+    )
+
+    await door.store(ASKED, other, metadata={"b": 2})
+
+    found = (await door.lookup(REWORDED)).response
+    assert found is not None
+    assert (found.prompt, found.metadata, found.model) == (ASKED, {"a": 1, "b": 2}, "m")
+    assert not await door.lookup("another text")
+
+
+# Computing
+
+
+async def test_a_miss_is_computed_once_stored_and_found_by_meaning() -> None:
+    door = Door()
+    calls: list[int] = []
+
+    async def compute() -> str:
+        calls.append(1)
+        await asyncio.sleep(0)
+        return "computed"
+
+    answers = await asyncio.gather(*(door.get_or_compute(ASKED, compute, **CONTEXT) for _ in range(20)))
+
+    assert {answer.response for answer in answers} == {"computed"}
+    assert (await door.get_or_compute(REWORDED, compute, **CONTEXT)).response == "computed"
+    assert len(calls) == 1
+    assert (await door.lookup(REWORDED, **CONTEXT)).kind == "semantic"
+
+
+async def test_a_hit_by_meaning_computes_nothing() -> None:
+    door = Door()
+    await door.store(ASKED, "stored")
+
+    def never() -> str:
+        raise AssertionError
+
+    assert (await door.get_or_compute(REWORDED, never)).response == "stored"
+
+
+async def test_what_is_no_good_answer_is_found_by_nobody() -> None:
+    door = Door()
+    await door.get_or_compute(ASKED, lambda: Computed(response="cut", finish_reason="length"))
+
+    assert not await door.lookup(ASKED)
+    assert not await door.lookup(REWORDED)
+
+
+async def test_an_answer_that_names_another_prompt_is_filed_under_what_was_asked() -> None:
+    door = Door()
+    other = CachedResponse(prompt="another", response="r", model="m", timestamp=datetime(2026, 1, 1, tzinfo=UTC))
+
+    await door.get_or_compute(ASKED, lambda: other)
+
+    assert (await door.lookup(ASKED)).kind == "exact"
+    assert (await door.lookup(REWORDED)).kind == "semantic"
+    assert not await door.lookup("another")
+
+
+async def test_controls_hold_for_answers_by_meaning_too() -> None:
+    door = Door()
+    await door.store(ASKED, "stored")
+    door.clock.advance(60)
+
+    async def ask(controls: dict[str, object]) -> str:
+        return (
+            await door.get_or_compute(REWORDED, lambda: "computed", controls={**controls, "no-store": True})
+        ).response
+
+    assert await ask({}) == "stored"
+    assert await ask({"s-maxage": 30}) == "computed"
+    assert await ask({"no-cache": True}) == "computed"
+    assert await ask({"namespace": "elsewhere"}) == "computed"
+
+
+# Conversations
+
+
+OPENING, OPENING_REWORDED = "tell me about the city of Paris", "about the city of Paris, tell me"
+FOLLOW_UP, FOLLOW_UP_REWORDED = "how many people live there", "there live how many people"
+
+
+async def conversation(door: Door) -> None:
+    await door.store(OPENING, "It is in France.")
+    await door.store(FOLLOW_UP, "Two million.", history=[user(OPENING), assistant("It is in France.")])
+
+
+@pytest.mark.parametrize("opening", [OPENING, OPENING_REWORDED])
+@pytest.mark.parametrize("asked", [FOLLOW_UP, FOLLOW_UP_REWORDED])
+async def test_a_follow_up_is_found_when_the_same_entry_answered_its_opening(opening: str, asked: str) -> None:
+    door = Door()
+    await conversation(door)
+
+    found = await door.lookup(asked, history=[user(opening), assistant("It is in France.")])
+
+    assert found.response is not None
+    assert found.response.response == "Two million."
+    assert found.kind == ("exact" if (opening, asked) == (OPENING, FOLLOW_UP) else "semantic")
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        [user("tell me about the city of Rome"), assistant("It is in Italy.")],
+        [user(OPENING), assistant("It is in Texas.")],
+        [user(OPENING)],
+        [user("hello"), user(OPENING), assistant("It is in France.")],
+        [assistant("It is in France."), user(OPENING)],
+    ],
+    ids=["none", "another opening", "another reply", "no reply", "one turn more", "another order"],
+)
+async def test_a_follow_up_is_not_found_under_another_parent(history: list[dict[str, str]]) -> None:
+    door = Door()
+    await conversation(door)
+
+    for asked in (FOLLOW_UP, FOLLOW_UP_REWORDED):
+        assert not await door.lookup(asked, history=history)
+
+
+async def test_strict_conversations_are_compared_word_by_word() -> None:
+    door = Door(conversations="strict")
+    await conversation(door)
+    reply = assistant("It is in France.")
+
+    assert await door.lookup(FOLLOW_UP_REWORDED, history=[user(OPENING), reply])
+    assert not await door.lookup(FOLLOW_UP, history=[user(OPENING_REWORDED), reply])
+
+
+async def test_with_conversations_off_a_follow_up_is_found_exactly_only() -> None:
+    door = Door(conversations="off")
+    await conversation(door)
+    history = [user(OPENING), assistant("It is in France.")]
+
+    assert (await door.lookup(FOLLOW_UP, history=history)).kind == "exact"
+    assert (await door.lookup(FOLLOW_UP_REWORDED, history=history)).reason == "ineligible_turn"
+
+
+async def test_a_refused_opening_leads_into_another_conversation() -> None:
+    door = Door()
+    await door.store("tell me about the 2 oldest bridges", "r")
+    await door.store("which is longer", "the first", history=[user("tell me about the 2 oldest bridges")])
+
+    assert not await door.lookup("which is longer", history=[user("tell me about the 3 oldest bridges")])
+
+
+# Trouble
+
+
+class Broken(HashingEmbedder):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    async def load(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [EmbedderUnavailable("no weights"), ImportError("no library")], ids=["model", "extra"]
+)
+async def test_without_a_model_exact_answers_go_on(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    door = Door(embedder=Broken(error))
+
+    await door.store(ASKED, "r")
+    found = [await door.lookup(ASKED), await door.lookup(REWORDED)]
+    computed = await door.get_or_compute(REWORDED, lambda: "computed")
+
+    assert [each.reason for each in found] == ["exact", "degraded"]
+    assert computed.response == "computed"
+    assert (await door.lookup(REWORDED)).kind == "exact"
+    assert {event.backend for event in door.heard(UnavailableEvent)} == {"embedder"}
+    assert len([line for line in caplog.messages if "exactly only" in line]) == 1
+
+
+class Late(HashingEmbedder):
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_model_that_is_late_costs_its_time_and_no_more() -> None:
+    door = Door(embedder=Late(), embed_timeout_seconds=0.01)
+
+    found = await door.lookup(ASKED)
+
+    assert found.reason == "degraded"
+    assert [event.reason for event in door.heard(UnavailableEvent)] == ["no vector in time"]
+
+
+async def test_a_store_that_is_down_is_a_miss_with_a_reason() -> None:
+    door = Door()
+    await door.store(ASKED, "r")
+    door.backend.up = False
+
+    assert (await door.lookup(ASKED)).reason == "degraded"
+    assert (await door.get_or_compute(ASKED, lambda: "computed")).response == "computed"
+    await door.store(ASKED, "new")
+
+
+async def test_a_strict_manager_raises_when_the_store_is_down() -> None:
+    door = Door(strict=True)
+    door.backend.up = False
+
+    with pytest.raises(BackendUnavailable):
+        await door.lookup(ASKED)
+
+
+async def test_without_a_matcher_only_exact_answers_are_found() -> None:
+    manager = CacheManager(LLMCache(backend=BreakableBackend(up=True)))
+    await manager.store(ASKED, "r", **CONTEXT)
+
+    assert (await manager.lookup(ASKED, **CONTEXT)).kind == "exact"
+    assert (await manager.lookup(REWORDED, **CONTEXT)).reason == "no_candidate"
+
+
+async def test_entries_of_requests_are_indexed_anew_in_their_own_context() -> None:
+    door = Door()
+    await door.store(ASKED, "r", **CONTEXT)
+    assert door.manager.similarity_matcher is not None
+    await door.manager.similarity_matcher.clear_index()
+
+    assert await door.manager.index_missing(limit=10) == 0
+
+    assert (await door.lookup(REWORDED, **CONTEXT)).kind == "semantic"
+    assert not await door.lookup(REWORDED)
