@@ -1,0 +1,67 @@
+"""The gates on what is wanted: told or done, undone, of whom, and as of when."""
+
+from __future__ import annotations
+
+from cache_management.cache.semantic.gates.alignment import Pair
+from cache_management.cache.semantic.gates.closed_classes import UNDOING
+from cache_management.cache.semantic.gates.facets import Word
+
+
+def action(pair: Pair) -> bool:
+    """Refuse when one text asks how to do what the other asks to be done."""
+    ours, theirs = pair.asked.request, pair.stored.request
+    if {ours.act, theirs.act} != {"do", "ask"}:
+        return False
+    do, ask = (pair.asked, pair.stored) if ours.act == "do" else (pair.stored, pair.asked)
+    return do.request.verb in ask.lemmas or do.request.verb in pair.shared
+
+
+def destructive(pair: Pair) -> bool:
+    """Refuse when an irreversible act meets another act, or its own undoing."""
+    ours, theirs = pair.asked.request, pair.stored.request
+    if (ours.destructive or theirs.destructive) and ours.undoes != theirs.undoes:
+        return True
+    if ours.undoes != theirs.undoes and not any(_matters(word) for word in (*pair.left, *pair.right)):
+        return True
+    mine, others = {kind for kind, _ in ours.destructive}, {kind for kind, _ in theirs.destructive}
+    if mine == others:
+        return False
+    if mine and others:
+        return not mine & others
+    verbs = {verb for _, verb in (*ours.destructive, *theirs.destructive)}
+    left, right = (pair.left, pair.right) if mine else (pair.right, pair.left)
+    facing = {word.lemma for both in pair.opposed for word in both}
+    lone = [word for word in left if word.lemma in verbs]
+    if verbs & facing:
+        return True
+    # The other text has another act in its place; without one the verb is an addition.
+    return bool(lone) and any(not word.light for word in right) and pair.nearly_equal
+
+
+def freshness(pair: Pair, *, age_seconds: float | None, fresh_seconds: float) -> bool:
+    """Refuse when either text depends on the present and the stored answer is too old, or of no known age."""
+    if not (pair.asked.now or pair.stored.now):
+        return False
+    return age_seconds is None or not age_seconds <= fresh_seconds
+
+
+def principal(pair: Pair) -> bool:
+    """Refuse when the same thing belongs to somebody else: my balance, John's balance."""
+    ours, theirs = dict(pair.asked.owners), dict(pair.stored.owners)
+    for owned in ours.keys() & theirs.keys():
+        mine, other = ours[owned], theirs[owned]
+        if mine == other:
+            continue
+        if {mine, other} == {"first", "second"} and pair.asked.subjects != pair.stored.subjects:
+            continue  # "how do you change your name": anybody
+        return True
+    if pair.left or pair.right:
+        return False
+    return {frozenset(pair.asked.subjects), frozenset(pair.stored.subjects)} == {
+        frozenset(("first",)),
+        frozenset(("third",)),
+    }
+
+
+def _matters(word: Word) -> bool:
+    return not word.light and word.lemma not in UNDOING

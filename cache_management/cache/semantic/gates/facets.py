@@ -1,0 +1,317 @@
+"""Everything the gates need to know of one text, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import msgspec
+
+from cache_management.cache.semantic.gates import lexicon
+from cache_management.cache.semantic.gates.closed_classes import (
+    BE,
+    CONJUNCTIONS,
+    DETERMINERS,
+    DOWN,
+    LIGHT,
+    NEGATORS,
+    OWNERS,
+    PREPOSITIONS,
+    QUESTION_WORDS,
+    STOP,
+    SUBJECTS,
+    UP,
+    word_set,
+)
+from cache_management.cache.semantic.gates.dates import Part, dates
+from cache_management.cache.semantic.gates.numbers import Quantity, quantities
+from cache_management.cache.semantic.gates.requests import Request, read_request
+from cache_management.cache.semantic.gates.tokens import Kind, Token, tokens
+
+REMEMBERED = 20_000
+_GRAMMAR = STOP | {"'s"}
+_UNFINISHED = PREPOSITIONS | CONJUNCTIONS | DETERMINERS | QUESTION_WORDS
+
+
+class Word(msgspec.Struct, frozen=True, gc=False):
+    """A content word where it stands."""
+
+    text: str
+    lemma: str
+    at: int  # place among all words of the text
+    name: bool  # a capital inside a sentence, a proper noun of the dictionary, or not in it
+    light: bool
+    before: str  # the word to the left and to the right, by base form; empty at the ends
+    after: str
+    raw: str
+
+
+class Facets(msgspec.Struct, frozen=True, gc=False):
+    """One text as the gates see it. Compare two with `compare`."""
+
+    english: bool
+    lemmas: tuple[str, ...]  # every word in order, by base form
+    words: tuple[Word, ...]  # the content words among them
+    grammar: frozenset[str]  # the others, as they are written
+    quantities: tuple[Quantity, ...]
+    ids: tuple[str, ...]
+    dates: tuple[Part, ...]
+    negated: tuple[str, ...]  # for each negator the base form of the word it governs, or ""
+    degrees: tuple[tuple[int, str], ...]  # +1 for "more", -1 for "less", and what is graded
+    owners: tuple[tuple[str, str], ...]  # what is owned, and by whom: "first", "second", "third" or a name
+    subjects: frozenset[str]
+    aspect: str  # "habit", "becoming", "past", "future" or ""
+    roles: tuple[tuple[str, str], ...]  # preposition and the content word it leads to
+    agent: tuple[str, str, str] | None  # who, does, to whom: in a passive, turned round
+    request: Request
+    now: bool
+    tail: frozenset[tuple[str, int]]  # words beyond the limit, with their number
+
+
+def _read(text: str) -> Facets:
+    found, rest = tokens(text)
+    parts, dated = dates(found)
+    amounts, counted = quantities([_blank(token) if at in dated else token for at, token in enumerate(found)])
+    taken = dated | counted
+    ids = tuple(token.text for token in found if token.kind is Kind.ID)
+    shouting = _shouts(found)
+    plain = [(at, token) for at, token in enumerate(found) if token.kind in {Kind.WORD, Kind.CODE} and at not in taken]
+    texts = [token.text for _, token in plain]
+    lemmas = [lexicon.lemma(word) if word not in _GRAMMAR else word for word in texts]
+    words = _content(plain, texts, lemmas, shouting)
+    content_at = {word.at: word for word in words}
+    opens = frozenset(at for at, (_, token) in enumerate(plain) if token.opens)
+    return Facets(
+        english=_is_english(texts),
+        lemmas=tuple(lemmas),
+        words=tuple(words),
+        grammar=frozenset(word for word in texts if word in _GRAMMAR),
+        quantities=tuple(amounts),
+        ids=ids,
+        dates=tuple(parts),
+        negated=_negated(texts, content_at, opens),
+        degrees=_degrees(texts, content_at),
+        owners=_owners(texts, content_at, plain),
+        subjects=frozenset(SUBJECTS[word] for word in texts if word in SUBJECTS),
+        aspect=_aspect(texts),
+        roles=_roles(texts, content_at),
+        agent=_agent(texts, words),
+        request=read_request(texts, lemmas, [token.opens for _, token in plain], text.rstrip().endswith("?")),
+        now=_depends_on_now(texts),
+        tail=_tail(rest),
+    )
+
+
+facets = lru_cache(maxsize=REMEMBERED)(_read)
+
+
+def _blank(token: Token) -> Token:
+    return Token("", "", Kind.MARK, False) if token.kind is Kind.NUMBER else token
+
+
+def _shouts(found: Sequence[Token]) -> bool:
+    """Tell whether capitals say nothing here: a headline, or all of it in capitals."""
+    inner = [token.raw for token in found if token.kind is Kind.WORD and not token.opens and len(token.raw) > 3]
+    return len(inner) > 2 and sum(raw[0].isupper() for raw in inner) > 0.7 * len(inner)
+
+
+def _is_english(texts: Sequence[str]) -> bool:
+    """Tell whether the word lists can be trusted here: half the words are in them."""
+    if not texts:
+        return True
+    known = sum(word in _GRAMMAR or (word.isascii() and lexicon.is_known(word)) for word in texts)
+    return 2 * known >= len(texts)
+
+
+def _content(
+    plain: Sequence[tuple[int, Token]], texts: Sequence[str], lemmas: Sequence[str], shouting: bool
+) -> list[Word]:
+    out = []
+    last = len(texts) - 1
+    for at, (_, token) in enumerate(plain):
+        word = token.text
+        capital = token.raw[0].isupper() and not token.opens
+        if word in _GRAMMAR and not (capital and len(word) == 1 and word not in {"i"} and not shouting):
+            continue
+        lemma = lemmas[at]
+        name = (capital and not shouting) or token.kind is Kind.CODE
+        if not name:
+            name = lexicon.is_proper(word) or (len(word) > 1 and not lexicon.is_known(word))
+        out.append(
+            Word(
+                word,
+                lemma,
+                at,
+                name,
+                lemma in LIGHT or word in LIGHT,
+                lemmas[at - 1] if at else "",
+                lemmas[at + 1] if at < last else "",
+                token.raw,
+            )
+        )
+    return out
+
+
+def _next_content(
+    at: int, texts: Sequence[str], content_at: dict[int, Word], reach: int = 4, opens: frozenset[int] = frozenset()
+) -> Word | None:
+    for near in range(at + 1, min(at + 1 + reach, len(texts))):
+        if near in opens:
+            return None
+        if near in content_at:
+            return content_at[near]
+    return None
+
+
+def _negated(texts: Sequence[str], content_at: dict[int, Word], opens: frozenset[int]) -> tuple[str, ...]:
+    out = []
+    for at, word in enumerate(texts):
+        if word in NEGATORS:
+            if at + 1 == len(texts) or at + 1 in opens:
+                continue  # "or not?", "why not?"
+            if word == "not" and at + 1 < len(texts) and texts[at + 1] in {"only", "just"}:
+                continue  # "not only" adds
+            governed = _next_content(at, texts, content_at, opens=opens)
+            if governed is not None:
+                out.append(governed.lemma)
+    return tuple(out)
+
+
+def _degrees(texts: Sequence[str], content_at: dict[int, Word]) -> tuple[tuple[int, str], ...]:
+    out = []
+    for at, word in enumerate(texts):
+        sign = 1 if word in UP else -1 if word in DOWN else 0
+        if sign:
+            graded = _next_content(at, texts, content_at, 2)
+            out.append((sign, graded.lemma if graded else ""))
+    return tuple(out)
+
+
+def _owners(
+    texts: Sequence[str], content_at: dict[int, Word], plain: Sequence[tuple[int, Token]]
+) -> tuple[tuple[str, str], ...]:
+    out: list[tuple[str, str]] = []
+    for at, word in enumerate(texts):
+        owner = ""
+        if word in OWNERS:
+            owner = OWNERS[word]
+        elif word == "'s" and at and (at - 1) in content_at:
+            holder = content_at[at - 1]
+            if holder.name or lexicon.is_person(holder.lemma):
+                owner = holder.lemma
+        if not owner:
+            continue
+        owned = _next_content(at, texts, content_at, 1)
+        if owned is None:
+            continue
+        if owned.at + 1 < len(texts) and texts[owned.at + 1] == "'s":
+            continue  # "my wife's card" is hers
+        # The head of "checking account balance" is its last noun.
+        head = owned
+        while head.at + 1 in content_at and lexicon.can_be(content_at[head.at + 1].lemma, lexicon.NOUN):
+            head = content_at[head.at + 1]
+            if head.at - owned.at >= 3:
+                break
+        out.extend((lemma, owner) for lemma in {owned.lemma, head.lemma})
+    return tuple(sorted(out))
+
+
+def _aspect(texts: Sequence[str]) -> str:
+    for at, word in enumerate(texts[:-1]):
+        follows = texts[at + 1]
+        if word in {"use", "used"} and follows == "to" and at:
+            before = texts[at - 1]
+            if before in BE or before in {"get", "got", "getting", "become", "can", "be"}:
+                continue
+            if word == "used" or "did" in texts[:at]:
+                return "habit"
+        if word == "no" and follows == "longer":
+            return "habit"
+        if word in {"formerly", "previously"}:
+            return "habit"
+    for word in texts:
+        if word in {"become", "becoming", "became", "becomes"}:
+            return "becoming"
+    if any(word in {"was", "were", "did"} for word in texts):
+        return "past"
+    if "will" in texts:
+        return "future"
+    return ""
+
+
+def _roles(texts: Sequence[str], content_at: dict[int, Word]) -> tuple[tuple[str, str], ...]:
+    out = []
+    for at, word in enumerate(texts):
+        if word in {"from", "to", "into", "than", "over", "before", "after", "against", "without", "instead", "by"}:
+            led = _next_content(at, texts, content_at, 3)
+            if led:
+                out.append((word, led.lemma))
+    return tuple(out)
+
+
+def _agent(texts: Sequence[str], words: Sequence[Word]) -> tuple[str, str, str] | None:
+    """Read who does what to whom, where a verb stands between two words that can be people or things."""
+    solid = [word for word in words if not word.light]
+    if len(solid) < 3:
+        return None
+    passive = "by" in texts and any(word in BE for word in texts)
+    for at in range(1, len(solid) - 1):
+        verb = solid[at]
+        if verb.name or not lexicon.can_be(verb.lemma, lexicon.VERB):
+            continue
+        before, after = solid[at - 1], solid[at + 1]
+        if (before.name or lexicon.main_part(before.lemma) == lexicon.NOUN) and (
+            after.name or lexicon.main_part(after.lemma) == lexicon.NOUN
+        ):
+            if passive and "by" in texts[verb.at : after.at]:
+                return after.lemma, verb.lemma, before.lemma
+            return before.lemma, verb.lemma, after.lemma
+    return None
+
+
+_SPANS = word_set("week weekend month year quarter season morning afternoon evening night hour minute")
+_FEEDS = word_set("price prices score scores rate rates status traffic feed update updates quote quotes data")
+_MARKETS = word_set("stock share market exchange spot")
+
+
+def _depends_on_now(texts: Sequence[str]) -> bool:
+    last = len(texts) - 1
+    for at, word in enumerate(texts):
+        after = texts[at + 1] if at < last else ""
+        before = texts[at - 1] if at else ""
+        if word in {"currently", "latest", "tonight", "tomorrow", "yesterday", "upcoming", "newest"}:
+            return True
+        if word == "current" and after not in {"account", "accounts", "affairs"}:
+            return True
+        if word == "today" and after != "'s":
+            return True
+        if word == "today" and after == "'s" and at + 2 <= last and texts[at + 2] not in _ERAS:
+            return True
+        if word == "now" and (before in {"right", "just", "of", "until"} or at == last):
+            return True
+        if word == "moment" and before in {"the", "this"}:
+            return True
+        if word in _SPANS and before in {"this", "last", "next", "past"}:
+            return True
+        if word in {"weather", "forecast"} and (before in {"the", "s"} or after in {"in", "like", "for", "forecast"}):
+            return True
+        if word == "live" and after in _FEEDS:
+            return True
+        if word == "recent" and before == "most":
+            return True
+        if word in {"price", "prices"} and before in _MARKETS:
+            return True
+        if word == "time" and before == "what" and after in {"is", "in"}:
+            return True
+    return False
+
+
+_ERAS = word_set("world age society generation era time times day youth")
+
+
+def _tail(rest: str) -> frozenset[tuple[str, int]]:
+    counts: dict[str, int] = {}
+    for word in rest.lower().split():
+        bare = word.strip(".,;:!?()\"'")
+        counts[bare] = counts.get(bare, 0) + 1
+    return frozenset(counts.items())

@@ -1,0 +1,149 @@
+"""The gates on what is said of the same things: denied, turned round, or of another time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+
+from cache_management.cache.semantic.gates import lexicon
+from cache_management.cache.semantic.gates.alignment import Pair
+from cache_management.cache.semantic.gates.closed_classes import BE, OPPOSITE_PARTICLES, SYMMETRIC
+from cache_management.cache.semantic.gates.facets import Facets
+
+
+def polarity(pair: Pair) -> bool:
+    """Refuse when the texts differ by an odd number of turns: negators, antonyms, more against less."""
+    flips = _turns(pair)
+    if flips % 2 == 0:
+        return False
+    if not pair.nearly_equal:
+        return False
+    # "Is A better than B" and "is B worse than A" turn twice.
+    return not _swapped(pair, frozenset(("than", "before", "after")))
+
+
+def _turns(pair: Pair) -> int:
+    return _negations(pair) + len(pair.opposed) + _degrees(pair) + _particles(pair)
+
+
+def _negations(pair: Pair) -> int:
+    ours, theirs = _governed(pair.asked, pair), _governed(pair.stored, pair)
+    return abs(len(ours) - len(theirs))
+
+
+def _governed(facets: Facets, pair: Pair) -> list[str]:
+    facing = {word.lemma for both in pair.opposed for word in both}
+    return [word for word in facets.negated if not word or word in pair.shared or word in facing]
+
+
+def _degrees(pair: Pair) -> int:
+    ours = Counter(sign for sign, _ in pair.asked.degrees)
+    theirs = Counter(sign for sign, _ in pair.stored.degrees)
+    left, right = ours - theirs, theirs - ours
+    return min(sum(left.values()), sum(right.values())) if left.keys() != right.keys() else 0
+
+
+def _particles(pair: Pair) -> int:
+    ours, theirs = pair.asked.grammar, pair.stored.grammar
+    turns = 0
+    for one, two in OPPOSITE_PARTICLES:
+        if (one in ours and two in theirs and two not in ours and one not in theirs) or (
+            two in ours and one in theirs and one not in ours and two not in theirs
+        ):
+            turns += _same_place(pair.asked, pair.stored, one, two)
+    return turns
+
+
+def _same_place(asked: Facets, stored: Facets, one: str, two: str) -> bool:
+    mine = one if one in asked.lemmas else two
+    theirs = two if mine == one else one
+    if mine not in asked.lemmas or theirs not in stored.lemmas:
+        return False
+    here, there = asked.lemmas.index(mine), stored.lemmas.index(theirs)
+    before = here > 0 and there > 0 and asked.lemmas[here - 1] == stored.lemmas[there - 1]
+    after = asked.lemmas[here + 1 : here + 2] == stored.lemmas[there + 1 : there + 2]
+    return before and after
+
+
+def direction(pair: Pair) -> bool:
+    """Refuse when the same words stand in exchanged roles: from A to B, from B to A."""
+    if pair.asked.lemmas == pair.stored.lemmas:
+        return False
+    if pair.left or pair.right:
+        return _swapped(pair) and pair.nearly_equal and _turns(pair) % 2 == 0
+    turned = _turns(pair) % 2 == 1
+    if _swapped(pair):
+        return not turned
+    if turned:
+        return False
+    return _agents_differ(pair) or _exchanged(pair)
+
+
+def _swapped(pair: Pair, only: frozenset[str] | None = None) -> bool:
+    """Tell whether a preposition leads to one of two shared words here and to the other there."""
+    ours, theirs = dict(pair.asked.roles), dict(pair.stored.roles)
+    for role, mine in ours.items():
+        other = theirs.get(role)
+        if other is None or other == mine or (only is not None and role not in only):
+            continue
+        if mine in pair.stored.lemmas and other in pair.asked.lemmas and not _is_symmetric(pair):
+            return True
+    return False
+
+
+def _is_symmetric(pair: Pair) -> bool:
+    """Tell whether what is said holds both ways round: "married to", "a friend of"."""
+    return any(_holds_both_ways(lemma) for lemma in pair.asked.lemmas if lemma not in {"and", "or"})
+
+
+@lru_cache(maxsize=20_000)
+def _holds_both_ways(lemma: str) -> bool:
+    return lemma in SYMMETRIC or any(lexicon.synonyms(lemma, lexicon.lemma(other)) for other in SYMMETRIC)
+
+
+def _agents_differ(pair: Pair) -> bool:
+    ours, theirs = pair.asked.agent, pair.stored.agent
+    if ours is None or theirs is None or ours[1] != theirs[1]:
+        return False
+    return ours[0] == theirs[2] and ours[2] == theirs[0] and not _is_symmetric(pair)
+
+
+def _exchanged(pair: Pair) -> bool:
+    """Tell whether two words have changed places and all else has stayed."""
+    ours, theirs = pair.asked.lemmas, pair.stored.lemmas
+    if len(ours) != len(theirs) or ours == theirs:
+        return False
+    content = {word.at for word in pair.asked.words}
+    places = [at for at, (one, two) in enumerate(zip(ours, theirs, strict=True)) if one != two]
+    if Counter(ours) != Counter(theirs) or places[0] not in content or places[-1] not in content:
+        return False
+    first, last = places[0], places[-1]
+    # The exchanged phrases have one length each when the words between them did not move.
+    size = next((n for n in (1, 2, 3) if ours[first : first + n] == theirs[last - n + 1 : last + 1]), 0)
+    if not size or 2 * size > last - first + 1:
+        return False
+    if theirs[first : first + size] != ours[last - size + 1 : last + 1]:
+        return False
+    between = ours[first + size : last - size + 1]
+    if between != theirs[first + size : last - size + 1]:
+        return False
+    if set(between) & {"and", "or", "vs", "versus", "nor"} or _is_symmetric(pair):
+        return False
+    return any(at in content for at in range(first + size, last - size + 1)) or bool(between)
+
+
+def tense(pair: Pair) -> bool:
+    """Refuse when only the time differs: is against used to be, is against becoming."""
+    ours, theirs = pair.asked.aspect, pair.stored.aspect
+    if ours == theirs:
+        return False
+    rest = [word for word in (*pair.left, *pair.right) if word.lemma not in {"use", "become", "longer", "long"}]
+    rest = [word for word in rest if lexicon.main_part(word.lemma) != lexicon.ADVERB or word.name]
+    if rest:
+        return False
+    if "habit" in {ours, theirs} or "becoming" in {ours, theirs}:
+        return True
+    # "Was he" against "is he": only where nothing but the verb's form differs.
+    return len(pair.asked.lemmas) == len(pair.stored.lemmas) and bool(
+        (set(pair.asked.grammar) ^ set(pair.stored.grammar)) & BE
+    )

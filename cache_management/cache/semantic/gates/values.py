@@ -1,0 +1,91 @@
+"""The gates on what is counted, measured, dated or identified."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable
+
+from cache_management.cache.semantic.gates.alignment import Pair
+from cache_management.cache.semantic.gates.facets import Facets
+from cache_management.cache.semantic.gates.numbers import Quantity
+
+
+def _differ(ours: Iterable[Hashable], theirs: Iterable[Hashable]) -> bool:
+    """Tell whether both sides have something the other has not."""
+    mine, others = Counter(ours), Counter(theirs)
+    return bool(mine - others) and bool(others - mine)
+
+
+def number(pair: Pair) -> bool:
+    """Refuse when each text has a number that the other has not. A number on one side only is an addition."""
+    left, right = _unmatched(pair)
+    if not left or not right:
+        return _tail_differs(pair, digits=True)
+    if all(amount.year for amount in (*left, *right)):
+        return False  # two years are the business of `date`
+    return not _same_written(left, right)
+
+
+def unit(pair: Pair) -> bool:
+    """Refuse when one number stands with unlike units: 10 USD and 10 EUR, 5 miles and 5 km."""
+    left, right = _unmatched(pair)
+    return bool(left and right) and _same_written(left, right)
+
+
+def _unmatched(pair: Pair) -> tuple[list[Quantity], list[Quantity]]:
+    """The quantities that only one text has; one without a unit matches any of its value."""
+    left = list(pair.asked.quantities)
+    right = []
+    for theirs in pair.stored.quantities:
+        for ours in left:
+            if theirs.unit == ours.unit:
+                same = theirs.value == ours.value
+            else:
+                same = theirs.written == ours.written and (not theirs.unit or not ours.unit)
+            if same:
+                left.remove(ours)
+                break
+        else:
+            right.append(theirs)
+    return left, right
+
+
+def _same_written(left: list[Quantity], right: list[Quantity]) -> bool:
+    """Tell whether each number has its like, so that only the units differ."""
+    return sorted(amount.written for amount in left) == sorted(amount.written for amount in right)
+
+
+def identifier(pair: Pair) -> bool:
+    """Refuse when each text has an identifier that the other has not."""
+    return _differ(map(_id_key, pair.asked.ids), map(_id_key, pair.stored.ids))
+
+
+def _id_key(text: str) -> str:
+    return text.lstrip("#").rstrip("/")
+
+
+def date(pair: Pair) -> bool:
+    """Refuse when both texts name days, months, years or hours and these differ."""
+    ours, theirs = _calendar(pair.asked), _calendar(pair.stored)
+    return any(_differ(ours[kind], theirs[kind]) for kind in ours.keys() & theirs.keys())
+
+
+def _calendar(facets: Facets) -> dict[str, list[str]]:
+    out: dict[str, list[str]] = {}
+    for kind, value in facets.dates:
+        out.setdefault(kind, []).append(value)
+    for amount in facets.quantities:
+        if amount.year:
+            out.setdefault("year", []).append(amount.value)
+    return out
+
+
+def _tail_differs(pair: Pair, *, digits: bool) -> bool:
+    if pair.asked.tail == pair.stored.tail:
+        return False
+    return any(any(map(str.isdigit, word)) is digits for word, _ in pair.asked.tail ^ pair.stored.tail)
+
+
+def tail_differs(pair: Pair) -> bool:
+    """Tell whether the words beyond the limit differ; there even an addition counts."""
+    return _tail_differs(pair, digits=False)
