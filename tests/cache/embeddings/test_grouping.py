@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_management.cache.embeddings.sentence_transformers import group_by_length
+from cache_management.cache.embeddings.grouping import group_by_length
 
 counts = st.lists(st.integers(1, 512), max_size=200)
 

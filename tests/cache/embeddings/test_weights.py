@@ -7,14 +7,23 @@ import pytest
 from cache_management.cache.config import EmbeddingModel
 from cache_management.cache.embeddings import open_embedder, weights
 from cache_management.cache.embeddings.hashing import HashingEmbedder
-from cache_management.cache.embeddings.weights import locate, weights_digest
+from cache_management.cache.embeddings.weights import locate, space_name, weights_digest
 from cache_management.cache.errors import EmbedderUnavailable
 
+FILES = {
+    "modules.json": '[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Normalize"}]',
+    "config.json": '{"model_type": "bert"}',
+    "sentence_bert_config.json": '{"max_seq_length": 256}',
+    "tokenizer.json": "{}",
+    "model.safetensors": "weights",
+    "1_Pooling/config.json": "{}",
+}
 
-def model_folder(folder: Path, content: bytes = b"weights") -> Path:
-    (folder / "1_Pooling").mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(content)
-    (folder / "1_Pooling" / "config.json").write_text("{}")
+
+def model_folder(folder: Path, **changed: str) -> Path:
+    for name, content in (FILES | changed).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
     return folder
 
 
@@ -35,7 +44,8 @@ def test_wheel_with_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         locate(EmbeddingModel.MINILM)
 
 
-def test_without_its_wheel_minilm_is_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_wheel_minilm_is_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(weights, "_MINILM_WHEEL", "no_such_wheel_at_all")
 
     assert locate(EmbeddingModel.MINILM) == "sentence-transformers/all-MiniLM-L6-v2"
@@ -50,7 +60,11 @@ def test_without_its_wheel_minilm_is_looked_for_on_the_hub(monkeypatch: pytest.M
         ("somebody/their-model", "somebody/their-model"),
     ],
 )
-def test_other_names_are_names_of_the_hub(model: EmbeddingModel | str, name: str) -> None:
+def test_other_names_are_names_of_the_hub(
+    model: EmbeddingModel | str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+
     assert locate(model) == name
 
 
@@ -64,17 +78,74 @@ def test_missing_folder_is_not_looked_for_on_the_hub(name: str) -> None:
         locate(name)
 
 
-def test_same_bytes_have_one_digest_wherever_they_lie(tmp_path: Path) -> None:
-    here, there = model_folder(tmp_path / "here"), model_folder(tmp_path / "there")
-    before = weights_digest(here)
+def test_same_bytes_are_one_space_wherever_they_lie(tmp_path: Path) -> None:
+    here, there = model_folder(tmp_path / "here"), model_folder(tmp_path / "there" / "other-name")
 
-    assert weights_digest(there) == before
-    (there / "1_Pooling" / "config.json").write_text('{"pooling": "cls"}')
-    assert weights_digest(there) != before
+    assert space_name(here, dims=384, limit=256) == space_name(there, dims=384, limit=256)
+    assert space_name(here, dims=384, limit=256) == f"bert-{weights_digest(here)}-384-256"
 
 
-def test_other_weights_have_another_digest(tmp_path: Path) -> None:
-    assert weights_digest(model_folder(tmp_path / "a", b"1")) != weights_digest(model_folder(tmp_path / "b", b"2"))
+@pytest.mark.parametrize(
+    "name",
+    [*FILES, "tokenizer_config.json", "vocab.txt", "config_sentence_transformers.json", "1_Pooling/model.safetensors"],
+)
+def test_anything_that_decides_a_vector_changes_the_digest(name: str, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m")
+    before = weights_digest(folder)
+
+    model_folder(folder, **{name: FILES.get(name, "[]") + " "})
+
+    assert weights_digest(folder) != before
+
+
+@pytest.mark.parametrize("name", ["README.md", "onnx/model.onnx", "pytorch_model.bin", "data_config.json", ".cache/x"])
+def test_what_decides_no_vector_leaves_the_digest(name: str, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m")
+    before = weights_digest(folder)
+
+    model_folder(folder, **{name: "anything"})
+
+    assert weights_digest(folder) == before
+
+
+def test_weights_in_the_folder_of_a_module_count(tmp_path: Path) -> None:
+    modules = '[{"path": "0_Transformer"}]'
+    one = model_folder(tmp_path / "one", **{"modules.json": modules, "0_Transformer/pytorch_model.bin": "1"})
+    two = model_folder(tmp_path / "two", **{"modules.json": modules, "0_Transformer/pytorch_model.bin": "2"})
+
+    assert weights_digest(one) != weights_digest(two)
+
+
+def test_folder_that_is_written_again_is_read_again(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m")
+    before = weights_digest(folder)
+
+    model_folder(folder, **{"model.safetensors": "other weights"})
+
+    assert weights_digest(folder) != before
+
+
+def in_the_hubs_cache(cache: Path, name: str, **changed: str) -> Path:
+    place = cache / f"models--{name.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("abc123")
+    return model_folder(place / "snapshots" / "abc123", **changed)
+
+
+def test_model_that_was_fetched_before_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    theirs = in_the_hubs_cache(tmp_path, "somebody/their-model")
+    mpnet = in_the_hubs_cache(tmp_path, "sentence-transformers/all-mpnet-base-v2")
+
+    assert locate("somebody/their-model") == theirs
+    assert locate(EmbeddingModel.MPNET) == mpnet
+
+
+def test_model_of_which_only_a_part_was_fetched_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (in_the_hubs_cache(tmp_path, "somebody/their-model") / "model.safetensors").unlink()
+
+    assert locate("somebody/their-model") == "somebody/their-model"
 
 
 def test_hashing_names_the_embedder_that_needs_no_model() -> None:
