@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cache_management.cache.vectors.base import VectorIndex
 
+if TYPE_CHECKING:
+    from cache_management.cache.vectors.auto import AutoIndex
 
-def open_index() -> VectorIndex:
-    """Return an empty index in this process."""
-    from cache_management.cache.vectors.flat import FlatIndex
+__all__ = ["VectorIndex", "open_index"]
 
-    return FlatIndex()
+
+def open_index() -> AutoIndex:
+    """Return an empty index in this process: exact for small partitions, a graph for large ones."""
+    from cache_management.cache.vectors.auto import AutoIndex
+
+    return AutoIndex()

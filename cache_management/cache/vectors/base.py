@@ -16,12 +16,20 @@ if TYPE_CHECKING:
 class VectorIndex(ABC):
     """Finds the vectors closest to a query, inside one partition; a search cannot leave it.
 
+    There may be many thousands of partitions; one that holds nothing costs nothing. All vectors
+    of a partition have one width.
+
     Implementations inherit tests/contracts/vector_index.py.
     """
 
     @abstractmethod
     async def add(self, partition: str, ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Add or replace vectors, shape (n, d), rows of length 1."""
+        """Add or replace vectors, shape (n, d), rows of length 1; of an id given twice the last one counts.
+
+        Raises:
+            InvalidInput: A row is not finite, not of length 1 (to 0.001), or of another width than
+                the partition's, or ids and rows do not pair up. Nothing was changed.
+        """
 
     @abstractmethod
     async def remove(self, partition: str, ids: Sequence[str]) -> int:
@@ -29,7 +37,14 @@ class VectorIndex(ABC):
 
     @abstractmethod
     async def search(self, partition: str, query: NDArray[np.float32], *, k: int) -> list[Neighbour]:
-        """Return up to `k` neighbours of a query of shape (d,), best first."""
+        """Return up to `k` neighbours of a query of shape (d,), length 1, best first.
+
+        Similarities are right to 0.001. Above some size an index may be approximate: it finds the
+        closest vectors nearly always.
+
+        Raises:
+            InvalidInput: The query is not finite, not of length 1, or of another width.
+        """
 
     @abstractmethod
     async def size(self, partition: str | None = None) -> int:
