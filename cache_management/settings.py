@@ -60,6 +60,9 @@ class SemanticSettings(_Part):
     fresh_seconds: float = Field(default=3600, ge=0)
     conversations: Literal["linked", "strict", "off"] = "linked"
     embed_timeout_seconds: float = Field(default=1.0, gt=0, le=3600)
+    mode: Literal["static", "verified", "shadow"] | None = None
+    max_error_rate: float | None = Field(default=None, gt=0, lt=1)
+    recheck_rate: float = Field(default=0.05, ge=0, le=1)
 
 
 class LoggingSettings(_Part):

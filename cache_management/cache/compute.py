@@ -327,7 +327,7 @@ class Computing:
     ) -> CachedResponse:
         start = None if wanted.controls.no_store else await self._shelf.start()
         started = perf_counter()
-        answer = await _call(compute)
+        answer = await call(compute)
         return await self._keep(wanted, answer, holder, start, perf_counter() - started, background=background)
 
     async def _keep(
@@ -403,7 +403,7 @@ def as_tags(tags: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tags))
 
 
-async def _call(compute: Compute) -> Answer:
+async def call(compute: Compute) -> Answer:
     """Run a computation; one that is not async gets a thread, so that it cannot block the loop."""
     found = compute() if inspect.iscoroutinefunction(compute) else await _on_thread(compute)
     if inspect.isawaitable(found):

@@ -25,6 +25,10 @@ from pydantic import (
 from cache_management.cache.errors import ConfigurationError
 
 _HUNDRED_YEARS = 100 * 366 * 24 * 3600  # what every store can still count in milliseconds
+GATE_NAMES = (
+    *("number", "unit", "id", "date", "entity", "polarity", "direction", "action", "destructive", "freshness"),
+    *("principal", "variant", "tense"),
+)
 NAMESPACE_PATTERN = r"[A-Za-z0-9_.\-]{1,64}"
 
 
@@ -310,6 +314,11 @@ class SimilarityConfig(_Config):
     turns of a conversation must be answered by the same entries (`linked`), be the same
     (`strict`), or not be there at all (`off`). A text that is not embedded within
     `embed_timeout_seconds` is asked without meaning.
+
+    `max_error_rate` is an error budget: of the answers found by meaning, at most this share may be
+    wrong, and none is served before enough is known (`mode` "verified"). `recheck_rate` of those served are
+    computed again to see. In `mode` "shadow" none is served, and what would have been is counted; "static" serves by
+    threshold and gates alone.
     """
 
     model: EmbeddingModel | str = Field(default=EmbeddingModel.MINILM, union_mode="left_to_right")
@@ -321,3 +330,24 @@ class SimilarityConfig(_Config):
     fresh_seconds: float = Field(default=3600, ge=0, le=_HUNDRED_YEARS)
     conversations: Literal["linked", "strict", "off"] = "linked"
     embed_timeout_seconds: float = Field(default=1.0, gt=0, le=3600)
+    mode: Literal["static", "verified", "shadow"] | None = None
+    max_error_rate: float | None = Field(default=None, gt=0, lt=1)
+    recheck_rate: float = Field(default=0.05, ge=0, le=1)
+
+    @field_validator("gates_off")
+    @classmethod
+    def _gates_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = next((name for name in value if name not in GATE_NAMES), None)
+        if unknown is not None:
+            raise ValueError(f"there is no gate {unknown!r}; the gates are {', '.join(GATE_NAMES)}")
+        return value
+
+    @property
+    def budget(self) -> float:
+        """Return the share of wrong answers that is allowed, 2 % where nobody says."""
+        return self.max_error_rate or 0.02
+
+    @property
+    def serves(self) -> Literal["static", "verified", "shadow"]:
+        """Return the mode: a budget alone asks for "verified"."""
+        return self.mode or ("static" if self.max_error_rate is None else "verified")

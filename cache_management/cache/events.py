@@ -100,6 +100,14 @@ class VetoEvent(msgspec.Struct, frozen=True, gc=False):
     namespace: str
 
 
+class JudgedEvent(msgspec.Struct, frozen=True, gc=False):
+    """A stored answer was compared with a fresh one, or somebody judged it: evidence of verified mode."""
+
+    source: str
+    verdict: str
+    namespace: str
+
+
 Event = (
     HitEvent
     | MissEvent
@@ -111,6 +119,7 @@ Event = (
     | ComputeEvent
     | StaleEvent
     | VetoEvent
+    | JudgedEvent
 )
 Listener = Callable[[Event], None]
 

@@ -14,6 +14,7 @@ import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ import msgspec
 from cache_management.cache.admission import Controls, may_serve, parse_controls
 from cache_management.cache.clock import version_time
 from cache_management.cache.codec import Facts
-from cache_management.cache.compute import Compute, Computing, Held, Start, Wanted, as_tags
+from cache_management.cache.compute import Compute, Computing, Held, Start, Wanted, as_tags, call
 from cache_management.cache.config import SimilarityConfig
 from cache_management.cache.errors import BackendUnavailable, EmbedderUnavailable, InvalidInput
 from cache_management.cache.events import HitEvent, UnavailableEvent
@@ -35,6 +36,7 @@ from cache_management.cache.values import CachedResponse, Lookup, LookupReason
 
 if TYPE_CHECKING:
     from cache_management.cache.semantic.matcher import Candidate, SimilarityMatcher
+    from cache_management.cache.semantic.verifier import Verifier
 
 logger = logging.getLogger("cache_management")
 
@@ -47,13 +49,17 @@ class FrontDoor:
 
     Args:
         matcher: Finds by meaning; without one only exact hits are served.
+        verifier: Adds what evidence refuses.
     """
 
-    def __init__(self, cache: LLMCache, matcher: SimilarityMatcher | None) -> None:
+    def __init__(
+        self, cache: LLMCache, matcher: SimilarityMatcher | None = None, verifier: Verifier | None = None
+    ) -> None:
         self.cache = cache
         self.matcher = matcher
         self.config = matcher.config if matcher is not None else SimilarityConfig(namespace=cache.namespace)
-        self._shelf = _RequestShelf(cache, self._make_findable)
+        self.verifier = verifier
+        self._shelf = _RequestShelf(cache, self._filed)
         self._computing = Computing(self._shelf, cache.flights, clock=cache.clock)
         self._resolved: OrderedDict[tuple[str, str], str] = OrderedDict()  # turn and scope to the entry that answered
         self._warned = False
@@ -83,6 +89,7 @@ class FrontDoor:
                 reason="exact",
                 threshold=floor,
                 scope=held.stored.facts.scope,
+                prompt=request.last_text or "",
                 namespace=self.cache.namespace,
                 timings_ms={"exact": (perf_counter() - started) * 1000},
                 decision_id=secrets.token_hex(8),
@@ -110,7 +117,7 @@ class FrontDoor:
         scope = await self.scope(request)
         await self.cache.store(key, response, Facts(tags=as_tags(tags), scope=scope), ttl_seconds)
         if scope is not None:
-            await self._make_findable(key)
+            await self._filed(key, response.response)
         return key
 
     async def get_or_compute(
@@ -132,13 +139,15 @@ class FrontDoor:
             ttl_seconds,
             as_tags(tags),
             read,
-            _Meaning(self, request, self._floor(threshold), read),
+            _Meaning(self, request, self._floor(threshold), read, compute),
         )
         return await self._computing.run(wanted, compute)
 
     async def finish(self) -> None:
         """Wait for what is computed in the background of this event loop."""
         await self._computing.finish()
+        if self.verifier is not None:
+            await self.verifier.finish()
 
     async def by_meaning(
         self,
@@ -147,10 +156,11 @@ class FrontDoor:
         *,
         missed: LookupReason = "no_candidate",
         started: float | None = None,
+        compute: Compute | None = None,
     ) -> Lookup:
         """Return the best answer in the scope of a request that has no entry, and tell the listeners.
 
-        `missed` is the reason when nothing is near.
+        `missed` is the reason when nothing is near. With `compute` what is served may be computed again.
         """
         began = perf_counter()
         started = began if started is None else started
@@ -168,6 +178,7 @@ class FrontDoor:
                 if found is None and missed == "no_candidate":
                     missed = "ineligible_turn"
                 candidates = found or ()
+        asked = request.last_text or ""
         matches = tuple(candidate.match for candidate in candidates)
         at, reason = decide(matches, threshold)
         lookup = Lookup(
@@ -182,11 +193,16 @@ class FrontDoor:
             namespace=self.cache.namespace,
             timings_ms=spent,
             decision_id=secrets.token_hex(8),
+            prompt=asked,
         )
         if at is None:
+            if self.verifier is not None:
+                self.verifier.remember(lookup.key, asked, candidates)
             self.cache.miss(lookup.reason, lookup.key, started)
             return lookup
         served = candidates[at]
+        if self.verifier is not None and compute is not None:
+            self.verifier.recheck(asked, served, partial(_text_of, compute))
         tokens = served.response.token_count
         elapsed_ms = (perf_counter() - started) * 1000
         self.cache.tell(HitEvent("semantic", self.cache.namespace, served.match.key, tokens, elapsed_ms))
@@ -217,6 +233,8 @@ class FrontDoor:
         if vector is None:
             return None
         found = await self.matcher.nearest(text, vector, scope, threshold)
+        if self.verifier is not None:
+            found = await self.verifier.weigh(text, found, threshold)
         spent["search"] = (perf_counter() - embedded) * 1000
         return found
 
@@ -251,6 +269,11 @@ class FrontDoor:
             return None
         at, _ = decide([candidate.match for candidate in candidates or ()], self.config.threshold)
         return None if at is None or not candidates else candidates[at].match.key
+
+    async def _filed(self, key: str, response: str) -> None:
+        await self._make_findable(key)
+        if self.verifier is not None:
+            self.verifier.learn(key, response)
 
     async def _make_findable(self, key: str) -> None:
         """Store the vector of an entry; one that cannot be made leaves the entry exact-only."""
@@ -303,10 +326,15 @@ async def index_keys(cache: LLMCache, matcher: SimilarityMatcher, keys: Sequence
     )
 
 
+async def _text_of(compute: Compute) -> str:
+    answer = await call(compute)
+    return answer if isinstance(answer, str) else answer.response
+
+
 class _RequestShelf:
     """An LLMCache as whole requests see it: an entry under a key that is not theirs is none."""
 
-    def __init__(self, cache: LLMCache, stored: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, cache: LLMCache, stored: Callable[[str, str], Awaitable[None]]) -> None:
         self._cache = cache
         self._stored = stored
         self.config = cache.config
@@ -329,21 +357,24 @@ class _RequestShelf:
     ) -> str | None:
         refused = await self._cache.store_computed(key, response, facts, ttl_seconds, start)
         if refused is None and facts.scope is not None:
-            await self._stored(key)
+            await self._stored(key, response.response)
         return refused
 
 
 class _Meaning:
     """What `compute.Meaning` asks, for one request."""
 
-    def __init__(self, door: FrontDoor, request: Request, threshold: float, controls: Controls) -> None:
+    def __init__(
+        self, door: FrontDoor, request: Request, threshold: float, controls: Controls, compute: Compute
+    ) -> None:
         self._door = door
+        self._compute = compute
         self._request = request
         self._threshold = threshold
         self._controls = controls
 
     async def find(self) -> CachedResponse | None:
-        found = await self._door.by_meaning(self._request, self._threshold)
+        found = await self._door.by_meaning(self._request, self._threshold, compute=self._compute)
         if found.age_seconds is not None and may_serve(found.age_seconds, self._controls) is not None:
             return None
         return found.response

@@ -22,7 +22,10 @@ from cache_management.cache.requests import Request, make_request
 from cache_management.cache.values import CachedResponse, CacheStats, Lookup, SimilarityMatch
 
 if TYPE_CHECKING:
+    from cache_management.cache.semantic.comparing import Judge
+    from cache_management.cache.semantic.evidence import FalseHits
     from cache_management.cache.semantic.matcher import SimilarityMatcher
+    from cache_management.cache.semantic.verifier import Verifier
 
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -35,14 +38,25 @@ class CacheManager:
 
     Share one backend between them, so that an answer that is gone is not found by
     meaning either. `namespace=` of a call serves another namespace of the same store.
+
+    Args:
+        judge: In verified mode, says whether two answers to a question say the same: takes the
+            question and both; returns True, False, or None when it cannot tell. May be async.
     """
 
-    def __init__(self, llm_cache: LLMCache, similarity_matcher: SimilarityMatcher | None = None) -> None:
+    def __init__(
+        self,
+        llm_cache: LLMCache,
+        similarity_matcher: SimilarityMatcher | None = None,
+        *,
+        judge: Judge | None = None,
+    ) -> None:
         self.llm_cache = llm_cache
         self.similarity_matcher = similarity_matcher
         if similarity_matcher is not None:
             _check_pair(llm_cache, similarity_matcher)
-        self._door = FrontDoor(llm_cache, similarity_matcher)
+        self._judge = judge
+        self._door = _open_door(llm_cache, similarity_matcher, judge)
         self._neighbours: OrderedDict[str, FrontDoor] = OrderedDict()
 
     async def lookup(
@@ -135,6 +149,41 @@ class CacheManager:
             request, compute, threshold=threshold, ttl_seconds=ttl_seconds, tags=tags, controls=controls
         )
 
+    async def feedback(self, lookup: Lookup, *, correct: bool) -> None:
+        """Say whether an answer found by meaning was right. A wrong one is not served to that question again.
+
+        Raises:
+            InvalidInput: The lookup was no hit by meaning.
+            BackendUnavailable, EmbedderUnavailable: It is not noted.
+        """
+        if not isinstance(lookup, Lookup) or lookup.kind != "semantic" or lookup.similarity is None:
+            raise InvalidInput(
+                "only an answer found by meaning can be judged; delete a wrong entry with llm_cache.delete(lookup.key)"
+            )
+        await self.judge(
+            lookup.prompt, lookup.key, score=lookup.similarity, correct=correct, namespace=lookup.namespace
+        )
+
+    async def judge(self, prompt: str, key: str, *, score: float, correct: bool, namespace: str | None = None) -> None:
+        """Say whether the entry of a key is right for a question, whose similarity to it is `score`.
+
+        Raises:
+            InvalidInput: This manager has no similarity_matcher.
+            BackendUnavailable, EmbedderUnavailable: It is not noted.
+        """
+        await self._verifier(namespace).feedback(prompt, key, score, correct=correct)
+
+    async def false_hits(self, namespace: str | None = None) -> FalseHits:
+        """Return how many of the answers found by meaning are wrong, as far as it is known.
+
+        Raises:
+            InvalidInput: This manager has no similarity_matcher.
+            BackendUnavailable, EmbedderUnavailable: It cannot be read.
+        """
+        door = self._door_of(namespace)
+        evidence = await self._verifier(namespace).evidence(at_once=True)
+        return evidence.summary(from_score=door.config.threshold)
+
     async def get_llm_cache(self, key: str) -> CachedResponse | None:
         """Return the response stored under a key, or None."""
         return await self.llm_cache.get(key)
@@ -200,19 +249,33 @@ class CacheManager:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
+    def _verifier(self, namespace: str | None) -> Verifier:
+        verifier = self._door_of(namespace).verifier
+        if verifier is None:
+            raise InvalidInput("this manager has no similarity_matcher: give it one to judge what is found by meaning")
+        return verifier
+
     def _door_of(self, namespace: str | None) -> FrontDoor:
         if namespace is None or namespace == self.llm_cache.namespace:
             return self._door
         door = self._neighbours.get(namespace)
         if door is None:
-            door = self._neighbours[namespace] = _neighbour(self._door, check_namespace(namespace))
+            door = self._neighbours[namespace] = _neighbour(self._door, check_namespace(namespace), self._judge)
         self._neighbours.move_to_end(namespace)
         if len(self._neighbours) > _NEIGHBOURS_KEPT:
             self._neighbours.popitem(last=False)
         return door
 
 
-def _neighbour(door: FrontDoor, namespace: str) -> FrontDoor:
+def _open_door(cache: LLMCache, matcher: SimilarityMatcher | None, judge: Judge | None) -> FrontDoor:
+    if matcher is None:
+        return FrontDoor(cache)
+    from cache_management.cache.semantic.verifier import Verifier
+
+    return FrontDoor(cache, matcher, Verifier(matcher, clock=cache.clock, listener=cache.tell, judge=judge))
+
+
+def _neighbour(door: FrontDoor, namespace: str, judge: Judge | None) -> FrontDoor:
     """Return a door to another namespace of the same store; only its keys and its index are its own."""
     cache = LLMCache(
         door.cache.config.model_copy(update={"namespace": namespace}),
@@ -220,7 +283,8 @@ def _neighbour(door: FrontDoor, namespace: str) -> FrontDoor:
         listener=door.cache.listener,
         clock=door.cache.clock,
     )
-    return FrontDoor(cache, None if door.matcher is None else door.matcher.in_namespace(namespace, listener=cache.tell))
+    matcher = None if door.matcher is None else door.matcher.in_namespace(namespace, listener=cache.tell)
+    return _open_door(cache, matcher, judge)
 
 
 async def _leave(door: FrontDoor) -> None:

@@ -74,7 +74,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     `key` is the entry that was served, or the one under which an answer would be stored. `reason`
     says why it missed; on a hit it is the kind. `nearest` is the best candidate that was not served,
     `vetoes` are its gates, `candidates` are all that were weighed, best first. `similarity` is
-    that of the answer served, 1.0 when exact.
+    that of the answer served, 1.0 when exact. `prompt` is the text that was asked.
     """
 
     hit: bool
@@ -92,6 +92,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = "default"
     timings_ms: dict[str, float] = {}
     decision_id: str = ""
+    prompt: str = ""
 
     def __bool__(self) -> bool:
         return self.hit

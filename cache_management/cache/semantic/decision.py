@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from cache_management.cache.values import LookupReason, SimilarityMatch
 
+UNVERIFIED = "unverified"
+"""The veto of a candidate that only lacks evidence."""
 _ROUNDING = 1e-6  # of a product in 32 bits: an identical text must reach a threshold of 1
 
 
@@ -17,7 +19,7 @@ def reaches(score: float, threshold: float) -> bool:
 def decide(matches: Sequence[SimilarityMatch], threshold: float) -> tuple[int | None, LookupReason]:
     """Return the position of the match to serve, and the reason.
 
-    It is the best one that reaches the threshold and that no gate refuses. `matches` are best first.
+    It is the best one that reaches the threshold and that nothing refuses. `matches` are best first.
     """
     near = [match for match in matches if reaches(match.score, threshold)]
     if not near:
@@ -25,4 +27,4 @@ def decide(matches: Sequence[SimilarityMatch], threshold: float) -> tuple[int | 
     for at, match in enumerate(near):
         if not match.vetoes:
             return at, "semantic"
-    return None, "vetoed"
+    return None, "unverified" if any(match.vetoes == (UNVERIFIED,) for match in near) else "vetoed"

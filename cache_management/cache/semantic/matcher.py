@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_management.cache.backends.base import Backend
+from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.clock import Clock, VersionClock, system_clock, version_time
 from cache_management.cache.codec import decode_fresh
@@ -37,7 +37,7 @@ from cache_management.cache.semantic import gates
 from cache_management.cache.semantic.decision import reaches
 from cache_management.cache.semantic.embedding_cache import CachingEmbedder
 from cache_management.cache.semantic.follow import Follower
-from cache_management.cache.semantic.stored_vectors import StoredVector
+from cache_management.cache.semantic.stored_vectors import StoredVector, cluster_of
 from cache_management.cache.semantic.vector_store import VectorStore
 from cache_management.cache.values import CachedResponse, SimilarityMatch
 from cache_management.cache.vectors import open_index
@@ -49,10 +49,14 @@ _OVERFETCH = 8  # gates refuse some and entries vanish; asking for more costs ne
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A stored answer close to a question, with all that the decision to serve it needs."""
+    """A stored answer close to a question, with all that the decision to serve it needs.
+
+    `cluster` names the entries that are like it.
+    """
 
     match: SimilarityMatch
     response: CachedResponse
+    cluster: int
 
 
 class SimilarityMatcher:
@@ -86,7 +90,7 @@ class SimilarityMatcher:
         self._listener = fan_out([listener])
         self._entry_limit_bytes = entry_limit_bytes
         self.stands_alone = backend is None
-        inner = embedder or open_embedder(self.config.model)
+        inner = embedder or open_embedder(self.config.model, engine=self.config.engine)
         self.embedder: Embedder = CachingEmbedder(inner) if self.config.cache_embeddings else inner
         self.index = index or open_index()
         self._entries = KeySpace("llm", self.namespace)
@@ -104,6 +108,11 @@ class SimilarityMatcher:
     def backend(self) -> Backend:
         """Return the store that holds the vectors."""
         return self._vectors.backend
+
+    @property
+    def journal(self) -> Journal:
+        """Return what tells other processes of changes."""
+        return self._vectors.journal
 
     def use_backend(self, backend: Backend) -> None:
         """Keep vectors in another store from now on; only while nothing was indexed yet.
@@ -257,6 +266,15 @@ class SimilarityMatcher:
             return found
         return await self._match(text, vector, scope, -1.0, 1)
 
+    async def cluster_of(self, text: str) -> int | None:
+        """Return which part of the space a text lies in, or None for one that cannot be read whole.
+
+        Raises:
+            EmbedderUnavailable: The model cannot be loaded.
+        """
+        vector = await self.vector_of(text)
+        return None if vector is None else cluster_of(vector)
+
     async def clear_index(self) -> int:
         """Forget all vectors of this namespace and model; entries stay. Return how many went."""
         await self.embedder.load()
@@ -301,15 +319,22 @@ class SimilarityMatcher:
     def _candidate(
         self, query: str, score: float, response: CachedResponse, stored: StoredVector, version: int
     ) -> Candidate:
+        age = max(0.0, self._clock() - version_time(version))
         match = SimilarityMatch(
             score=max(-1.0, min(score, 1.0)),
             prompt=stored.prompt,
             response=response.response,
             key=stored.key,
-            vetoes=gates.vetoes(query, stored.prompt),
-            age_seconds=max(0.0, self._clock() - version_time(version)),
+            vetoes=gates.vetoes(
+                query,
+                stored.prompt,
+                age_seconds=age,
+                fresh_seconds=self.config.fresh_seconds,
+                off=self.config.gates_off,
+            ),
+            age_seconds=age,
         )
-        return Candidate(match, response)
+        return Candidate(match, response, cluster_of(stored.as_array()))
 
     async def _answers(self, neighbours: Sequence[Neighbour]) -> dict[str, tuple[CachedResponse, StoredVector, int]]:
         """Return response, vector and version of the answer by vector id; what has no live answer leaves the index."""

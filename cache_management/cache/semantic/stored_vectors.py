@@ -6,6 +6,8 @@ Writers note every change in a journal; see follow.py for the reading side.
 
 from __future__ import annotations
 
+from functools import cache
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,23 @@ class StoredVector(msgspec.Struct, frozen=True, array_like=True):
     def as_array(self) -> NDArray[np.float32]:
         """Return shape (d,), float32."""
         return np.frombuffer(self.vector, dtype="<f4")
+
+
+_CLUSTER_BITS = 6
+
+
+def cluster_of(vector: NDArray[np.float32]) -> int:
+    """Return which of 64 parts of the space a vector lies in; near ones mostly share it.
+
+    Source: M. Charikar, "Similarity Estimation Techniques from Rounding Algorithms", 2002.
+    """
+    return int(np.packbits(_planes(len(vector)) @ vector > 0)[0]) >> (8 - _CLUSTER_BITS)
+
+
+@cache
+def _planes(dims: int) -> NDArray[np.float32]:
+    # Seeded: every process must name the parts alike.
+    return np.random.default_rng(0).standard_normal((_CLUSTER_BITS, dims), dtype=np.float32)
 
 
 _encoder = msgspec.msgpack.Encoder()

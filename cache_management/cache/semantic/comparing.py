@@ -1,0 +1,46 @@
+"""Whether two answers say the same: what verified mode learns from."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import unicodedata
+from collections.abc import Awaitable, Callable
+
+from cache_management.cache.embeddings.base import Embedder
+from cache_management.cache.semantic import gates
+from cache_management.cache.semantic.evidence import Verdict
+
+Judge = Callable[[str, str, str], bool | Awaitable[bool | None] | None]
+"""Takes the question and two answers; returns whether they say the same, None when it cannot tell."""
+
+_FACTS = ("number", "unit", "id", "date", "polarity")
+_OFF = tuple(name for name in gates.NAMES if name not in _FACTS)
+_SAME, _DIFFERENT = 0.85, 0.6  # cosine; between them it is not sure
+_NOT_WORDS = re.compile(r"[\W_]+")
+
+
+async def compare(asked: str, stored: str, fresh: str, *, embedder: Embedder, judge: Judge | None = None) -> Verdict:
+    """Return whether a fresh answer to a question says what the stored one does.
+
+    First the text itself, then its facts (numbers, units, ids, dates, negations), then the
+    `judge`, else the meaning of the whole. Of a text that is longer than the model reads, its meaning is that
+    of the beginning.
+    """
+    if _plain(stored) == _plain(fresh):
+        return "same"
+    if judge is not None:
+        said = judge(asked, stored, fresh)
+        found = await said if inspect.isawaitable(said) else said
+        return "unsure" if found is None else "same" if found else "different"
+    if gates.vetoes(stored, fresh, off=_OFF):
+        return "different"
+    if not stored.strip() or not fresh.strip():
+        return "different"
+    rows = await embedder.embed([stored, fresh])
+    near = float(rows[0] @ rows[1])
+    return "same" if near >= _SAME else "different" if near < _DIFFERENT else "unsure"
+
+
+def _plain(text: str) -> str:
+    return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()

@@ -1,0 +1,248 @@
+"""Verified and shadow mode through the front door, and feedback in every mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cache_management import CacheConfig, CacheManager, LLMCache, Lookup, SimilarityConfig
+from cache_management.cache.backends.memory import MemoryBackend
+from cache_management.cache.clock import VersionClock
+from cache_management.cache.config import GATE_NAMES
+from cache_management.cache.embeddings.hashing import HashingEmbedder
+from cache_management.cache.errors import ConfigurationError, InvalidInput
+from cache_management.cache.events import Event, JudgedEvent, UnavailableEvent
+from cache_management.cache.semantic import gates
+from cache_management.cache.semantic.comparing import compare
+from cache_management.cache.semantic.evidence import Observation
+from cache_management.cache.semantic.ledger import Ledger
+from cache_management.cache.semantic.matcher import SimilarityMatcher
+from tests.contracts.broken import BreakableBackend
+
+NAMES = ("amber", "birch", "cedar", "daisy", "elder", "fern", "grass", "hazel", "iris", "jade")
+PLACES = ("attic", "barn", "cellar", "den", "entry", "foyer", "garage", "hall", "inn", "jetty", "kitchen", "loft")
+
+
+def asked(at: int) -> str:
+    return f"tell me about the {NAMES[at % 10]} of the {PLACES[at // 10]}"
+
+
+def reworded(at: int) -> str:
+    return f"about the {NAMES[at % 10]} of the {PLACES[at // 10]}, tell me"
+
+
+def manager_on(backend: BreakableBackend, events: list[Event] | None = None, **similarity: Any) -> CacheManager:
+    cache = LLMCache(CacheConfig(), backend=backend, listener=None if events is None else events.append)
+    matcher = SimilarityMatcher(
+        SimilarityConfig(**{"threshold": 0.8, "gates_off": GATE_NAMES, **similarity}),
+        backend=backend,
+        embedder=HashingEmbedder(),
+        listener=cache.tell,
+    )
+    return CacheManager(cache, matcher)
+
+
+async def hear_of(manager: CacheManager, times: int, *, wrong: int = 0) -> None:
+    """Let a manager compare answers until it has evidence."""
+    for at in range(times):
+        await manager.store(asked(at), f"answer {at}")
+    for at in range(times):
+        await manager.get_or_compute(reworded(at), lambda at=at: f"answer {at + (1000 if at < wrong else 0)}")
+    await manager._door.finish()
+
+
+async def test_nothing_is_served_before_enough_is_known_and_then_it_is() -> None:
+    events: list[Event] = []
+    manager = manager_on(BreakableBackend(up=True), events, max_error_rate=0.05)
+    await manager.store("how do I reset my password", "on the login page")
+
+    before = await manager.lookup("my password, how do I reset")
+    await hear_of(manager, 120)
+    after = await manager.lookup("my password, how do I reset")
+
+    assert (before.hit, before.reason, before.vetoes) == (False, "unverified", ("unverified",))
+    assert "refused by unverified" in before.explain()
+    assert after.kind == "semantic"
+    assert {event.verdict for event in events if isinstance(event, JudgedEvent)} == {"same"}
+
+
+async def test_wrong_answers_keep_it_from_serving() -> None:
+    manager = manager_on(BreakableBackend(up=True), max_error_rate=0.05)
+    await manager.store("how do I reset my password", "on the login page")
+
+    await hear_of(manager, 120, wrong=20)
+
+    assert (await manager.lookup("my password, how do I reset")).reason == "unverified"
+    known = await manager.false_hits()
+    assert (known.candidates, known.wrong, known.threshold, known.budget) == (120, 20, None, 0.05)
+
+
+async def test_another_process_knows_what_this_one_learned() -> None:
+    backend = BreakableBackend(up=True)
+    await hear_of(manager_on(backend, max_error_rate=0.05), 120)
+    other = manager_on(backend, max_error_rate=0.05)
+
+    await other.store("how do I reset my password", "on the login page")
+
+    assert (await other.lookup("my password, how do I reset")).kind == "semantic"
+
+
+async def test_a_share_of_what_is_served_is_computed_again_and_makes_the_published_rate() -> None:
+    backend = BreakableBackend(up=True)
+    await hear_of(manager_on(backend, max_error_rate=0.05, recheck_rate=0), 120)
+    manager = manager_on(backend, max_error_rate=0.05, recheck_rate=1.0)
+    computed: list[int] = []
+
+    async def ask(at: int, text: str) -> str:
+        async def compute() -> str:
+            computed.append(at)
+            return text
+
+        found = (await manager.get_or_compute(f"{reworded(at)} please", compute)).response
+        await manager._door.finish()
+        return found
+
+    served = [await ask(at, f"answer {at}") for at in range(10)]
+    assert (await manager.false_hits()).served.rate == 0
+    served.append(await ask(10, "another answer altogether 7"))
+
+    assert served == [f"answer {at}" for at in range(11)], "the caller gets what is stored"
+    assert computed == list(range(11))
+    known = (await manager.false_hits()).served
+    assert known.audited == 11
+    assert known.low < 1 / 11 < known.high
+    assert known.rate == pytest.approx(1 / 11)
+
+
+async def test_shadow_mode_serves_nothing_and_counts_what_would_have_been() -> None:
+    manager = manager_on(BreakableBackend(up=True), mode="shadow")
+
+    await hear_of(manager, 60, wrong=6)
+
+    assert (await manager.lookup(f"{reworded(3)} please")).reason == "unverified"
+    known = await manager.false_hits()
+    assert (known.candidates, known.wrong, known.served.audited) == (60, 6, 0)
+
+
+@pytest.mark.parametrize("mode", ["static", "verified"])
+async def test_what_somebody_called_wrong_is_not_served_to_that_question_again(mode: str) -> None:
+    manager = manager_on(BreakableBackend(up=True), mode=mode, max_error_rate=0.05)
+    await hear_of(manager, 120)
+    await manager.store("how do I reset my password", "on the login page")
+    found = await manager.lookup("my password, how do I reset")
+    assert found
+
+    await manager.feedback(found, correct=False)
+
+    again = await manager.lookup("my password, how do I reset")
+    assert (again.hit, again.vetoes) == (False, ("feedback_block",))
+    await manager.feedback(found, correct=True)
+    assert mode == "verified" or await manager.lookup("my password, how do I reset")
+
+
+async def test_only_an_answer_by_meaning_can_be_judged() -> None:
+    manager = manager_on(BreakableBackend(up=True))
+    await manager.store("q", "r")
+
+    for lookup in (await manager.lookup("q"), await manager.lookup("another")):
+        with pytest.raises(InvalidInput, match="only an answer found by meaning"):
+            await manager.feedback(lookup, correct=False)
+    with pytest.raises(InvalidInput, match="no similarity_matcher"):
+        await CacheManager(LLMCache(backend=BreakableBackend(up=True))).judge("q", "k", score=0.9, correct=True)
+
+
+async def test_a_store_that_is_down_in_the_background_harms_nobody() -> None:
+    events: list[Event] = []
+    backend = BreakableBackend(up=True)
+    manager = manager_on(backend, events, max_error_rate=0.05)
+    await manager.store(asked(1), "r")
+    await manager.lookup(reworded(1))
+    await manager.store(reworded(1), "r")
+    backend.up = False
+    await manager._door.finish()
+
+    assert isinstance(await manager.lookup(asked(1)), Lookup)
+    assert any(isinstance(event, UnavailableEvent) for event in events)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_error_rate": 0}, "max_error_rate"),
+        ({"max_error_rate": 1.5}, "max_error_rate"),
+        ({"recheck_rate": 2}, "recheck_rate"),
+        ({"gates_off": ("numbers",)}, "there is no gate 'numbers'"),
+        ({"mode": "sure"}, "mode"),
+    ],
+)
+def test_settings_that_mean_nothing_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        SimilarityConfig(**options)
+
+
+def test_the_gates_that_can_be_switched_off_are_the_gates_there_are() -> None:
+    assert gates.NAMES == GATE_NAMES
+
+
+# The ledger
+
+
+def ledger_on(backend: MemoryBackend) -> Ledger:
+    return Ledger(backend, backend, namespace="n", space="s", budget=0.02, versions=VersionClock())
+
+
+def observation(at: int) -> Observation:
+    return Observation("near_miss", "same", 0.9, f"q{at}", f"e{at}", 0)
+
+
+async def test_what_the_journal_no_longer_holds_is_known_from_the_record() -> None:
+    backend = MemoryBackend(max_size=100)
+    first = ledger_on(backend)
+    await first.note([observation(at) for at in range(700)])
+    await first.catch_up()
+    backend._streams.clear()
+
+    late = ledger_on(backend)
+    await late.catch_up()
+    await first.note([observation(1)])
+
+    assert late.evidence.seen == 700
+    assert (await late.catch_up(at_once=True)).seen >= 700
+
+
+async def test_foreign_notes_and_records_are_passed_over() -> None:
+    backend = MemoryBackend(max_size=100)
+    ledger = ledger_on(backend)
+    await backend.append("cm1:log:n:evidence:s", [b"\xff", b""])
+    await ledger.note([observation(1)])
+
+    assert (await ledger.catch_up()).seen == 1
+
+
+# Comparing answers
+
+
+@pytest.mark.parametrize(
+    ("stored", "fresh", "verdict"),
+    [
+        ("On the login page.", "on the  login page", "same"),
+        ("It costs 10 EUR.", "It costs 12 EUR.", "different"),
+        ("It is safe.", "It is not safe.", "different"),
+        ("the login page it is on", "it is on the login page", "same"),
+        ("zebra", "the quick brown fox", "different"),
+        ("something", "", "different"),
+    ],
+)
+async def test_answers_are_compared_by_text_facts_and_meaning(stored: str, fresh: str, verdict: str) -> None:
+    assert await compare("q", stored, fresh, embedder=HashingEmbedder()) == verdict
+
+
+@pytest.mark.parametrize(("said", "verdict"), [(True, "same"), (False, "different"), (None, "unsure")])
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_judge_has_the_last_word(said: bool | None, verdict: str, is_async: bool) -> None:
+    async def later(*_: str) -> bool | None:
+        return said
+
+    judge = later if is_async else (lambda *_: said)
+    assert await compare("q", "one answer", "another", embedder=HashingEmbedder(), judge=judge) == verdict
