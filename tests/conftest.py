@@ -156,8 +156,8 @@ def own_redis() -> Iterator[OwnRedisFactory]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Server]:
-    """A server without fsync, shared by the tests of one worker."""
-    with _running(lambda folder: start_postgres(folder, fsync=False)) as server:
+    """A server without fsync and with pgvector, shared by the tests of one worker."""
+    with _running(lambda folder: start_postgres(folder, fsync=False, needs_vector=True)) as server:
         yield server
 
 
