@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.alignment import Pair
-from cache_management.cache.semantic.gates.closed_classes import UNDOING
+from cache_management.cache.semantic.gates.closed_classes import OTHER_PRONOUNS, UNDOING
 from cache_management.cache.semantic.gates.facets import Word
 
 
@@ -52,10 +53,9 @@ def principal(pair: Pair) -> bool:
         mine, other = ours[owned], theirs[owned]
         if mine == other:
             continue
-        if {mine, other} == {"first", "second"} and pair.asked.subjects != pair.stored.subjects:
-            continue  # "how do you change your name": anybody
-        return True
-    if pair.left or pair.right:
+        if not _anybody(pair, mine, other):
+            return True
+    if any(not lexicon.is_person(word.lemma) for word in (*pair.left, *pair.right)):
         return False
     return {frozenset(pair.asked.subjects), frozenset(pair.stored.subjects)} == {
         frozenset(("first",)),
@@ -63,5 +63,18 @@ def principal(pair: Pair) -> bool:
     }
 
 
+def _anybody(pair: Pair, mine: str, other: str) -> bool:
+    """Tell whether both owners can be anybody: "how do you change your name", "how does one change their name"."""
+    owners = {mine, other}
+    if owners == {"first", "second"}:
+        return pair.asked.subjects != pair.stored.subjects
+    if "third" not in owners:
+        return False
+    if (pair.asked.grammar | pair.stored.grammar) & OTHER_PRONOUNS - {"it", "its", "itself"}:
+        return True
+    (named,) = owners - {"third"}
+    return named in pair.asked.lemmas and named in pair.stored.lemmas  # "his" after the name
+
+
 def _matters(word: Word) -> bool:
-    return not word.light and word.lemma not in UNDOING
+    return not word.light and word.lemma not in UNDOING and word.lemma != "roll"

@@ -68,8 +68,8 @@ LIGHT = word_set(
     "difference option bit "
     # Adjectives that praise, grade or point.
     "good great nice fine bad easy simple quick fast possible able right correct proper actual real main various "
-    "different certain own same other another important useful effective efficient much many several certain general "
-    "sure new"
+    "different own same other another important useful effective efficient much many several "
+    "sure"
 )
 
 # "higher" and "lower" are antonyms of the dictionary; these are not.
@@ -86,6 +86,7 @@ OPPOSITE_PARTICLES = (
     ("up", "down"),
     ("inside", "outside"),
     ("for", "against"),
+    ("to", "from"),
     ("into", "out"),
 )
 # Words that only differ in the side from which one looks at an act, or that undo one another.
@@ -160,6 +161,9 @@ REVERSALS = (
     "former latter",
 )
 
+# Verbs that mean the same only beside a particle or an object: "log out", "sign out".
+SAME_USE = ({"log", "sign"},)
+
 SYMMETRIC = word_set(
     "marry married date dating engaged divorced related connected linked close similar equal identical same different "
     "friend friends sibling brother brothers sister sisters cousin cousins twin twins neighbor neighbour partner "
@@ -185,4 +189,5 @@ TELLING = word_set(
     "tell explain describe show list give write compare define name help let know suggest recommend provide summarize "
     "summarise discuss say state outline identify find see understand learn teach advise inform clarify mention"
 )
-POLITE = word_set("please pls plz kindly hi hello hey thanks thank ok okay so well just")
+ASKING_NICELY = word_set("please pls plz kindly")
+POLITE = ASKING_NICELY | word_set("hi hello hey thanks thank ok okay so well just")

@@ -9,6 +9,7 @@ import msgspec
 
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.closed_classes import (
+    AUXILIARIES,
     BE,
     CONJUNCTIONS,
     DETERMINERS,
@@ -77,7 +78,7 @@ def _read(text: str) -> Facets:
     shouting = _shouts(found)
     plain = [(at, token) for at, token in enumerate(found) if token.kind in {Kind.WORD, Kind.CODE} and at not in taken]
     texts = [token.text for _, token in plain]
-    lemmas = [lexicon.lemma(word) if word not in _GRAMMAR else word for word in texts]
+    lemmas = [lexicon.lemma(word) if word not in _GRAMMAR else "a" if word == "an" else word for word in texts]
     words = _content(plain, texts, lemmas, shouting)
     content_at = {word.at: word for word in words}
     opens = frozenset(at for at, (_, token) in enumerate(plain) if token.opens)
@@ -92,7 +93,7 @@ def _read(text: str) -> Facets:
         negated=_negated(texts, content_at, opens),
         degrees=_degrees(texts, content_at),
         owners=_owners(texts, content_at, plain),
-        subjects=frozenset(SUBJECTS[word] for word in texts if word in SUBJECTS),
+        subjects=_subjects(texts, lemmas),
         aspect=_aspect(texts),
         roles=_roles(texts, content_at),
         agent=_agent(texts, words),
@@ -163,6 +164,17 @@ def _next_content(
     return None
 
 
+def _subjects(texts: Sequence[str], lemmas: Sequence[str]) -> frozenset[str]:
+    """Read who acts: I, you, they; "my wife" before an act is one of them."""
+    found = {SUBJECTS[word] for word in texts if word in SUBJECTS}
+    for at in range(1, len(texts) - 1):
+        if texts[at - 1] in OWNERS and lexicon.is_person(lemmas[at]) and texts[at + 1] not in {"'s", "and"}:
+            before = texts[at - 2] if at > 1 else ""
+            if before in AUXILIARIES or not before:
+                found.add("third")
+    return frozenset(found)
+
+
 def _negated(texts: Sequence[str], content_at: dict[int, Word], opens: frozenset[int]) -> tuple[str, ...]:
     out = []
     for at, word in enumerate(texts):
@@ -172,8 +184,8 @@ def _negated(texts: Sequence[str], content_at: dict[int, Word], opens: frozenset
             if word == "not" and at + 1 < len(texts) and texts[at + 1] in {"only", "just"}:
                 continue  # "not only" adds
             governed = _next_content(at, texts, content_at, opens=opens)
-            if governed is not None:
-                out.append(governed.lemma)
+            # "What should I not do": where no content word follows, the next word is governed.
+            out.append(governed.lemma if governed is not None else texts[at + 1])
     return tuple(out)
 
 

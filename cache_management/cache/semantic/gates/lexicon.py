@@ -228,10 +228,10 @@ def _direct(at: int) -> frozenset[int]:
 
 @lru_cache(maxsize=20_000)
 def _heads(at: int) -> frozenset[int]:
-    """The first sense of a word as an adjective or verb, and the adjective that it is a shade of."""
+    """The first senses of a word as an adjective or verb, and the adjectives that it is a shade of."""
     lexicon = load()
-    own = _direct(at)
-    return own | {up for sense in own if lexicon.parts[sense] == ADJECTIVE for up in lexicon.parents[sense]}
+    own = [sense for sense in _near_senses(at) if lexicon.parts[sense] in {ADJECTIVE, VERB}]
+    return frozenset(own) | {up for sense in own if lexicon.parts[sense] == ADJECTIVE for up in lexicon.parents[sense]}
 
 
 def _prefixed(longer: str, shorter: str) -> bool:
@@ -325,6 +325,9 @@ def near(one: str, two: str) -> bool:
     """
     if synonyms(one, two) or narrower(one, two):
         return True
+    short, long = sorted((one, two), key=len)
+    if len(short) >= 4 and long.startswith(short):
+        return True  # "tech" and "technical"
     lexicon = load()
     first, second = lexicon.number.get(one), lexicon.number.get(two)
     if first is None or second is None:

@@ -16,7 +16,8 @@ def polarity(pair: Pair) -> bool:
     flips = _turns(pair)
     if flips % 2 == 0:
         return False
-    if not pair.nearly_equal:
+    # A negator says little about texts that differ otherwise; two antonyms in one place say more.
+    if len(pair.heavy_left) + len(pair.heavy_right) > (1 if _negations(pair) else 2):
         return False
     # "Is A better than B" and "is B worse than A" turn twice.
     return not _swapped(pair, frozenset(("than", "before", "after")))
@@ -33,7 +34,8 @@ def _negations(pair: Pair) -> int:
 
 def _governed(facets: Facets, pair: Pair) -> list[str]:
     facing = {word.lemma for both in pair.opposed for word in both}
-    return [word for word in facets.negated if not word or word in pair.shared or word in facing]
+    both = frozenset(pair.asked.lemmas) & frozenset(pair.stored.lemmas)
+    return [word for word in facets.negated if word in pair.shared or word in facing or word in both]
 
 
 def _degrees(pair: Pair) -> int:
@@ -47,6 +49,8 @@ def _particles(pair: Pair) -> int:
     ours, theirs = pair.asked.grammar, pair.stored.grammar
     turns = 0
     for one, two in OPPOSITE_PARTICLES:
+        if one == "to" and pair.opposed:
+            continue  # "upload to", "download from": the verb turns already
         if (one in ours and two in theirs and two not in ours and one not in theirs) or (
             two in ours and one in theirs and one not in ours and two not in theirs
         ):
@@ -81,14 +85,28 @@ def direction(pair: Pair) -> bool:
 
 def _swapped(pair: Pair, only: frozenset[str] | None = None) -> bool:
     """Tell whether a preposition leads to one of two shared words here and to the other there."""
-    ours, theirs = dict(pair.asked.roles), dict(pair.stored.roles)
+    ours, theirs = _single(pair.asked.roles), _single(pair.stored.roles)
     for role, mine in ours.items():
         other = theirs.get(role)
         if other is None or other == mine or (only is not None and role not in only):
             continue
-        if mine in pair.stored.lemmas and other in pair.asked.lemmas and not _is_symmetric(pair):
-            return True
+        if mine in pair.stored.lemmas and other in pair.asked.lemmas:
+            if _listed(pair.asked.lemmas, mine, other) and _listed(pair.stored.lemmas, mine, other):
+                continue
+            return not _is_symmetric(pair)
     return False
+
+
+def _single(roles: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Keep the prepositions that stand once: of two, nobody knows which answers which."""
+    counts = Counter(role for role, _ in roles)
+    return {role: led for role, led in roles if counts[role] == 1}
+
+
+def _listed(lemmas: tuple[str, ...], one: str, two: str) -> bool:
+    """Tell whether two words are joined by and, or."""
+    here, there = sorted((lemmas.index(one), lemmas.index(two)))
+    return bool({"and", "or", "nor"} & set(lemmas[here:there])) and there - here <= 3
 
 
 def _is_symmetric(pair: Pair) -> bool:
@@ -103,7 +121,7 @@ def _holds_both_ways(lemma: str) -> bool:
 
 def _agents_differ(pair: Pair) -> bool:
     ours, theirs = pair.asked.agent, pair.stored.agent
-    if ours is None or theirs is None or ours[1] != theirs[1]:
+    if ours is None or theirs is None or ours[1] != theirs[1] or ours[0] == ours[2]:
         return False
     return ours[0] == theirs[2] and ours[2] == theirs[0] and not _is_symmetric(pair)
 
@@ -144,6 +162,10 @@ def tense(pair: Pair) -> bool:
     if "habit" in {ours, theirs} or "becoming" in {ours, theirs}:
         return True
     # "Was he" against "is he": only where nothing but the verb's form differs.
+    if [word for word in pair.asked.lemmas if word not in BE] != [
+        word for word in pair.stored.lemmas if word not in BE
+    ]:
+        return False
     return len(pair.asked.lemmas) == len(pair.stored.lemmas) and bool(
         (set(pair.asked.grammar) ^ set(pair.stored.grammar)) & BE
     )

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import msgspec
 
-from cache_management.cache.semantic.gates.closed_classes import word_set
+from cache_management.cache.semantic.gates.closed_classes import STOP, word_set
 from cache_management.cache.semantic.gates.tokens import Kind, Token
 
 
@@ -49,7 +49,8 @@ _MULTIPLES = {"k": 1_000, "m": 1_000_000, "bn": 1_000_000_000} | _SCALES
 _NOT_A_NUMBER_ALONE = {"one"}
 _NUMBER_WORDS = _UNITS.keys() | _TENS.keys() | _SCALES.keys()
 _ROMAN = {
-    roman: at for at, roman in enumerate(("II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII"), start=2)
+    roman: at
+    for at, roman in enumerate(("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII"), start=1)
 }
 
 # Unit -> base unit and how many of the base one such unit is.
@@ -117,7 +118,7 @@ def quantities(found: Sequence[Token]) -> tuple[list[Quantity], set[int]]:
             and token.raw in _ROMAN
             and at
             and found[at - 1].raw[:1].isupper()
-            and (len(token.raw) > 1 or not found[at - 1].opens)
+            and (len(token.raw) > 1 or not (found[at - 1].opens or found[at - 1].text in STOP))
         ):
             out.append(_bare(str(_ROMAN[token.raw])))
             used.add(at)

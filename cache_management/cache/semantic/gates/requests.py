@@ -9,6 +9,7 @@ import msgspec
 
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.closed_classes import (
+    ASKING_NICELY,
     AUXILIARIES,
     DESTRUCTIVE,
     DETERMINERS,
@@ -41,7 +42,11 @@ def read_request(texts: Sequence[str], lemmas: Sequence[str], opens: Sequence[bo
         for at, lemma in enumerate(lemmas)
         if lemma in DESTRUCTIVE and _is_verb_here(texts, at)
     )
-    return Request(act, how, verb, destructive, any(lemma in UNDOING for lemma in lemmas))
+    return Request(act, how, verb, destructive, _undoes(lemmas))
+
+
+def _undoes(lemmas: Sequence[str]) -> bool:
+    return any(lemma in UNDOING or (lemma == "roll" and after == "back") for lemma, after in pairwise([*lemmas, ""]))
 
 
 def _is_verb_here(texts: Sequence[str], at: int) -> bool:
@@ -75,7 +80,7 @@ def _act(texts: Sequence[str], lemmas: Sequence[str], asks: bool) -> tuple[str, 
             to += 1
         act, how, verb = _asked_to(texts, lemmas, to)
         # "Can you close my account" wants it done; "can you eat fish" speaks of anybody.
-        mine = any(word in FIRST_PERSON or word in POLITE for word in texts[at + 2 :])
+        mine = any(word in FIRST_PERSON or word in ASKING_NICELY for word in texts[at + 2 :])
         return (act, how, verb) if act == "ask" or mine else ("ask", False, "")
     if first in {"i", "we"} and second in {"want", "need", "would"} and "you" in texts[at + 1 : at + 5]:
         to = at + 1 + texts[at + 1 :].index("you")
@@ -91,7 +96,7 @@ def _act(texts: Sequence[str], lemmas: Sequence[str], asks: bool) -> tuple[str, 
     if any(word == "how" and after in _HOW for word, after in pairwise(texts)):
         return "ask", True, ""  # "reset my password, how do I?"
     act, how, verb = _asked_to(texts, lemmas, at)
-    return ("", False, "") if act == "do" and asks and not set(texts) & POLITE else (act, how, verb)
+    return ("", False, "") if act == "do" and asks and not ASKING_NICELY & set(texts) else (act, how, verb)
 
 
 _HOW = word_set("do does to can could should would i may must shall did you")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.alignment import Pair
+from cache_management.cache.semantic.gates.closed_classes import SAME_USE, STOP
 from cache_management.cache.semantic.gates.facets import Word
 from cache_management.cache.semantic.gates.values import tail_differs
 
-_REPLACED = 3  # words a side; where more differ, the texts are not one question with a name changed
+_REPLACED = 2  # words a side; where more differ, the texts are not one question with a name changed
+_LONG_NAME = 4
 
 
 def entity(pair: Pair) -> bool:
     """Refuse when each text has a name that the other has not, and little else differs."""
-    left, right = pair.heavy_left, pair.heavy_right
-    if len(left) > _REPLACED or len(right) > _REPLACED:
-        return False
-    return any(word.name for word in left) and any(word.name for word in right)
+    return _is_name(pair.heavy_left) and _is_name(pair.heavy_right)
+
+
+def _is_name(words: list[Word]) -> bool:
+    if len(words) > _REPLACED:
+        return len(words) <= _LONG_NAME and all(word.name for word in words)
+    return any(word.name for word in words)
 
 
 def variant(pair: Pair) -> bool:
@@ -23,21 +28,45 @@ def variant(pair: Pair) -> bool:
     if tail_differs(pair):
         return True
     left, right = pair.heavy_left, pair.heavy_right
-    if not left or not right or len(left) > 2 or len(right) > 2:
+    if not left or not right or len(left) > _REPLACED or len(right) > _REPLACED:
         return False
-    alone = len(left) == len(right) == 1
-    return any(_replaces(one, two, alone=alone) for one in left for two in right)
+    if len(left) == len(right) and _one_place(pair, left, right):
+        return not any(_could_be_same(one, two) for one in left for two in right)
+    return len(left) == len(right) == 1 and _is_sister(left[0], right[0])
 
 
-def _replaces(one: Word, two: Word, *, alone: bool) -> bool:
-    if one.light or two.light or lexicon.near(one.lemma, two.lemma):
+def _one_place(pair: Pair, left: list[Word], right: list[Word]) -> bool:
+    """Tell whether what is left over stands between the same words, or the texts are equal but for one phrase."""
+    if len(left) == 1:
+        if left[0].before == right[0].before and left[0].after == right[0].after:
+            return True
+    elif not all(_is_noun(word.lemma) for word in (*left, *right)):
         return False
-    before, after = one.before == two.before, one.after == two.after
-    if alone and before and after:
-        return True
-    # A sister before the same noun, or after the same word, is another variant even where more was reworded.
-    return lexicon.sisters(one.lemma, two.lemma) and after and (before or _is_noun(one.after))
+    ours, theirs = pair.asked.lemmas, pair.stored.lemmas
+    shorter = min(len(ours), len(theirs))
+    start = 0
+    while start < shorter and ours[start] == theirs[start]:
+        start += 1
+    end = 0
+    while end < shorter - start and ours[-1 - end] == theirs[-1 - end]:
+        end += 1
+    if not len(ours) == len(theirs) == start + end + len(left):
+        return False
+    return all(start <= word.at < len(ours) - end for word in left) and all(
+        start <= word.at < len(theirs) - end for word in right
+    )
+
+
+def _could_be_same(one: Word, two: Word) -> bool:
+    return lexicon.near(one.lemma, two.lemma) or {one.lemma, two.lemma} in SAME_USE
+
+
+def _is_sister(one: Word, two: Word) -> bool:
+    """Tell whether a sister stands before the same noun: another variant even where more was reworded."""
+    if one.after != two.after or not lexicon.sisters(one.lemma, two.lemma):
+        return False
+    return one.before == two.before or (one.after not in STOP and _is_noun(one.after))
 
 
 def _is_noun(lemma: str) -> bool:
-    return bool(lemma) and lexicon.main_part(lemma) == lexicon.NOUN
+    return lexicon.main_part(lemma) == lexicon.NOUN

@@ -1,4 +1,4 @@
-"""Pairs written by hand, by the gate that must refuse them; and pairs that one answer serves.
+"""Pairs written by hand, by a gate that must refuse them; and pairs that one answer serves.
 
 None comes from a data set. `asked | stored`, one pair a line.
 """
@@ -9,38 +9,49 @@ REFUSED = {
     "number": """
         What's new in Python 3.10? | What's new in Python 3.11?
         What is the price of the iPhone 12? | What is the price of the iPhone 13?
+        What's the interest rate on a 15-year fixed mortgage? | What's the interest rate on a 30-year fixed mortgage?
+        Transfer $500 to John | Transfer $5000 to John
+        Stop payment on check 1042 | Stop payment on check 1043
+        What does HTTP 404 mean? | What does HTTP 403 mean?
+        Where is order 10234? | Where is order 10243?
+        Summarize chapter 2 | Summarize chapter 3
+        Give me 5 tips for public speaking | Give me 10 tips for public speaking
+        When did World War I start? | When did World War II start?
     """,
     "unit": """
         send 10 USD | send 10 EUR
         5 miles in km | 5 km in miles
         How long is 10 minutes | How long is 10 hours
+        Convert 100 euros to dollars | Convert 100 dollars to euros
     """,
     "id": """
         what is error code E1234 | what is error code E1235
+        What was Apple's revenue in Q2 2023? | What was Apple's revenue in Q3 2023?
     """,
     "date": """
         flights on March 5 | flights on March 6
         taxes for 2023 | taxes for 2024
         Who won the world cup in 2014? | Who won the world cup in 2018?
         meeting at 10am | meeting at 10pm
+        Can I work remotely on Fridays? | Can I work remotely on Mondays?
     """,
     "entity": """
-        What is the annual fee for the Gold card? | What is the annual fee for the Platinum card?
-        How do I install Docker on Windows? | How do I install Docker on macOS?
-        how do I fly to paris | how do I fly to london
-        What is the capital of france | What is the capital of germany
-        vitamin C deficiency | vitamin D deficiency
         Who is the president of the USA? | Who is the president of Mexico?
-        translate this to French | translate this to German
+        Does the S&P 500 include Tesla? | Does the Nasdaq include Tesla?
+        How do I install the agent on Ubuntu? | How do I install the agent on CentOS?
+        Who wrote Hamlet? | Who wrote Macbeth?
+        Write a Python function that reverses a string | Write a Java function that reverses a string
+        What is the longest river in Europe? | What is the longest river in Asia?
+        How tall is Mount Everest? | How tall is Mount Fuji?
     """,
     "polarity": """
         Freeze my card | Unfreeze my card
         What's the limit of my debit card? | What's the limit of my credit card?
+        fees for domestic transfers | fees for international transfers
         Is it safe to take aspirin? | Is it not safe to take aspirin?
         Is it safe to take aspirin? | Is it dangerous to take aspirin?
         How do I increase my credit limit? | How do I decrease my credit limit?
         Can I lend a book? | Can I borrow a book?
-        How do I open an account? | How do I close an account?
         How do I enable notifications? | How do I disable notifications?
         coffee with sugar | coffee without sugar
         Should I eat before the exam? | Should I eat after the exam?
@@ -57,7 +68,38 @@ REFUSED = {
         When does the store open? | When does the store close?
         block my card | unblock my card
         What is the employee discount? | What is the employer discount?
-        remove a user from a group | add a user to a group
+        Lock my debit card | Unlock my debit card
+        Can I raise my overdraft limit? | Can I lower my overdraft limit?
+        How long does a domestic wire take? | How long does an international wire take?
+        Is my deposit FDIC insured? | Is my deposit not FDIC insured?
+        Can I withdraw from my 401k before retirement? | Can I withdraw from my 401k after retirement?
+        What's the minimum payment on my card? | What's the maximum payment on my card?
+        Is it possible to refinance with bad credit? | Is it possible to refinance with good credit?
+        What was Tesla's net income in 2021? | What was Tesla's gross profit in 2021?
+        Should I buy stocks when rates rise? | Should I sell stocks when rates rise?
+        How do bond prices react when interest rates increase? | How do bond prices react when interest rates decrease?
+        What is the tax on short-term capital gains? | What is the tax on long-term capital gains?
+        Is the fund actively managed? | Is the fund passively managed?
+        What are the advantages of index funds? | What are the disadvantages of index funds?
+        Can a tenant terminate the lease early? | Can a landlord terminate the lease early?
+        How do I send money to someone in Mexico? | How do I receive money from someone in Mexico?
+        Block transactions in Russia | Allow transactions in Russia
+        How do I upgrade to the Pro plan? | How do I downgrade from the Pro plan?
+        How do I export data to CSV? | How do I import data from CSV?
+        What causes high blood pressure? | What causes low blood pressure?
+        Is it OK to take vitamins before meals? | Is it OK to take vitamins after meals?
+        Do you ship to Canada? | Do you ship from Canada?
+        Is the museum open on Sunday? | Is the museum closed on Sunday?
+        What's the cheapest flight to Tokyo? | What's the most expensive flight to Tokyo?
+        Which hotels allow pets? | Which hotels don't allow pets?
+        How do I turn on airplane mode? | How do I turn off airplane mode?
+        How do I mute a conversation? | How do I unmute a conversation?
+        Why is my package early? | Why is my package late?
+        Write a formal email to my boss | Write an informal email to my boss
+        Write a function to sort a list in ascending order | Write a function to sort a list in descending order
+        List the pros of remote work | List the cons of remote work
+        What is the largest country in Africa? | What is the smallest country in Africa?
+        When did the war start? | When did the war end?
     """,
     "direction": """
         How do I transfer from savings to checking? | How do I transfer from checking to savings?
@@ -67,45 +109,83 @@ REFUSED = {
         Is Anna taller than Bob? | Is Bob taller than Anna?
         flight from Boston to Denver | flight from Denver to Boston
         Are dogs smarter than cats? | Are cats smarter than dogs?
+        trains from Milan to Rome | trains from Rome to Milan
+        Did Germany invade Poland? | Did Poland invade Germany?
+        Was Plato a student of Socrates? | Was Socrates a student of Plato?
     """,
     "action": """
         How do I close my account? | Close my account
         Can you close my account? | How can I close my account?
         Cancel my subscription | How do I cancel my subscription?
+        Activate my new card | How do I activate my new card?
     """,
     "destructive": """
         How do I delete project Apollo? | How do I archive project Apollo?
         delete project X | archive project X
+        How do I open an account? | How do I close an account?
         Cancel my order | Return my order
         How do I undo a commit? | How do I make a commit?
         How to grant access to a user | How to revoke access from a user
         How do I restore a deleted file? | How do I delete a file?
         How do I drop a table in Postgres? | How do I create a table in Postgres?
         pause my subscription | cancel my subscription
+        remove a user from a group | add a user to a group
+        How do I add a joint owner? | How do I remove a joint owner?
+        Delete my transaction history | Export my transaction history
     """,
     "freshness": """
         What's the current mortgage rate? | What's the current mortgage rate?
         What is the weather in Rome? | What is the weather in Rome?
+        What is my current checking account balance? | What was my checking account balance last month?
+        What is the price of gold today? | What is the price of silver today?
+        What's the weather in Boston tomorrow? | What's the weather in Boston today?
     """,
     "principal": """
         What is my balance? | What is your balance?
         What is my balance? | What is John's balance?
         What is my account balance? | What is my wife's account balance?
+        Who can see my transactions? | Who can see your transactions?
+        How much does my daughter owe? | How much do I owe?
+        What was Apple's revenue in 2022? | What was Microsoft's revenue in 2022?
+        When is my payment due? | When is his payment due?
+        Who pays the seller's closing costs? | Who pays the buyer's closing costs?
+        Is John Mary's brother? | Is John Peter's brother?
     """,
     "variant": """
+        What is the annual fee for the Gold card? | What is the annual fee for the Platinum card?
         fee for the gold card | fee for the platinum card
+        How do I install Docker on Windows? | How do I install Docker on macOS?
         What does the business plan include? | What does the personal plan include?
         interest on a savings account | interest on a checking account
-        fees for domestic transfers | fees for international transfers
+        how do I fly to paris | how do I fly to london
         What is the monthly fee? | What is the annual fee?
         Can my employer see my emails? | Can my landlord see my emails?
         symptoms of flu in adults | symptoms of flu in children
+        What is the capital of france | What is the capital of germany
+        vitamin C deficiency | vitamin D deficiency
         Java tutorial | Python tutorial
         What are the side effects of ibuprofen? | What are the side effects of paracetamol?
         Is the basic plan free? | Is the premium plan free?
         Is Tom's car blue? | Is Tom's car red?
         What is a good breakfast? | What is a good dinner?
         write a poem about cats | write a poem about dogs
+        translate this to French | translate this to German
+        Transfer $500 to John | Transfer $500 to Jane
+        What fees does the Premier account have? | What fees does the Basic account have?
+        What's the contribution limit for a Roth IRA? | What's the contribution limit for a traditional IRA?
+        How do I file taxes as single? | How do I file taxes as married?
+        How do I report a lost card? | How do I report a stolen card?
+        how to cancel a pending transfer | how to cancel a scheduled transfer
+        What are the benefits of leasing a car? | What are the drawbacks of leasing a car?
+        Do you offer student loans? | Do you offer personal loans?
+        Is the API rate limit per user? | Is the API rate limit per organization?
+        restart the production server | restart the staging server
+        Can I give aspirin to my dog? | Can I give aspirin to my cat?
+        How many vacation days do new employees get? | How many vacation days do senior employees get?
+        How many sick days do I get? | How many vacation days do I get?
+        What's the return policy for shoes? | What's the return policy for electronics?
+        Can I bring a baby on the flight for free? | Can I bring a dog on the flight for free?
+        Name three mammals | Name three reptiles
     """,
     "tense": """
         Did John use to be a doctor? | Is John a doctor?
@@ -158,4 +238,76 @@ SERVED = """
     write a story about a dragon | Please write a story about a dragon
     How long does a transfer take? | How long do transfers take?
     I want to close my account | How do I close my account?
+    What's my account balance? | How much money is in my account?
+    How do I freeze my card? | What are the steps to freeze my card?
+    I lost my debit card, what now? | What should I do if I lose my debit card?
+    How can I change my PIN? | What's the process for changing my PIN?
+    Are there fees for overdrafts? | Do you charge overdraft fees?
+    How long do wire transfers take? | How much time does a wire transfer need?
+    What documents do I need to open an account? | Which papers are required for opening an account?
+    Can I deposit checks with my phone? | Is mobile check deposit available?
+    How do I set up direct deposit? | How can I arrange direct deposit?
+    What's your routing number? | Can you give me the routing number?
+    Why was my card declined? | My card got declined, why?
+    How do I update my address? | How can I change my mailing address?
+    Where is the nearest ATM? | Find an ATM close to me
+    What is the exchange rate for euros? | How many dollars is a euro worth?
+    How do I apply for a loan? | What's the loan application process?
+    How do I dispute a transaction? | I want to contest a transaction
+    What are your opening hours? | When are you open?
+    How do I reset my online banking password? | I forgot my online banking password, how can I reset it?
+    Is there a monthly fee for the checking account? | Does the checking account have a monthly fee?
+    How do I cancel my subscription? | What is the way to cancel my subscription?
+    How do I track my order? | Where can I track my order?
+    Can I return an item without a receipt? | Is it possible to return something if I have no receipt?
+    What's the difference between a Roth and a traditional IRA? | How do a Roth IRA and a traditional IRA differ?
+    How do I connect to the VPN? | What do I need to do to connect to the VPN?
+    Do you ship internationally? | Do you deliver abroad?
+    Write a short story about a robot | Please write me a short story about a robot
+    Explain how vaccines work | How do vaccines work?
+    Give me 5 tips for public speaking | List five public speaking tips
+    What's the boiling point of water? | At what temperature does water boil?
+    Who wrote Romeo and Juliet? | Who is the author of Romeo and Juliet?
+    How far is the moon? | What is the distance to the moon?
+    What is the capital of Japan? | Japan's capital city is what?
+    How do I delete a branch in git? | git: how to remove a branch?
+    How do I center a div in CSS? | What's the CSS to center a div?
+    What time zone is Denver in? | Which time zone does Denver use?
+    How many employees does Google have? | What is the number of employees at Google?
+    Can dogs eat grapes? | Is it OK for dogs to eat grapes?
+    How can I lower my blood pressure? | What are ways to reduce blood pressure?
+    Is it safe to eat raw eggs? | Are raw eggs safe to eat?
+    Can I get a refund? | Is it possible to get my money back?
+    How do I make the font bigger? | How do I increase the font size?
+    Can I pay by credit card? | Do you accept credit cards?
+    My app keeps crashing | The app crashes all the time
+    How do I turn off notifications? | How do I disable notifications?
+    How do I log out? | How can I sign out?
+    What happens if I miss a payment? | What are the consequences of missing a payment?
+    Is there a limit on transfers? | Are transfers limited?
+    Could you tell me what the annual fee is? | What is the annual fee?
+    I'd like to know how to block my card | How do I block my card?
+    Can my wife use my card? | Is my wife allowed to use my card?
+    What do I do when my package doesn't arrive? | My package did not arrive, what do I do?
+"""
+
+# What no gate sees: measured, not hidden. A change here is news.
+STILL_SERVED = """
+    Was she murdered by him? | Did she murder him?
+    How do I dispute a charge? | How do I dispute a credit score?
+    What is the routing number for wire transfers? | What is the routing number for direct deposit?
+    What's the APY on the high-yield savings account? | What's the APY on a certificate of deposit?
+    Pay my credit card bill | Pay my electricity bill
+    What is a call option? | What is a put option?
+    What do I owe on my mortgage? | What do I owe on my car loan?
+    What's the fee for cash advances? | What's the fee for balance transfers?
+    How can I deposit a check with my phone? | How can I deposit a check at an ATM?
+    How do I roll back a deployment? | How do I start a deployment?
+    Is ibuprofen safe during pregnancy? | Is ibuprofen safe while breastfeeding?
+    How do I hide my last name? | How do I hide my phone number?
+    Translate 'hello' into Spanish | Translate 'goodbye' into Spanish
+    Classify this review as positive: great food | Classify this review as positive: terrible food
+"""
+
+STILL_REFUSED = """
 """
