@@ -125,18 +125,23 @@ def _is_calendar(found: Sequence[Token], at: int) -> bool:
 
 
 def _numeric(text: str) -> list[Part]:
-    """Read 2024-03-05 by its parts; 5/3/2024 stays as written, because nobody says which is the month."""
-    pieces = re.split(r"[-/.]", text)
+    """Read 2024-03-05 by its parts; of 5/3/2024 nobody says which is the month, so the two are kept without order."""
+    pieces = [piece.lstrip("0") for piece in re.split(r"[-/.]", text)]
     if len(pieces[0]) == 4:
         year, month, day = pieces
-        return [("year", year), ("month", month.lstrip("0")), ("day", day.lstrip("0"))]
-    year = pieces[2] if len(pieces[2]) == 4 else "20" + pieces[2]
-    one, two = pieces[0].lstrip("0"), pieces[1].lstrip("0")
+        return [("year", year), ("month", month), ("day", day), ("both", _unordered(month, day))]
+    year = pieces[2] if len(pieces[2]) == 4 else "20" + pieces[2].zfill(2)
+    one, two = pieces[:2]
+    found = [("year", year), ("both", _unordered(one, two))]
     if one.isdigit() and int(one) > 12:
-        return [("year", year), ("month", two), ("day", one)]
+        return [*found, ("month", two), ("day", one)]
     if two.isdigit() and int(two) > 12:
-        return [("year", year), ("month", one), ("day", two)]
-    return [("year", year), ("numeric", f"{one}/{two}")]
+        return [*found, ("month", one), ("day", two)]
+    return found
+
+
+def _unordered(one: str, two: str) -> str:
+    return " ".join(sorted((one, two)))
 
 
 def _clock(text: str) -> str:

@@ -144,7 +144,7 @@ def _content(
                 lemma,
                 at,
                 name,
-                lemma in LIGHT or word in LIGHT,
+                (lemma in LIGHT or word in LIGHT) and (shouting or not capital),
                 lemmas[at - 1] if at else "",
                 lemmas[at + 1] if at < last else "",
                 token.raw,

@@ -79,7 +79,7 @@ def lemma(word: str) -> str:
     known = lexicon.number
     if word in lexicon.irregular:
         return lexicon.irregular[word]
-    if len(word) < 4 or (word in known and not word.endswith(("s", "ed", "ing"))):
+    if len(word) < 4 or (word in known and not word.endswith(("s", "ed", "ing", "est"))):
         return word
     for ending, bases in _ENDINGS:
         if word.endswith(ending):

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.alignment import Pair
-from cache_management.cache.semantic.gates.closed_classes import BE, OPPOSITE_PARTICLES, SYMMETRIC
+from cache_management.cache.semantic.gates.closed_classes import BE, OPPOSITE_PARTICLES, STOP, SYMMETRIC
 from cache_management.cache.semantic.gates.facets import Facets
 
 
@@ -66,7 +66,8 @@ def _same_place(asked: Facets, stored: Facets, one: str, two: str) -> bool:
     here, there = asked.lemmas.index(mine), stored.lemmas.index(theirs)
     before = here > 0 and there > 0 and asked.lemmas[here - 1] == stored.lemmas[there - 1]
     after = asked.lemmas[here + 1 : here + 2] == stored.lemmas[there + 1 : there + 2]
-    return before and after
+    # "Opt in to", "opt out of": beside a verb the particle alone turns.
+    return before and (after or asked.lemmas[here - 1] not in STOP)
 
 
 def direction(pair: Pair) -> bool:
@@ -93,8 +94,11 @@ def _swapped(pair: Pair, only: frozenset[str] | None = None) -> bool:
         if mine in pair.stored.lemmas and other in pair.asked.lemmas:
             if _listed(pair.asked.lemmas, mine, other) and _listed(pair.stored.lemmas, mine, other):
                 continue
-            return not _is_symmetric(pair)
+            return role in _ONE_WAY or not _is_symmetric(pair)
     return False
+
+
+_ONE_WAY = frozenset(("from", "into", "than", "over"))  # though what is merged or compared could be exchanged
 
 
 def _single(roles: tuple[tuple[str, str], ...]) -> dict[str, str]:

@@ -133,7 +133,8 @@ def _asked_to(texts: Sequence[str], lemmas: Sequence[str], at: int) -> tuple[str
             if texts[near] == "how":
                 return "ask", True, _verb_after(texts, lemmas, near + 1)
         return "ask", False, ""
-    if texts[at] != verb or not lexicon.can_be(verb, lexicon.VERB):
+    unknown = not lexicon.is_known(verb) and after in _OBJECTS  # "unsubscribe me"
+    if not unknown and (texts[at] != verb or not lexicon.can_be(verb, lexicon.VERB)):
         return "", False, ""
     noun_like = lexicon.main_part(verb) != lexicon.VERB
     if noun_like and after not in _OBJECTS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.alignment import Pair
-from cache_management.cache.semantic.gates.closed_classes import SAME_USE, STOP
+from cache_management.cache.semantic.gates.closed_classes import DESTRUCTIVE, SAME_USE, STOP
 from cache_management.cache.semantic.gates.facets import Word
 from cache_management.cache.semantic.gates.values import tail_differs
 
@@ -58,6 +58,8 @@ def _one_place(pair: Pair, left: list[Word], right: list[Word]) -> bool:
 
 
 def _could_be_same(one: Word, two: Word) -> bool:
+    if DESTRUCTIVE.get(one.lemma, one) == DESTRUCTIVE.get(two.lemma, two):
+        return True
     return lexicon.near(one.lemma, two.lemma) or {one.lemma, two.lemma} in SAME_USE
 
 

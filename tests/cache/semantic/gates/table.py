@@ -17,16 +17,32 @@ REFUSED = {
         Summarize chapter 2 | Summarize chapter 3
         Give me 5 tips for public speaking | Give me 10 tips for public speaking
         When did World War I start? | When did World War II start?
+        Can I order 12 chairs? | Can I order 20 chairs?
+        Remind me in two hours | Remind me in three hours
+        a 5% raise | a 15% raise
+        What does ORA-00942 mean? | What does ORA-00943 mean?
     """,
     "unit": """
         send 10 USD | send 10 EUR
         5 miles in km | 5 km in miles
         How long is 10 minutes | How long is 10 hours
         Convert 100 euros to dollars | Convert 100 dollars to euros
+        How do I cook 2 pounds of pasta? | How do I cook 2 ounces of pasta?
+        a room of 20 feet | a room of 20 metres
+        Is 100 mg of caffeine too much? | Is 100 g of caffeine too much?
+        Heat the oven to 350 fahrenheit | Heat the oven to 350 celsius
     """,
     "id": """
         what is error code E1234 | what is error code E1235
         What was Apple's revenue in Q2 2023? | What was Apple's revenue in Q3 2023?
+        status of ticket INC0012345 | status of ticket INC0012346
+        open https://example.com/a | open https://example.com/b
+        mail it to ann@example.com | mail it to bob@example.com
+        edit /etc/hosts | edit /etc/passwd
+        commit 3f2a9bc | commit 3f2a9bd
+        Where is parcel 1Z999AA10123456784? | Where is parcel 1Z999AA10123456785?
+        Room B12 booking | Room B14 booking
+        report for Q1 | report for Q2
     """,
     "date": """
         flights on March 5 | flights on March 6
@@ -34,6 +50,13 @@ REFUSED = {
         Who won the world cup in 2014? | Who won the world cup in 2018?
         meeting at 10am | meeting at 10pm
         Can I work remotely on Fridays? | Can I work remotely on Mondays?
+        Set an alarm for 7:30 | Set an alarm for 8:30
+        events on Saturday | events on Sunday
+        schedule for 2024-05-01 | schedule for 2024-05-02
+        flights on 12/05/2024 | flights on 13/05/2024
+        music of the 1980s | music of the 1990s
+        holidays in June | holidays in July
+        Book a table for Friday at 7pm | Book a table for Friday at 8pm
     """,
     "entity": """
         Who is the president of the USA? | Who is the president of Mexico?
@@ -43,6 +66,16 @@ REFUSED = {
         Write a Python function that reverses a string | Write a Java function that reverses a string
         What is the longest river in Europe? | What is the longest river in Asia?
         How tall is Mount Everest? | How tall is Mount Fuji?
+        Are you open on Christmas Eve? | Are you open on New Year's Eve?
+        Who is the CEO of Siemens? | Who is the CEO of Bosch?
+        restaurants near Times Square | restaurants near Union Square
+        cheap hotels in lisbon | cheap hotels in porto
+        How do I deploy to AWS? | How do I deploy to Azure?
+        Does Kubernetes support IPv6? | Does Docker support IPv6?
+        lyrics of Yesterday by the Beatles | lyrics of Yesterday by the Stones
+        How do I say thank you in Japanese? | How do I say thank you in Korean?
+        Is Ruth allergic to nuts? | Is Carla allergic to nuts?
+        How do I sort a list in Rust? | How do I sort a list in Go?
     """,
     "polarity": """
         Freeze my card | Unfreeze my card
@@ -100,6 +133,21 @@ REFUSED = {
         List the pros of remote work | List the cons of remote work
         What is the largest country in Africa? | What is the smallest country in Africa?
         When did the war start? | When did the war end?
+        Should I never reuse passwords? | Should I reuse passwords?
+        Why does my phone charge? | Why doesn't my phone charge?
+        Are refunds possible? | Are refunds impossible?
+        Is the treatment effective? | Is the treatment ineffective?
+        Is parking allowed here? | Is parking forbidden here?
+        How do I lock the door? | How do I unlock the door?
+        Is it legal to record calls? | Is it illegal to record calls?
+        Which laptop has the longest battery life? | Which laptop has the shortest battery life?
+        What's the fastest route? | What's the slowest route?
+        How can I gain weight? | How can I lose weight?
+        Are taxes included? | Are taxes excluded?
+        Can I opt in to emails? | Can I opt out of emails?
+        How do I zoom in? | How do I zoom out?
+        How do I attach a volume? | How do I detach a volume?
+        What does the left button do? | What does the right button do?
     """,
     "direction": """
         How do I transfer from savings to checking? | How do I transfer from checking to savings?
@@ -112,12 +160,28 @@ REFUSED = {
         trains from Milan to Rome | trains from Rome to Milan
         Did Germany invade Poland? | Did Poland invade Germany?
         Was Plato a student of Socrates? | Was Socrates a student of Plato?
+        Merge branch dev into main | Merge branch main into dev
+        migrate from Postgres to MySQL | migrate from MySQL to Postgres
+        Did Rome defeat Carthage? | Did Carthage defeat Rome?
+        Can lions eat hyenas? | Can hyenas eat lions?
+        Is Paris larger than Berlin? | Is Berlin larger than Paris?
+        Did Anna lend money to Tom? | Did Tom lend money to Anna?
+        Is Kim older than Lee? | Is Lee older than Kim?
+        translate from english to french | translate from french to english
     """,
     "action": """
         How do I close my account? | Close my account
         Can you close my account? | How can I close my account?
         Cancel my subscription | How do I cancel my subscription?
         Activate my new card | How do I activate my new card?
+        Show hidden files | Hide hidden files
+        Reset my password | How do I reset my password?
+        Please unsubscribe me | How do I unsubscribe?
+        Book a flight to Rome | How do I book a flight to Rome?
+        Could you update my address, please? | How can I update my address?
+        Send an invoice to ACME | How do I send an invoice to ACME?
+        Can you cancel my order? | What's the way to cancel my order?
+        Create a backup of my phone | How can I create a backup of my phone?
     """,
     "destructive": """
         How do I delete project Apollo? | How do I archive project Apollo?
@@ -132,6 +196,12 @@ REFUSED = {
         remove a user from a group | add a user to a group
         How do I add a joint owner? | How do I remove a joint owner?
         Delete my transaction history | Export my transaction history
+        How do I add a user? | How do I remove a user?
+        How do I erase the disk? | How do I back up the disk?
+        delete the test database | create the test database
+        terminate the instance | restart the instance
+        Can I suspend my account? | Can I delete my account?
+        Remove all contacts | Import all contacts
     """,
     "freshness": """
         What's the current mortgage rate? | What's the current mortgage rate?
@@ -139,6 +209,10 @@ REFUSED = {
         What is my current checking account balance? | What was my checking account balance last month?
         What is the price of gold today? | What is the price of silver today?
         What's the weather in Boston tomorrow? | What's the weather in Boston today?
+        What is the latest version of Node? | What is the latest version of Node?
+        Who is currently leading the race? | Who is currently leading the race?
+        any news this week? | any news this week?
+        What's the stock price of Apple right now? | What's the stock price of Apple right now?
     """,
     "principal": """
         What is my balance? | What is your balance?
@@ -150,6 +224,14 @@ REFUSED = {
         When is my payment due? | When is his payment due?
         Who pays the seller's closing costs? | Who pays the buyer's closing costs?
         Is John Mary's brother? | Is John Peter's brother?
+        How old is my son? | How old is his son?
+        Where is our office? | Where is your office?
+        Is my wife's passport valid? | Is my passport valid?
+        When does Peter's shift start? | When does Laura's shift start?
+        Can I see her calendar? | Can I see my calendar?
+        Who is your manager? | Who is my manager?
+        Show me my salary | Show me Tim's salary
+        What size are men's shoes? | What size are women's shoes?
     """,
     "variant": """
         What is the annual fee for the Gold card? | What is the annual fee for the Platinum card?
@@ -186,10 +268,29 @@ REFUSED = {
         What's the return policy for shoes? | What's the return policy for electronics?
         Can I bring a baby on the flight for free? | Can I bring a dog on the flight for free?
         Name three mammals | Name three reptiles
+        heavier than water | lighter than water
+        Do plants absorb oxygen? | Do plants release oxygen?
+        Is the free tier enough? | Is the enterprise tier enough?
+        red wine with fish | white wine with fish
+        What is the calorie count of an apple? | What is the calorie count of a banana?
+        How do I grow tomatoes? | How do I grow potatoes?
+        iphone charger price | laptop charger price
+        side effects of the flu shot | side effects of the tetanus shot
+        maternity leave policy | paternity leave policy
+        Does the hotel have a gym? | Does the hotel have a pool?
+        business class baggage allowance | economy class baggage allowance
+        How long does paint take to dry? | How long does glue take to dry?
+        Is the desktop app free? | Is the mobile app free?
+        Who plays the villain in Frozen? | Who plays the hero in Frozen?
     """,
     "tense": """
         Did John use to be a doctor? | Is John a doctor?
         Is Mark becoming a doctor? | Is Mark a doctor?
+        Did she use to live in Rome? | Does she live in Rome?
+        Is he no longer a member? | Is he a member?
+        Was the shop open? | Is the shop open?
+        Is Rita becoming a lawyer? | Is Rita a lawyer?
+        I used to smoke | I smoke
     """,
 }
 
@@ -289,6 +390,59 @@ SERVED = """
     I'd like to know how to block my card | How do I block my card?
     Can my wife use my card? | Is my wife allowed to use my card?
     What do I do when my package doesn't arrive? | My package did not arrive, what do I do?
+    Can I order 12 chairs? | Can I order twelve chairs?
+    twenty-five people | 25 people
+    a 5% raise | a 5 percent raise
+    2,500 dollars | $2500
+    1.5 million users | 1,500,000 users
+    Where is parcel 1Z999AA10123456784? | Track parcel 1Z999AA10123456784
+    schedule for May 1 | schedule for 1 May
+    meeting at 2pm | meeting at 14:00
+    What's on for Saturday? | What is happening on Saturday?
+    restaurants near Times Square | Times Square restaurants
+    Who's the CEO of Siemens? | Who runs Siemens?
+    Where can I buy cheap wine? | Where can I get inexpensive wine?
+    Is it legal to record calls? | Can I legally record calls?
+    Is it illegal to record calls? | Is recording calls against the law?
+    How do I make my code less slow? | How do I make my code faster?
+    Why can't I connect? | Why am I unable to connect?
+    Why doesn't my phone charge? | Why won't my phone charge?
+    Are Tim and Ann friends? | Are Ann and Tim friends?
+    Is Ann related to Tim? | Is Tim related to Ann?
+    Compare Java and Kotlin | Compare Kotlin and Java
+    Java vs Kotlin | Kotlin vs Java
+    Did the dog bite the man? | Was the man bitten by the dog?
+    How do I bake bread at home? | At home, how do I bake bread?
+    Reset my password | Please reset my password
+    Can you reset my password please? | Reset my password
+    Can you tell me the opening hours? | What are the opening hours?
+    Show me how to tie a tie | How do I tie a tie?
+    Could you explain recursion? | What is recursion?
+    How do I erase the disk? | How do I wipe the disk?
+    How do I delete the file permanently? | How do I permanently delete the file?
+    How do you clean leather shoes? | How can I clean leather shoes?
+    How should one clean leather shoes? | How should I clean leather shoes?
+    Is yoga good for back pain? | Does yoga help with back pain?
+    What colour is the sky? | What color is the sky?
+    organise a party | organize a party
+    Is the pool heated? | Is the pool really heated?
+    I want a quick and easy dinner | I want an easy and quick dinner
+    Where do I find my invoices? | Where are my invoices?
+    My laptop won't turn on | My laptop doesn't turn on
+    Write a haiku about autumn | Compose a haiku about autumn
+    Summarize the text below | Give a summary of the text below
+    What are the symptoms of flu? | Which symptoms does the flu have?
+    How to get rid of ants | How do I get rid of ants?
+    how 2 reset my pasword | how to reset my password
+    best pizza in Naples | the best pizza in Naples
+    Who invented the telephone? | The telephone was invented by whom?
+    Can cats drink milk? | Can a cat drink milk?
+    Is there parking? | Do you have parking?
+    Is the shop open? | is the shop open
+    HOW DO I RESET MY PASSWORD | How do I reset my password?
+    Do I need a visa for Japan? | Is a visa required for Japan?
+    Why is the sky blue? | What makes the sky blue?
+    How much sugar is in cola? | What is the amount of sugar in cola?
 """
 
 # What no gate sees: measured, not hidden. A change here is news.
@@ -307,6 +461,8 @@ STILL_SERVED = """
     How do I hide my last name? | How do I hide my phone number?
     Translate 'hello' into Spanish | Translate 'goodbye' into Spanish
     Classify this review as positive: great food | Classify this review as positive: terrible food
+    How do I clean leather shoes? | How do I clean suede shoes?
+    Is yoga good for back pain? | Is yoga good for neck pain?
 """
 
 STILL_REFUSED = """
