@@ -27,7 +27,7 @@ from cache_management.cache.records import Neighbour
 
 LIBRARY = f"usearch {usearch.__version__}"
 
-_CONNECTIVITY = 16
+_CONNECTIVITY = 24
 _EXPANSION_ADD = 128
 _SLACK = 4  # asked for beyond k, because a few slots may be dead
 
@@ -139,4 +139,4 @@ class Graph:
 
 def _expansion(count: int) -> int:
     """Return how many candidates a search keeps: what held recall@1 above 0.99, see docs/design/0010."""
-    return 96 if count <= 50_000 else 128 if count <= 200_000 else 256
+    return 96 if count <= 200_000 else 160

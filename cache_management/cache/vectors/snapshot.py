@@ -210,7 +210,7 @@ class _Copy:
         self.name = name
         self.dims = held.dims
         self.ids = list(held.matrix.ids)
-        self.rows = held.matrix.rows.copy()
+        self.rows = held.matrix.rows()
         self.graph = held.graph
         self.graph_ids = list(held.graph.ids) if held.graph is not None else []
         # Slots set aside for a slice on its way: its rows are in the matrix still.

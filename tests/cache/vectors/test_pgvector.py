@@ -127,10 +127,14 @@ async def test_server_that_is_down_is_unavailable() -> None:
         await index.search("p", unit(1, 0, 0, 0), k=1)
 
 
-async def test_server_that_is_silent_is_unavailable(postgres_url: str) -> None:
+async def test_server_that_is_silent_is_unavailable() -> None:
+    left = asyncio.Event()
+
     async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        left.set()
 
     server = await asyncio.start_server(nothing, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -139,6 +143,7 @@ async def test_server_that_is_silent_is_unavailable(postgres_url: str) -> None:
     with pytest.raises(BackendUnavailable, match="no answer within"):
         await index.size()
 
+    await left.wait()
     server.close()
     await server.wait_closed()
 
