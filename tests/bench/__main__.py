@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from tests.bench import backends, eviction, flight, growth, imports, overhead, peers, publish, warm
+from tests.bench import backends, embedding, eviction, flight, growth, imports, overhead, peers, publish, search, warm
 from tests.bench.measure import FULL, QUICK, Report, as_table, environment
 
 TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
@@ -29,6 +29,10 @@ TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
         QUICK if quick else FULL, sizes=growth.QUICK_SIZES if quick else growth.SIZES
     ),
     overhead.NAME: lambda quick: overhead.measure(entries=5_000 if quick else 20_000),
+    embedding.NAME: lambda quick: embedding.measure(
+        rounds=3 if quick else 10, batch=100 if quick else 500, singles=50 if quick else 200, starts=1 if quick else 5
+    ),
+    search.NAME: lambda quick: search.measure(sizes=search.QUICK_SIZES if quick else search.SIZES),
 }
 
 

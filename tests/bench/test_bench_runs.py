@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from rich.console import Console
 
 from cache_management.cache.codec import pack, unpack
-from tests.bench import backends, eviction, flight, growth, imports, overhead, peers, warm
+from tests.bench import backends, embedding, eviction, flight, growth, imports, overhead, peers, search, warm
 from tests.bench.measure import Effort, Report, Side, as_table, compare, environment, percentile, spread
 
 TINY = Effort(rounds=2, run_seconds=0.0, samples=2)
@@ -88,6 +90,17 @@ async def test_every_policy_is_replayed_and_timed():
     assert {row.what for row in timed.rows} >= {"lru hit", "ttl evict and insert"}
 
 
+async def test_search_stands_beside_a_product_with_all_rows(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(search, "_PAIRS", Path("absent"))  # vectors at random: no model is loaded
+
+    report = await search.measure(sizes=(50, 300), queries=5, texts=400)
+
+    assert [row.what for row in report.rows] == [
+        f"{kind} among {size}" for size in (50, 300) for kind in ("paraphrase", "new")
+    ]
+    assert report.details["300"]["new_recall_10"] == 1.0
+
+
 async def test_imports_are_timed_as_whole_processes():
     report = await imports.measure(rounds=1)
 
@@ -99,6 +112,17 @@ async def test_a_warm_job_stands_beside_the_bare_model():
     report: Report = await warm.measure(quick=True, rounds=1, count=20)
 
     assert [row.what for row in report.rows] == ["warm job of 20"]
+
+
+@pytest.mark.slow
+async def test_embedding_engines_stand_beside_each_other():
+    report = await embedding.measure(rounds=1, batch=5, singles=3, starts=1)
+
+    measured = {(row.what, row.reference) for row in report.rows}
+    assert {("a question", "torch"), ("start of a process to its first vectors", "torch")} <= measured or report.notes[
+        -1
+    ].startswith("nothing was measured")
+    assert all(row.ours.median > 0 and row.theirs.median > 0 for row in report.rows)
 
 
 async def test_a_report_can_be_shown_and_written():
