@@ -27,7 +27,8 @@ def open_embedder(
             needs no weights and knows no meaning.
         engine: What runs it. `auto` takes ONNX Runtime where that is installed and the model is exported or
             can be, else torch. Both give the same vectors.
-        device: Where torch runs it; None takes a GPU when torch finds one. Anything but `cpu` means torch.
+        device: Where torch runs it, as torch names it; anything but `cpu` means torch. None takes a GPU when the
+            engine is torch and finds one: `auto` looks for none, so say `engine="torch"` to have it.
         models_dir: Where exported models are kept; None for the folder `models` in the data folder.
 
     Raises:
