@@ -1,0 +1,157 @@
+"""The result of `evaluate` as one page that needs nothing else: tables, and plots in SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from cache_management.cache.semantic.evaluation import CURVE, Outcome, Report
+from cache_management.cli.evaluate import precision_of, recall_of, wrong_of
+
+_WIDTH, _HEIGHT, _MARGIN = 560, 320, 46
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --ink: #1f2328; --paper: #ffffff; --soft: #656d76; --line: #d0d7de;
+  --ours: #0969da; --other: #9a6700; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6edf3; --paper: #0d1117; --soft: #9198a1; --line: #30363d;
+  --ours: #58a6ff; --other: #d29922; }} }}
+body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1100px;
+  margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto;
+  font-variant-numeric: tabular-nums; }}
+th, td {{ border-bottom: 1px solid var(--line); padding: .3rem .8rem; text-align: left; white-space: nowrap; }}
+td.text {{ white-space: normal; }}
+th {{ color: var(--soft); font-weight: 600; }}
+figure {{ display: inline-block; margin: 1rem 1rem 1rem 0; max-width: 100%; }}
+figcaption {{ color: var(--soft); }}
+svg {{ max-width: 100%; height: auto; }}
+svg text {{ fill: var(--soft); font-size: 12px; }}
+.axis {{ stroke: var(--line); }} .ours {{ stroke: var(--ours); fill: none; stroke-width: 2.5; }}
+.other {{ stroke: var(--other); fill: none; stroke-width: 2.5; stroke-dasharray: 6 4; }}
+.band {{ fill: var(--ours); opacity: .15; stroke: none; }}
+</style></head><body>
+<h1>{title}</h1>
+<p>Shares stand with their 95 % interval (Wilson) and their counts. Solid blue: with gates. Dashed: cosine alone.</p>
+{body}
+</body></html>
+"""
+
+
+def render(reports: Sequence[Report], source: str) -> str:
+    """Return the page."""
+    return _PAGE.format(title=escape(f"Answers by meaning: {source}"), body="\n".join(map(_section, reports)))
+
+
+def _section(report: Report) -> str:
+    served = [
+        (f"{at:.2f}", name, *_cells(found))
+        for at in report.cosine
+        for name, found in (("cosine", report.cosine[at]), ("with gates", report.gated[at]))
+    ]
+    served.append((f"{report.threshold:.2f}", f"verified, budget {report.budget:.0%}", *_cells(report.verified)))
+    categories = [
+        (name, wrong_of(one), wrong_of(other), recall_of(one), recall_of(other))
+        for name, (one, other) in report.by_category.items()
+    ]
+    gates = [
+        (name, found.wrong, found.right, wrong_of(report.without_gate[name]), recall_of(report.without_gate[name]))
+        for name, found in report.by_gate.items()
+    ]
+    wrong = [(f"{each.score:.3f}", each.pair.category, each.pair.asked, each.pair.stored) for each in report.examples]
+    at = f"{report.threshold:.2f}"
+    return "\n".join(
+        (
+            f"<h2>{escape(report.kind)}: {report.pairs:,} pairs</h2>",
+            f"<p>Encoder {escape(report.encoder)}, gates version {report.gates_version}; {report.unreadable} pairs that"
+            f" the model does not read whole. Mean precision over the hit ratios that both reach: cosine"
+            f" {report.mean_precision_cosine:.3f}, with gates {report.mean_precision_gated:.3f}.</p>",
+            _plot(
+                "Precision over cache-hit ratio",
+                [(found.hit_ratio, found.precision) for found in report.curve_gated if found.right + found.wrong],
+                [
+                    (found.hit_ratio, found.precision.share)
+                    for found in report.curve_cosine
+                    if found.right + found.wrong
+                ],
+                ("cache-hit ratio", "precision"),
+                low=0.5,
+            ),
+            _plot(
+                "Wrongly served over threshold",
+                [(at, found.false_hits) for at, found in zip(CURVE, report.curve_gated, strict=True)],
+                [(at, found.false_hits.share) for at, found in zip(CURVE, report.curve_cosine, strict=True)],
+                ("threshold", "share of different questions served"),
+                left=CURVE[0],
+            ),
+            _table("Served", ("threshold", "by", "precision", "recall", "wrongly served", "hit ratio"), served),
+            _table(
+                f"By category, threshold {at}",
+                ("category", "cosine: wrongly served", "with gates", "cosine: recall", "with gates"),
+                categories,
+            ),
+            _table(
+                f"By gate, threshold {at}",
+                ("gate", "wrong ones refused", "right ones refused", "wrongly served without it", "recall without it"),
+                gates,
+            ),
+            _table(f"Wrongly served at {at}, closest first", ("score", "category", "asked", "stored"), wrong),
+        )
+    )
+
+
+def _cells(found: Outcome) -> tuple[str, ...]:
+    return precision_of(found), recall_of(found), wrong_of(found), f"{found.hit_ratio:.3f}"
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
+    return f"<h3>{escape(title)}</h3><table><thead><tr>{head}</tr></thead><tbody>{body or _NONE}</tbody></table>"
+
+
+_NONE = "<tr><td>none</td></tr>"
+
+
+def _cell(value: object) -> str:
+    text = str(value)
+    return f'<td class="text">{escape(text)}</td>' if len(text) > 50 else f"<td>{escape(text)}</td>"
+
+
+def _plot(
+    title: str,
+    ours: Sequence[tuple[float, tuple[float, float, float]]],
+    others: Sequence[tuple[float, float]],
+    axes: tuple[str, str],
+    left: float = 0.0,
+    low: float = 0.0,
+) -> str:
+    right = 1.0
+    top = max([share for _, (_, share, _) in ours] + [share for _, share in others] + [low + 0.01])
+    top = min(1.0, top * 1.05)
+
+    def at(x: float, y: float) -> str:
+        across = (x - left) / (right - left) * (_WIDTH - 2 * _MARGIN)
+        up = (max(y, low) - low) / (top - low) * (_HEIGHT - 2 * _MARGIN)
+        return f"{_MARGIN + across:.1f},{_HEIGHT - _MARGIN - min(up, _HEIGHT - 2 * _MARGIN):.1f}"
+
+    band = [at(x, high) for x, (_, _, high) in ours] + [at(x, low_) for x, (low_, _, _) in reversed(ours)]
+    ticks = "".join(
+        f'<text x="{_MARGIN - 6}" y="{at(left, y).split(",")[1]}" text-anchor="end" dy=".3em">{y:.2f}</text>'
+        for y in (low, (low + top) / 2, top)
+    ) + "".join(
+        f'<text x="{at(x, low).split(",")[0]}" y="{_HEIGHT - _MARGIN + 18}" text-anchor="middle">{x:.2f}</text>'
+        for x in (left, (left + right) / 2, right)
+    )
+    return (
+        f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="img" aria-label="{escape(title)}">'
+        f'<path class="axis" fill="none" d="M{_MARGIN},{_MARGIN / 2} V{_HEIGHT - _MARGIN} H{_WIDTH - _MARGIN}"/>{ticks}'
+        f'<polygon class="band" points="{" ".join(band)}"/>'
+        f'<polyline class="other" points="{" ".join(at(x, y) for x, y in others)}"/>'
+        f'<polyline class="ours" points="{" ".join(at(x, share) for x, (_, share, _) in ours)}"/>'
+        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(axes[0])}</text>'
+        f'<text x="{_MARGIN}" y="14">{escape(axes[1])}</text>'
+        f"</svg><figcaption>{escape(title)}</figcaption></figure>"
+    )

@@ -1,0 +1,127 @@
+"""explain, feedback: why a question is answered or not, and whether its answer was right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cache_management.cache.errors import InvalidInput
+from cache_management.cache.values import Lookup
+from cache_management.cli.context import CliContext, pass_cli
+from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.output import json_option, note, plain, print_json, print_table
+from cache_management.wiring import Platform
+
+_INDEX_AT_ONCE = 1_000
+
+
+@click.command()
+@click.argument("prompt")
+@click.option(
+    "-t", "--threshold", type=float, help="Similarity threshold, -1 to 1  [default: similarity_threshold, 0.85]"
+)
+@click.option("-m", "--model", help="As in the request: another model is another context.")
+@click.option("-s", "--system", help="The system prompt of the request.")
+@click.option("--against", metavar="KEY", help="Compare with the entry of this key, however far away it is.")
+@json_option
+@pass_cli
+def explain(
+    cli: CliContext,
+    prompt: str,
+    threshold: float | None,
+    model: str | None,
+    system: str | None,
+    against: str | None,
+    as_json: bool,
+) -> int:
+    """Print what a lookup of PROMPT does and why: candidates, scores, gates, threshold, age.
+
+    The exit code is 0 when it would be answered, or with --against when that entry would answer it.
+    """
+
+    async def work(platform: Platform) -> tuple[Lookup, dict[str, Any] | None, int]:
+        manager = platform.manager
+        left = await manager.index_missing(limit=_INDEX_AT_ONCE)
+        found = await manager.lookup(prompt, model=model, system=system, threshold=threshold)
+        compared = None
+        if against is not None:
+            compared = await _compare(platform, prompt, against, found.threshold)
+        return found, compared, left
+
+    found, compared, left = cli.run(work)
+    if left:
+        note(f"{left} entries are not embedded yet and were not weighed; ask again, or warm with embedding.")
+    if as_json:
+        print_json({**plain(found), "against": compared})
+    else:
+        click.echo(found.explain())
+        if compared is not None:
+            print_table(f"Against {compared['key']!r}", ("what", "is"), list(compared.items()))
+    is_answered = found.hit if compared is None else bool(compared["would_answer"])
+    return ExitCode.OK if is_answered else ExitCode.FAILED
+
+
+async def _compare(platform: Platform, prompt: str, key: str, threshold: float) -> dict[str, Any]:
+    from cache_management.cache.semantic import gates
+
+    entries = await platform.llm_cache.load_entries([key])
+    if key not in entries:
+        raise InvalidInput(f"there is no entry under {key[:80]!r}; `cache-cli get-similar` shows the keys nearby")
+    entry = entries[key]
+    matcher = platform.manager.similarity_matcher
+    if matcher is None:
+        raise InvalidInput("there is no model to compare meaning with")
+    ours, theirs = await matcher.vector_of(prompt), await matcher.vector_of(entry.response.prompt)
+    score = None if ours is None or theirs is None else float(ours @ theirs)
+    config = matcher.config
+    vetoes = gates.vetoes(prompt, entry.response.prompt, fresh_seconds=config.fresh_seconds, off=config.gates_off)
+    if entry.scope != "":
+        vetoes = ("scope", *vetoes)
+    return {
+        "key": key,
+        "prompt": entry.response.prompt,
+        "score": score,
+        "threshold": threshold,
+        "vetoes": vetoes,
+        "would_answer": score is not None and score >= threshold and not vetoes,
+    }
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("--key", help="The entry that answered it  [default: the one that a lookup finds by meaning]")
+@click.option("--right/--wrong", "correct", default=None, help="Whether its answer was right.")
+@json_option
+@pass_cli
+def feedback(cli: CliContext, prompt: str, key: str | None, correct: bool | None, as_json: bool) -> int:
+    """Say whether the answer that PROMPT got by meaning was right. A wrong one is not served to it again."""
+    if correct is None:
+        raise InvalidInput("say --right or --wrong")
+
+    async def work(platform: Platform) -> str | None:
+        manager = platform.manager
+        found = await manager.lookup(prompt)
+        # By default what a lookup serves, or what was called wrong before.
+        match = next(
+            (
+                each
+                for each in found.candidates
+                if each.key == (key or found.key) or (key is None and correct and each.vetoes == ("feedback_block",))
+            ),
+            None,
+        )
+        if match is None:
+            return None
+        await manager.judge(prompt, match.key, score=match.score, correct=correct)
+        return match.key
+
+    judged = cli.run(work)
+    if as_json:
+        print_json({"noted": judged is not None, "key": judged, "correct": correct})
+    elif judged is not None:
+        click.echo(f"Noted for the entry {judged[:80]!r}.")
+    if judged is None:
+        note("No entry answers this prompt by meaning; `cache-cli explain` shows what is near.")
+        return ExitCode.FAILED
+    return ExitCode.OK

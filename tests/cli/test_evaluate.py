@@ -1,0 +1,188 @@
+"""evaluate, tune, explain, feedback."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Cli
+
+SAME = [(f"how do I reset the {name} of my router", f"my router, how do I reset the {name}") for name in ("pin", "key")]
+DIFFERENT = [
+    ("fee for 10 transfers abroad", "fee for 12 transfers abroad"),
+    ("is it safe to use", "is it not safe to use"),
+]
+ROWS: list[dict[str, Any]] = [
+    *({"text_a": a, "text_b": b, "label": 1, "category": "reworded"} for a, b in SAME * 5),
+    *({"text_a": a, "text_b": b, "label": 0, "category": "changed <b>"} for a, b in DIFFERENT * 5),
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
+    text = "\n".join(json.dumps(row) for row in rows)
+    if path.name.endswith(".gz"):
+        path.write_bytes(gzip.compress(text.encode()))
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, rows[0].keys())
+            table.writeheader()
+            table.writerows(rows)
+    else:
+        path.write_text(json.dumps(rows) if path.suffix == ".json" else text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl.gz", "p.json", "p.csv"])
+def test_every_form_of_file_gives_the_same_report(cli: Cli, tmp_path: Path, name: str) -> None:
+    (report,) = cli("evaluate", write(tmp_path / name), "-t", 0.75, "--json").data
+
+    assert (report["pairs"], report["threshold"], report["kind"]) == (20, 0.75, "pairs")
+    reworded, changed = (report["by_category"][name] for name in ("reworded", "changed <b>"))
+    assert reworded["gated"]["right"] == reworded["cosine"]["right"] == 10
+    assert (changed["cosine"]["wrong"], changed["gated"]["wrong"]) == (10, 0)
+    assert report["by_gate"]["number"]["wrong"] == 5
+    assert report["without_gate"]["number"]["wrong"] == 5
+    assert report["gated"]["0.75"]["false_hits"]["high"] == pytest.approx(0.2775, abs=1e-3)
+    assert report["mean_precision"]["gated"] > report["mean_precision"]["cosine"]
+    assert report["verified"]["right"] == 0, "twenty pairs are no evidence"
+
+
+def test_the_report_is_shown_in_tables(cli: Cli, tmp_path: Path) -> None:
+    found = cli("evaluate", write(tmp_path / "p.jsonl"), "-t", 0.75)
+
+    assert found.code == 0
+    assert "0/10" in found.out
+    assert "verified" in found.out
+
+
+def test_the_page_stands_alone_and_escapes_what_the_file_says(cli: Cli, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    rows = [*ROWS, {"text_a": "<script>alert(1)</script> a b", "text_b": "a b <script>alert(1)</script>", "label": 0}]
+
+    assert cli("evaluate", write(tmp_path / "p.jsonl", rows), "--html", page, "--json").code == 0
+
+    text = page.read_text()
+    assert text.count("<svg") == 2
+    assert "changed &lt;b&gt;" in text
+    assert "<script" not in text
+    assert "http" not in text
+    assert "nan" not in text.lower()
+
+
+def test_a_threshold_is_chosen_on_one_half_and_told_on_the_other(cli: Cli, tmp_path: Path) -> None:
+    found = cli("tune", write(tmp_path / "p.jsonl"), "--precision", 0.9, "--json").data["pairs"]
+
+    assert 0.5 <= found["threshold"] <= 1
+    halves = (found["chosen_on"], found["reported_on"])
+    assert sum(half["positives"] + half["negatives"] for half in halves) == 20
+    assert "config set similarity_threshold" in cli("tune", tmp_path / "p.jsonl").out
+
+
+def test_a_precision_out_of_reach_says_what_the_best_is(cli: Cli, tmp_path: Path) -> None:
+    rows = [{"text_a": "one two", "text_b": "two one", "label": at % 2} for at in range(40)]
+
+    found = cli("tune", write(tmp_path / "p.jsonl", rows), "-p", 0.99)
+
+    assert found.code != 0
+    assert "the best has 0." in found.err or "the best has 1." in found.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no pairs"),
+        ('{"text_a": "a", "text_b": "b", "label": 1}\n{"text_a": "a", "text_b": "b"}', "line 2: label is missing"),
+        ('{"text_a": "a", "label": 1}', "line 1: text_b is missing"),
+        ('{"text_a": 7, "text_b": "b", "label": 1}', "line 1: text_a must be text, not int"),
+        ('{"text_a": "a", "text_b": "b", "label": "perhaps"}', "line 1: label 'perhaps'"),
+        ("[1, 2", "line 1 is no JSON"),
+        ("7", "line 1: a pair is an object"),
+        ('{"text_a": "' + "a" * 100_001 + '", "text_b": "b", "label": 1}', "100,001 characters"),
+    ],
+)
+def test_a_wrong_row_is_named(cli: Cli, tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text(text)
+
+    found = cli("evaluate", file)
+
+    assert found.code == 2
+    assert message in found.err
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"\x1f\x8b\x08broken", "no whole gzip"), (b"\xff\xfe", "not UTF-8 at byte 0"), (None, "cannot be read")],
+)
+def test_a_file_that_cannot_be_read_is_named(cli: Cli, tmp_path: Path, data: bytes | None, message: str) -> None:
+    file = tmp_path / "p.jsonl"
+    if data is not None:
+        file.write_bytes(data)
+
+    found = cli("evaluate", file)
+
+    assert found.code == 2
+    assert message in found.err
+
+
+def test_empty_and_strange_texts_are_counted_and_harm_nothing(cli: Cli, tmp_path: Path) -> None:
+    rows = [
+        {"text_a": text, "text_b": "a", "label": 0}
+        for text in ("", " ", "a" * 9000, "\u202eright to left", "🦊", "\x00")
+    ]
+
+    (report,) = cli("evaluate", write(tmp_path / "p.jsonl", rows), "--json").data
+
+    assert (report["pairs"], report["unreadable"]) == (6, 2)
+
+
+# explain, feedback
+
+
+def test_explain_says_what_would_answer_and_what_refuses(cli: Cli) -> None:
+    cli("set-cache", "fee for 10 transfers abroad", "1 EUR")
+
+    served = cli("explain", "for 10 transfers abroad fee", "-t", 0.7)
+    refused = cli("explain", "fee for 12 transfers abroad", "-t", 0.7)
+    data = cli("explain", "fee for 12 transfers abroad", "-t", 0.7, "--json")
+
+    assert (served.code, refused.code, data.code) == (0, 1, 1)
+    assert "served" in served.out
+    assert "refused by number" in refused.out
+    assert data.data["reason"] == "vetoed"
+    assert data.data["candidates"][0]["vetoes"] == ["number"]
+
+
+def test_explain_compares_with_one_entry_however_far(cli: Cli) -> None:
+    cli("set-cache", "what is a black hole", "a region")
+
+    found = cli("explain", "how do I bake bread", "--against", "what is a black hole", "--json")
+
+    assert found.code == 1
+    assert found.data["against"]["score"] < 0.5
+    assert found.data["against"]["would_answer"] is False
+    absent = cli("explain", "x", "--against", "nothing")
+    assert absent.code == 2
+    assert "there is no entry under 'nothing'" in absent.err
+
+
+def test_feedback_keeps_an_answer_from_its_question(cli: Cli) -> None:
+    cli("set-cache", "how do I reset my password", "on the login page")
+    asked = "my password, how do I reset"
+    assert cli("explain", asked).code == 0
+
+    assert cli("feedback", asked, "--wrong").code == 0
+    assert "feedback_block" in cli("explain", asked).out
+    assert cli("feedback", asked, "--right").code == 0
+    assert cli("explain", asked).code == 0
+
+
+def test_feedback_without_an_answer_or_a_word_says_so(cli: Cli) -> None:
+    assert "say --right or --wrong" in cli("feedback", "x").err
+    found = cli("feedback", "x", "--wrong", "--json")
+    assert (found.code, found.data["noted"]) == (1, False)
