@@ -150,7 +150,7 @@ class AutoIndex(VectorIndex):
 
     def _look_after(self, name: str, held: Partition) -> None:
         """Begin to move what should be moved, unless that goes on already."""
-        if self._stays_flat or name in self._due or not self._has_work(held):
+        if self._stays_flat or self._due.get(name) is held or not self._has_work(held):
             return
         self._due[name] = held
         loop = asyncio.get_running_loop()

@@ -12,6 +12,8 @@ not malice; the file is made for its owner alone.
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import mmap
 import os
 import secrets
@@ -98,9 +100,8 @@ async def write(
     Raises:
         BackendRefused: The file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        writer = await run(_Writer, beside)
+        writer = await run(_Writer, path)
         try:
             copies: list[_Copy] = []
             size_bytes = 0
@@ -223,9 +224,11 @@ class _Writer:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._graph_path = path.with_name(f"{path.name}.graph")
-        self._file: BinaryIO = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
+        _remove_abandoned(path)
+        self._path = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        self._graph_path = self._path.with_suffix(".graph")
+        self._file: BinaryIO = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # tells others that somebody lives who writes it
         self._file.write(bytes(_HEAD_BYTES))
         self._parts: list[_Part] = []
         self._library: str | None = None
@@ -294,3 +297,12 @@ class _Writer:
         self._graph_path.unlink()
         names, lengths = self._write_names(ids)
         return msgspec.structs.replace(part, graph=block, graph_names=names, graph_lengths=lengths)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what a killed process left half written: a gigabyte each, if the index is large."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.with_suffix(".graph").unlink(missing_ok=True)
+            left.unlink(missing_ok=True)

@@ -117,6 +117,23 @@ async def test_drop_while_a_slice_moves_leaves_nothing() -> None:
     assert await index.search("p", random_rows(1)[0], k=5) == []
 
 
+async def test_partition_that_was_dropped_and_filled_again_gets_its_graph() -> None:
+    slices = Slices()
+    index = AutoIndex(switch_size=10, run=slices.run)
+    await index.add("other", names(12), random_rows(12))
+    await index.add("p", names(12), random_rows(12))  # waits for its turn
+    await index.drop("p")
+    await index.add("p", names(14), random_rows(14))
+    while index._mover is not None and not index._mover.done():
+        await asyncio.sleep(0)
+        while not slices.asked.empty():
+            await slices.let_go()
+
+    graph = index._partitions["p"].graph
+    assert graph is not None
+    assert len(graph) == 14
+
+
 async def test_large_partition_finds_what_exact_search_finds() -> None:
     rows = random_rows(3_000)
     index, exact = AutoIndex(switch_size=500), FlatIndex()

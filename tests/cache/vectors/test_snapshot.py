@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import stat
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,16 @@ async def test_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path)
         await index.save(tmp_path / "index", position="1", space=SPACE)
 
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+async def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".index.0123456789abcdef.part").write_bytes(b"half")
+    (tmp_path / ".index.0123456789abcdef.graph").write_bytes(b"half")
+    (tmp_path / ".other.0123456789abcdef.part").write_bytes(b"not ours")
+    busy = tmp_path / ".index.aaaaaaaaaaaaaaaa.part"
+
+    with busy.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        await (await filled()).save(tmp_path / "index", position="1", space=SPACE)
+
+    assert {path.name for path in tmp_path.iterdir()} == {"index", busy.name, ".other.0123456789abcdef.part"}
