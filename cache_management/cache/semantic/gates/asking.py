@@ -57,10 +57,9 @@ def principal(pair: Pair) -> bool:
             return True
     if any(not lexicon.is_person(word.lemma) for word in (*pair.left, *pair.right)):
         return False
-    return {frozenset(pair.asked.subjects), frozenset(pair.stored.subjects)} == {
-        frozenset(("first",)),
-        frozenset(("third",)),
-    }
+    we, they = pair.asked.subjects - pair.stored.subjects, pair.stored.subjects - pair.asked.subjects
+    # "They" and "you" are said of anybody; he, she, I and my wife are not each other.
+    return bool(we and they) and (we | they) <= {"first", "he", "she", "third"}
 
 
 def _anybody(pair: Pair, mine: str, other: str) -> bool:

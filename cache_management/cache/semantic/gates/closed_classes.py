@@ -22,7 +22,9 @@ THIRD_PERSON = word_set("he him his himself she her hers herself they them their
 SUBJECTS = {
     **dict.fromkeys(("i", "we"), "first"),
     **dict.fromkeys(("you", "u"), "second"),
-    **dict.fromkeys(("he", "she", "they"), "third"),
+    **dict.fromkeys(("he",), "he"),
+    **dict.fromkeys(("she",), "she"),
+    **dict.fromkeys(("they",), "they"),
 }
 OWNERS = {
     **dict.fromkeys(("my", "our", "mine", "ours"), "first"),
@@ -42,7 +44,7 @@ CONJUNCTIONS = word_set("and or but if then than because so as while though alth
 PREPOSITIONS = word_set(
     "of in on at by for with without to from into onto out off up down over under above below about against between "
     "among through during before after since until till within across along around behind beside besides beyond "
-    "despite except inside outside near per plus toward towards upon via versus vs like"
+    "despite except inside outside near per toward towards upon via versus vs like"
 )
 NEGATORS = word_set(
     "not no never cannot none nobody nothing neither nor nowhere without non hardly barely scarcely unable"
@@ -63,8 +65,8 @@ LIGHT = word_set(
     "share suggest "
     "recommend list provide discuss define feel work consider "
     # Nouns that only hold a place.
-    "way thing stuff people person someone one man guy reason step process procedure method kind sort type example "
-    "question answer idea tip advice suggestion information info detail fact part place time case matter issue problem "
+    "way thing stuff people person someone one reason step process procedure method kind sort type example "
+    "question answer idea tip advice suggestion information info detail fact place time case matter issue problem "
     "difference option bit "
     # Adjectives that praise, grade or point.
     "good great nice fine bad easy simple quick fast possible able right correct proper actual real main various "

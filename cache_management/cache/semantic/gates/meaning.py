@@ -165,7 +165,9 @@ def tense(pair: Pair) -> bool:
         return False
     if "habit" in {ours, theirs} or "becoming" in {ours, theirs}:
         return True
-    # "Was he" against "is he": only where nothing but the verb's form differs.
+    # "Was it open" against "is it open": only of a question for yes or no. "What was it built in" asks for the same.
+    if pair.asked.lemmas[0] not in BE or pair.stored.lemmas[0] not in BE:
+        return False
     if [word for word in pair.asked.lemmas if word not in BE] != [
         word for word in pair.stored.lemmas if word not in BE
     ]:

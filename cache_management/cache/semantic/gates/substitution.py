@@ -60,6 +60,10 @@ def _one_place(pair: Pair, left: list[Word], right: list[Word]) -> bool:
 def _could_be_same(one: Word, two: Word) -> bool:
     if DESTRUCTIVE.get(one.lemma, one) == DESTRUCTIVE.get(two.lemma, two):
         return True
+    if one.after == two.after and one.after not in STOP and lexicon.can_be(one.after, lexicon.NOUN):
+        # What stands before a noun tells kinds of it apart: only a synonym says the same, or other praise.
+        praise = one.text.endswith("est") and two.text.endswith("est")
+        return lexicon.near(one.lemma, two.lemma) if praise else lexicon.synonyms(one.lemma, two.lemma)
     return lexicon.near(one.lemma, two.lemma) or {one.lemma, two.lemma} in SAME_USE
 
 

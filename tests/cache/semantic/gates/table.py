@@ -21,6 +21,7 @@ REFUSED = {
         Remind me in two hours | Remind me in three hours
         a 5% raise | a 15% raise
         What does ORA-00942 mean? | What does ORA-00943 mean?
+        Can I feed my dog 2 grapes? | Can I feed my dog 20 grapes?
     """,
     "unit": """
         send 10 USD | send 10 EUR
@@ -76,6 +77,12 @@ REFUSED = {
         How do I say thank you in Japanese? | How do I say thank you in Korean?
         Is Ruth allergic to nuts? | Is Carla allergic to nuts?
         How do I sort a list in Rust? | How do I sort a list in Go?
+        Why is Ohio so cold? | Why is Iowa so cold?
+        Is Matt Lee a lawyer? | Is Matt Kim a lawyer?
+        Is Islam peaceful? | Is Buddhism peaceful?
+        support for the Plus subscription | support for the Starter subscription
+        Is the Family package cheaper? | Is the Individual package cheaper?
+        Does the Lite edition have ads? | Does the Ultimate edition have ads?
     """,
     "polarity": """
         Freeze my card | Unfreeze my card
@@ -148,6 +155,24 @@ REFUSED = {
         How do I zoom in? | How do I zoom out?
         How do I attach a volume? | How do I detach a volume?
         What does the left button do? | What does the right button do?
+        How can I become a positive person? | How can I become a person who is not positive?
+        How can I become a positive person? | How can I become a negative person?
+        How can I become more optimistic? | How can I become more pessimistic?
+        How can I become more optimistic? | How can I become less optimistic?
+        How can I become invisible? | How can I become visible?
+        What was Laura Smith's life before becoming a nurse? | What was Laura Smith's life after becoming a nurse?
+        Is it OK to smoke before 18? | Is it OK to smoke after 18?
+        What happened before the war? | What happened after the war?
+        Is Sue a mother? | Is Sue a father?
+        What do the rich eat? | What do the poor eat?
+        What are things a nurse should do? | What are things a nurse should not do?
+        early repayment fee | late repayment fee
+        primary cardholder | secondary cardholder
+        gross salary | net salary
+        outgoing transfers limit | incoming transfers limit
+        How do I scale up the cluster? | How do I scale down the cluster?
+        How do I stop the server? | How do I start the server?
+        Is the beta stable? | Is the beta unstable?
     """,
     "direction": """
         How do I transfer from savings to checking? | How do I transfer from checking to savings?
@@ -168,6 +193,12 @@ REFUSED = {
         Did Anna lend money to Tom? | Did Tom lend money to Anna?
         Is Kim older than Lee? | Is Lee older than Kim?
         translate from english to french | translate from french to english
+        Is Kelly punching Tom? | Is Tom punching Kelly?
+        Is Kelly punching Tom? | Is Kelly being punched by Tom?
+        Did Kelly remember Tom? | Was Kelly remembered by Tom?
+        Is Ryan indebted to Sam? | Is Sam indebted to Ryan?
+        How do I get from Leeds to York? | How do I get from York to Leeds?
+        Do I tip before paying? | Do I pay before tipping?
     """,
     "action": """
         How do I close my account? | Close my account
@@ -232,6 +263,7 @@ REFUSED = {
         Who is your manager? | Who is my manager?
         Show me my salary | Show me Tim's salary
         What size are men's shoes? | What size are women's shoes?
+        Would he reject her if they were alone? | Would she reject him if they were alone?
     """,
     "variant": """
         What is the annual fee for the Gold card? | What is the annual fee for the Platinum card?
@@ -272,6 +304,7 @@ REFUSED = {
         Do plants absorb oxygen? | Do plants release oxygen?
         Is the free tier enough? | Is the enterprise tier enough?
         red wine with fish | white wine with fish
+        How do I clean leather shoes? | How do I clean suede shoes?
         What is the calorie count of an apple? | What is the calorie count of a banana?
         How do I grow tomatoes? | How do I grow potatoes?
         iphone charger price | laptop charger price
@@ -282,6 +315,25 @@ REFUSED = {
         How long does paint take to dry? | How long does glue take to dry?
         Is the desktop app free? | Is the mobile app free?
         Who plays the villain in Frozen? | Who plays the hero in Frozen?
+        Should I buy a hamster? | Should I buy a ferret?
+        Is she an adult? | Is she a minor?
+        Do women like sports? | Do men like sports?
+        Are gay people happy? | Are straight people happy?
+        Which is better for beginners, a cello or a viola? | Which is better for experts, a cello or a viola?
+        What is included in the standard plan? | What is included in the basic plan?
+        Kindle app for tablets | Kindle app for phones
+        retail banking hours | corporate banking hours
+        fixed rate mortgage | variable rate mortgage
+        virtual card limit | physical card limit
+        How do I contact sales? | How do I contact support?
+        part-time contract | full-time contract
+        prepaid card fees | postpaid card fees
+        What is the yearly price? | What is the monthly price?
+        business card limit | student card limit
+        How do I verify my email? | How do I verify my identity?
+        How do I change my email? | How do I change my username?
+        public holidays | school holidays
+        unit tests in Rust | integration tests in Rust
     """,
     "tense": """
         Did John use to be a doctor? | Is John a doctor?
@@ -290,7 +342,9 @@ REFUSED = {
         Is he no longer a member? | Is he a member?
         Was the shop open? | Is the shop open?
         Is Rita becoming a lawyer? | Is Rita a lawyer?
-        I used to smoke | I smoke
+        Did he use to smoke? | Does he smoke?
+        Is Mark Hill an actor? | Is Mark Hill becoming an actor?
+        Is Mark Hill an actor? | Did Mark Hill use to be an actor?
     """,
 }
 
@@ -443,6 +497,24 @@ SERVED = """
     Do I need a visa for Japan? | Is a visa required for Japan?
     Why is the sky blue? | What makes the sky blue?
     How much sugar is in cola? | What is the amount of sugar in cola?
+    How can I become a person who is not positive? | How can I become a negative person?
+    How can I become a positive person? | How can I become a person who is positive?
+    How can I become a positive person? | How can I become a person who is not negative?
+    How can I become more optimistic? | How can I become less pessimistic?
+    How can I become invisible? | How can I become not visible?
+    How can I become a vegan? | How can I become vegan?
+    Is Kelly punching Tom? | Is Tom being punched by Kelly?
+    Did Kelly remember Tom? | Was Tom remembered by Kelly?
+    Is Ryan engaged to Sam? | Is Sam engaged to Ryan?
+    Do Ryan and Sam collaborate? | Do Sam and Ryan collaborate?
+    Is Ryan the same as Sam? | Is Sam the same as Ryan?
+    Is that lion really sleeping? | Is that lion sleeping?
+    Can I eat that fish on the table? | Can I, in fact, eat that fish on the table?
+    Can I hire a doctor? | Can I hire a physician?
+    How do I stop being so anxious? | How do I stop being anxious?
+    What is the best way to get a visa to the US? | How can I get a US visa?
+    tea or coffee for a headache? | coffee or tea for a headache?
+    Do I tip before paying? | Do I pay after tipping?
 """
 
 # What no gate sees: measured, not hidden. A change here is news.
@@ -461,9 +533,8 @@ STILL_SERVED = """
     How do I hide my last name? | How do I hide my phone number?
     Translate 'hello' into Spanish | Translate 'goodbye' into Spanish
     Classify this review as positive: great food | Classify this review as positive: terrible food
-    How do I clean leather shoes? | How do I clean suede shoes?
     Is yoga good for back pain? | Is yoga good for neck pain?
-"""
-
-STILL_REFUSED = """
+    Is Mark Hill an actor? | Is Mark Hill an accredited actor?
+    Who thinks Ryan is smart? | Who does Ryan think is smart?
+    a flight for two adults and one child | a flight for one adult and two children
 """
