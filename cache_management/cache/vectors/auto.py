@@ -89,6 +89,8 @@ class AutoIndex(VectorIndex):
             # Waiting here keeps the loop free. Another loop waits for the lock in the graph.
             held.waited = True
             await held.slice_ends.wait()
+            if self._partitions.get(partition) is not held:  # dropped meanwhile, and perhaps filled again
+                return await self.search(partition, query, k=k)
         return held.nearest(row, k)
 
     async def size(self, partition: str | None = None) -> int:

@@ -117,6 +117,22 @@ async def test_drop_while_a_slice_moves_leaves_nothing() -> None:
     assert await index.search("p", random_rows(1)[0], k=5) == []
 
 
+async def test_search_that_waited_sees_what_was_dropped_meanwhile() -> None:
+    slices = Slices()
+    index = AutoIndex(switch_size=10, run=slices.run)
+    rows = random_rows(12)
+    await index.add("p", names(12), rows)
+    await slices.let_go()
+    insert, done = await slices.next()
+    waiting = asyncio.create_task(index.search("p", rows[0], k=5))
+    await asyncio.sleep(0)
+    await index.drop("p")
+    await index.add("p", ["fresh"], rows[:1])
+    done.set_result(insert())
+
+    assert [each.id for each in await waiting] == ["fresh"]
+
+
 async def test_partition_that_was_dropped_and_filled_again_gets_its_graph() -> None:
     slices = Slices()
     index = AutoIndex(switch_size=10, run=slices.run)
