@@ -64,11 +64,8 @@ def align(asked: Facets, stored: Facets) -> Pair:
     left: list[Word] = []
     shared = set()
     for word in asked.words:
-        same = ours.get(word.lemma)
-        if same:
+        if word.lemma in ours:
             shared.add(word.lemma)
-            if len(same) > 0:
-                same.pop()
         else:
             left.append(word)
     right = [word for words in ours.values() for word in words if word.lemma not in shared]
@@ -81,9 +78,10 @@ def align(asked: Facets, stored: Facets) -> Pair:
     if len(left) > _SEARCHED or len(right) > _SEARCHED:
         return Pair(asked, stored, tuple(left), tuple(right), (), frozenset(shared))
     found: list[tuple[Word, Word]] = []
+    alone = len(left) == len(right) == 1
     for one in list(left):
         for two in right:
-            if opposed(one, two) and (len(left) == len(right) == 1 or _same_place(one, two)):
+            if (alone or _same_place(one, two)) and opposed(one, two):
                 found.append((one, two))
                 left.remove(one)
                 right.remove(two)
@@ -124,7 +122,7 @@ def _alike(one: str, two: str) -> bool:
 def _misspelt(one: Word, two: Word) -> bool:
     """Tell whether one word is a slip for the other: one edit, and the dictionary does not know one of them."""
     a, b = one.text, two.text
-    if min(len(a), len(b)) < 5 or abs(len(a) - len(b)) > 1 or a[0] != b[0]:
+    if a[0] != b[0] or abs(len(a) - len(b)) > 1 or len(a) + len(b) < 10:
         return False
     known = lexicon.is_known(a) + lexicon.is_known(b)
     if known == 2 or (known == 0 and (len(a) < 7 or one.raw[0].isupper() or two.raw[0].isupper())):

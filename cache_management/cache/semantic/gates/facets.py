@@ -72,7 +72,8 @@ class Facets(msgspec.Struct, frozen=True, gc=False):
 def _read(text: str) -> Facets:
     found, rest = tokens(text)
     parts, dated = dates(found)
-    amounts, counted = quantities([_blank(token) if at in dated else token for at, token in enumerate(found)])
+    undated = [_blank(token) if at in dated else token for at, token in enumerate(found)] if dated else found
+    amounts, counted = quantities(undated)
     taken = dated | counted
     ids = tuple(token.text for token in found if token.kind is Kind.ID)
     shouting = _shouts(found)

@@ -28,6 +28,8 @@ def _turns(pair: Pair) -> int:
 
 
 def _negations(pair: Pair) -> int:
+    if not pair.asked.negated and not pair.stored.negated:
+        return 0
     ours, theirs = _governed(pair.asked, pair), _governed(pair.stored, pair)
     return abs(len(ours) - len(theirs))
 
@@ -39,6 +41,8 @@ def _governed(facets: Facets, pair: Pair) -> list[str]:
 
 
 def _degrees(pair: Pair) -> int:
+    if not pair.asked.degrees or not pair.stored.degrees:
+        return 0
     ours = Counter(sign for sign, _ in pair.asked.degrees)
     theirs = Counter(sign for sign, _ in pair.stored.degrees)
     left, right = ours - theirs, theirs - ours
@@ -48,6 +52,8 @@ def _degrees(pair: Pair) -> int:
 def _particles(pair: Pair) -> int:
     ours, theirs = pair.asked.grammar, pair.stored.grammar
     turns = 0
+    if ours <= theirs or theirs <= ours:
+        return 0
     for one, two in OPPOSITE_PARTICLES:
         if one == "to" and pair.opposed:
             continue  # "upload to", "download from": the verb turns already
@@ -86,6 +92,8 @@ def direction(pair: Pair) -> bool:
 
 def _swapped(pair: Pair, only: frozenset[str] | None = None) -> bool:
     """Tell whether a preposition leads to one of two shared words here and to the other there."""
+    if not pair.asked.roles or not pair.stored.roles:
+        return False
     ours, theirs = _single(pair.asked.roles), _single(pair.stored.roles)
     for role, mine in ours.items():
         other = theirs.get(role)
@@ -166,7 +174,7 @@ def tense(pair: Pair) -> bool:
     if "habit" in {ours, theirs} or "becoming" in {ours, theirs}:
         return True
     # "Was it open" against "is it open": only of a question for yes or no. "What was it built in" asks for the same.
-    if pair.asked.lemmas[0] not in BE or pair.stored.lemmas[0] not in BE:
+    if not (pair.asked.lemmas and pair.asked.lemmas[0] in BE and pair.stored.lemmas and pair.stored.lemmas[0] in BE):
         return False
     if [word for word in pair.asked.lemmas if word not in BE] != [
         word for word in pair.stored.lemmas if word not in BE

@@ -33,6 +33,8 @@ class Token(msgspec.Struct, frozen=True, gc=False):
 
 
 _TOKEN = re.compile(
+    # Most words by far end before a space or a comma; trying all else on each of them took half of the time.
+    r"(?P<plain>[A-Za-z]+(?:['’][A-Za-z]+)?(?=[\s?!,;)]|\.?(?:\s|$)))|"
     r"(?P<url>https?://[^\s<>\"]+|www\.[^\s<>\"]+)"
     r"|(?P<mail>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)"
     r"|(?P<date>\b\d{4}-\d{1,2}-\d{1,2}\b|\b\d{1,2}[/.]\d{1,2}[/.]\d{2,4}\b)"
@@ -56,6 +58,7 @@ _KINDS = {
     "number": Kind.NUMBER,
     "coded": Kind.CODE,
     "word": Kind.WORD,
+    "plain": Kind.WORD,
     "dotted": Kind.WORD,
     "mark": Kind.MARK,
 }

@@ -34,6 +34,8 @@ def unit(pair: Pair) -> bool:
 
 def _unmatched(pair: Pair) -> tuple[list[Quantity], list[Quantity]]:
     """The quantities that only one text has; one without a unit matches any of its value."""
+    if not pair.asked.quantities or not pair.stored.quantities:
+        return [], []
     left = list(pair.asked.quantities)
     right = []
     for theirs in pair.stored.quantities:
@@ -57,7 +59,8 @@ def _same_written(left: list[Quantity], right: list[Quantity]) -> bool:
 
 def identifier(pair: Pair) -> bool:
     """Refuse when each text has an identifier that the other has not."""
-    return _differ(map(_id_key, pair.asked.ids), map(_id_key, pair.stored.ids))
+    ours, theirs = pair.asked.ids, pair.stored.ids
+    return bool(ours and theirs) and _differ(map(_id_key, ours), map(_id_key, theirs))
 
 
 def _id_key(text: str) -> str:
@@ -67,6 +70,8 @@ def _id_key(text: str) -> str:
 def date(pair: Pair) -> bool:
     """Refuse when both texts name days, months, years or hours and these differ."""
     ours, theirs = _calendar(pair.asked), _calendar(pair.stored)
+    if not ours or not theirs:
+        return False
     return any(_differ(ours[kind], theirs[kind]) for kind in ours.keys() & theirs.keys())
 
 
