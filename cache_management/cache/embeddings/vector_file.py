@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -94,6 +95,8 @@ class VectorFile:
             connection.close()
             raise
         self._pid = os.getpid()
+        # Nobody is at work when the last reference goes; the collector may be in any thread then.
+        weakref.finalize(self, _close, connection, self._pid)
         return connection
 
     def _drop(self, reason: Exception, *, for_good: bool) -> None:
@@ -145,6 +148,12 @@ class VectorFile:
         # Row numbers grow with time, so the lowest came first. At least one goes.
         until = first + int((last - first) * _ROOM_MADE)
         connection.execute("DELETE FROM vectors WHERE rowid <= ?", (until,))
+
+
+def _close(connection: sqlite3.Connection, pid: int) -> None:
+    if pid == os.getpid():
+        with contextlib.suppress(sqlite3.Error):
+            connection.close()
 
 
 def _pack(key: bytes, vector: NDArray[np.float32]) -> bytes:

@@ -199,7 +199,6 @@ class _SharedFile:
     def begin(self) -> None:
         """Take a new thread: the old one stayed in the parent of a fork."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache-vectors")
-        weakref.finalize(self, _end, self._thread, self._file)
 
     async def get_many(self, keys: Sequence[bytes], *, space: str, dims: int) -> dict[bytes, Vector]:
         names = {_in_space(space, key): key for key in keys}
@@ -213,11 +212,6 @@ class _SharedFile:
 
     def close(self) -> None:
         self._thread.submit(self._file.close).result()
-
-
-def _end(thread: ThreadPoolExecutor, file: VectorFile) -> None:
-    thread.shutdown(wait=True)
-    file.close()
 
 
 def _in_space(space: str, key: bytes) -> bytes:
