@@ -133,12 +133,12 @@ async def test_search_that_waited_sees_what_was_dropped_meanwhile() -> None:
     assert [each.id for each in await waiting] == ["fresh"]
 
 
-async def test_partition_that_was_dropped_and_filled_again_gets_its_graph() -> None:
+async def test_partition_that_was_emptied_and_filled_again_gets_its_graph() -> None:
     slices = Slices()
     index = AutoIndex(switch_size=10, run=slices.run)
     await index.add("other", names(12), random_rows(12))
     await index.add("p", names(12), random_rows(12))  # waits for its turn
-    await index.drop("p")
+    await index.remove("p", names(12))
     await index.add("p", names(14), random_rows(14))
     while index._mover is not None and not index._mover.done():
         await asyncio.sleep(0)
