@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from cache_management.cache.config import (
     CacheConfig,
@@ -56,6 +56,7 @@ class SemanticSettings(_Part):
     """How meaning is compared, beside the model and its threshold; see SimilarityConfig."""
 
     engine: Literal["auto", "onnx", "torch"] = "auto"
+    device: str | None = None
     gates_off: tuple[str, ...] = ()
     fresh_seconds: float = Field(default=3600, ge=0)
     conversations: Literal["linked", "strict", "off"] = "linked"
@@ -63,6 +64,7 @@ class SemanticSettings(_Part):
     mode: Literal["static", "verified", "shadow"] | None = None
     max_error_rate: float | None = Field(default=None, gt=0, lt=1)
     recheck_rate: float = Field(default=0.05, ge=0, le=1)
+    index_url: SecretStr | None = None
 
 
 class LoggingSettings(_Part):
@@ -111,6 +113,7 @@ class Settings(CacheConfig):
             threshold=self.similarity_threshold,
             cache_embeddings=self.cache_embeddings,
             namespace=self.namespace,
+            folder=self.data_dir / "vectors",
             **self.semantic.model_dump(),
         )
 

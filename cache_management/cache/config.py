@@ -308,6 +308,7 @@ def _port(parts: SplitResult) -> int:
 class SimilarityConfig(_Config):
     """How meaning is compared.
 
+    `engine` runs the model: ONNX Runtime, torch, or `auto`, whichever is there; `device` is torch's, such as "cuda".
     `model` is one of `EmbeddingModel`, another sentence-transformers name, or a folder.
     `threshold` is a cosine similarity, -1 to 1, taken literally. `gates_off` names gates that shall not
     refuse. What depends on the day (a current price) is served for `fresh_seconds`. Earlier
@@ -319,6 +320,10 @@ class SimilarityConfig(_Config):
     wrong, and none is served before enough is known (`mode` "verified"). `recheck_rate` of those served are
     computed again to see. In `mode` "shadow" none is served, and what would have been is counted; "static" serves by
     threshold and gates alone.
+
+    In `folder` vectors of texts are kept for other processes and later starts (`cache_embeddings`), and the index for
+    a fast one; None keeps neither. `index_url` is a PostgreSQL with pgvector, which all processes share, in the place
+    of an index in each of them.
     """
 
     model: EmbeddingModel | str = Field(default=EmbeddingModel.MINILM, union_mode="left_to_right")
@@ -326,6 +331,7 @@ class SimilarityConfig(_Config):
     cache_embeddings: bool = True
     namespace: str = Field(default="default", pattern=f"^{NAMESPACE_PATTERN}$")
     engine: Literal["auto", "onnx", "torch"] = "auto"
+    device: str | None = None
     gates_off: tuple[str, ...] = ()
     fresh_seconds: float = Field(default=3600, ge=0, le=_HUNDRED_YEARS)
     conversations: Literal["linked", "strict", "off"] = "linked"
@@ -333,6 +339,8 @@ class SimilarityConfig(_Config):
     mode: Literal["static", "verified", "shadow"] | None = None
     max_error_rate: float | None = Field(default=None, gt=0, lt=1)
     recheck_rate: float = Field(default=0.05, ge=0, le=1)
+    folder: Path | None = None
+    index_url: SecretStr | None = None
 
     @field_validator("gates_off")
     @classmethod

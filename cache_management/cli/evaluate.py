@@ -127,7 +127,7 @@ async def judge_pairs(pairs: Sequence[LabelledPair], settings: Settings, *, quie
     from cache_management.cache.semantic.stored_vectors import cluster_of
 
     config = settings.similarity()
-    embedder = open_embedder(config.model, engine=config.engine)
+    embedder = open_embedder(config.model, engine=config.engine, device=config.device)
     await embedder.load()
     texts = list(dict.fromkeys(text for pair in pairs for text in (pair.asked, pair.stored)))
     texts = [text for text in texts if text.strip() and embedder.fits(text)]

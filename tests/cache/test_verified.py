@@ -43,22 +43,25 @@ def manager_on(backend: BreakableBackend, events: list[Event] | None = None, **s
     return CacheManager(cache, matcher)
 
 
-async def hear_of(manager: CacheManager, times: int, *, wrong: int = 0) -> None:
-    """Let a manager compare answers until it has evidence."""
+async def hear_of(backend: BreakableBackend, times: int, *, wrong: int = 0, events: list[Event] | None = None) -> None:
+    """Compare answers until there is evidence. In shadow mode, which serves none, so that all are compared."""
+    manager = manager_on(backend, events, mode="shadow", max_error_rate=0.05)
     for at in range(times):
         await manager.store(asked(at), f"answer {at}")
     for at in range(times):
         await manager.get_or_compute(reworded(at), lambda at=at: f"answer {at + (1000 if at < wrong else 0)}")
-    await manager._door.finish()
+    await manager.aclose()
 
 
 async def test_nothing_is_served_before_enough_is_known_and_then_it_is() -> None:
     events: list[Event] = []
-    manager = manager_on(BreakableBackend(up=True), events, max_error_rate=0.05)
+    backend = BreakableBackend(up=True)
+    manager = manager_on(backend, max_error_rate=0.05)
     await manager.store("how do I reset my password", "on the login page")
 
     before = await manager.lookup("my password, how do I reset")
-    await hear_of(manager, 120)
+    await hear_of(backend, 120, events=events)
+    await manager.false_hits()  # reads at once what lookups read within a second
     after = await manager.lookup("my password, how do I reset")
 
     assert (before.hit, before.reason, before.vetoes) == (False, "unverified", ("unverified",))
@@ -68,10 +71,11 @@ async def test_nothing_is_served_before_enough_is_known_and_then_it_is() -> None
 
 
 async def test_wrong_answers_keep_it_from_serving() -> None:
-    manager = manager_on(BreakableBackend(up=True), max_error_rate=0.05)
+    backend = BreakableBackend(up=True)
+    manager = manager_on(backend, max_error_rate=0.05)
     await manager.store("how do I reset my password", "on the login page")
 
-    await hear_of(manager, 120, wrong=20)
+    await hear_of(backend, 120, wrong=20)
 
     assert (await manager.lookup("my password, how do I reset")).reason == "unverified"
     known = await manager.false_hits()
@@ -80,7 +84,7 @@ async def test_wrong_answers_keep_it_from_serving() -> None:
 
 async def test_another_process_knows_what_this_one_learned() -> None:
     backend = BreakableBackend(up=True)
-    await hear_of(manager_on(backend, max_error_rate=0.05), 120)
+    await hear_of(backend, 120)
     other = manager_on(backend, max_error_rate=0.05)
 
     await other.store("how do I reset my password", "on the login page")
@@ -90,7 +94,7 @@ async def test_another_process_knows_what_this_one_learned() -> None:
 
 async def test_a_share_of_what_is_served_is_computed_again_and_makes_the_published_rate() -> None:
     backend = BreakableBackend(up=True)
-    await hear_of(manager_on(backend, max_error_rate=0.05, recheck_rate=0), 120)
+    await hear_of(backend, 120)
     manager = manager_on(backend, max_error_rate=0.05, recheck_rate=1.0)
     computed: list[int] = []
 
@@ -116,9 +120,10 @@ async def test_a_share_of_what_is_served_is_computed_again_and_makes_the_publish
 
 
 async def test_shadow_mode_serves_nothing_and_counts_what_would_have_been() -> None:
-    manager = manager_on(BreakableBackend(up=True), mode="shadow")
+    backend = BreakableBackend(up=True)
+    manager = manager_on(backend, mode="shadow", max_error_rate=0.05)
 
-    await hear_of(manager, 60, wrong=6)
+    await hear_of(backend, 60, wrong=6)
 
     assert (await manager.lookup(f"{reworded(3)} please")).reason == "unverified"
     known = await manager.false_hits()
@@ -127,8 +132,9 @@ async def test_shadow_mode_serves_nothing_and_counts_what_would_have_been() -> N
 
 @pytest.mark.parametrize("mode", ["static", "verified"])
 async def test_what_somebody_called_wrong_is_not_served_to_that_question_again(mode: str) -> None:
-    manager = manager_on(BreakableBackend(up=True), mode=mode, max_error_rate=0.05)
-    await hear_of(manager, 120)
+    backend = BreakableBackend(up=True)
+    await hear_of(backend, 120)
+    manager = manager_on(backend, mode=mode, max_error_rate=0.05)
     await manager.store("how do I reset my password", "on the login page")
     found = await manager.lookup("my password, how do I reset")
     assert found

@@ -294,7 +294,7 @@ def decode_observation(note: bytes) -> Observation | None:
     """Return the observation of a note, or None for one that is none of ours."""
     try:
         return _decode_observation(note)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -307,7 +307,7 @@ def decode_state(value: bytes) -> tuple[str, State] | None:
     """Return cursor and state of a record's value, or None for bytes that are none of ours."""
     try:
         cursor, state = msgspec.msgpack.decode(value, type=tuple[str, State])
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     is_whole = len(state.bins) == len(state.near_misses) == _BINS + 1
     return (cursor, state) if is_whole else None

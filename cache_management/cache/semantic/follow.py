@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_management.cache.backends.base import Backend, Journal
-from cache_management.cache.errors import CorruptRecord, JournalGap
+from cache_management.cache.errors import BackendUnavailable, CorruptRecord, JournalGap
 from cache_management.cache.events import CorruptEvent, Listener
+from cache_management.cache.semantic.snapshots import Snapshot
 from cache_management.cache.semantic.stored_vectors import decode_vector
 from cache_management.cache.vectors.base import VectorIndex
 
 _PAGE = 200
 _SLACK = 1_000
 _EVERY_SECONDS = 0.05
+_WORTH_SAVING = 1_000  # changes; fewer are read faster than a file
+_SAVED_MEANWHILE = 50_000
+logger = logging.getLogger("cache_management")
 
 
 class Follower:
@@ -38,6 +43,7 @@ class Follower:
         prefix: str,
         dims: int,
         listener: Listener,
+        snapshot: Snapshot | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
@@ -47,6 +53,9 @@ class Follower:
         self._prefix = prefix
         self._dims = dims
         self._listener = listener
+        self._snapshot = snapshot
+        self._changes = 0  # since the last snapshot
+        self._saving: asyncio.Task[None] | None = None
         self._monotonic = monotonic
         self._cursor: str | None = None
         self._next_look = 0.0
@@ -73,8 +82,8 @@ class Follower:
                 # One text for all vectors of a scope, not one for each.
                 self._scopes.update(dict.fromkeys(keys, sys.intern(scope)))
 
-    async def remove(self, keys: Sequence[str]) -> None:
-        """Forget vectors; keys that are not there are passed over."""
+    async def remove(self, keys: Sequence[str], scopes: Mapping[str, str] | None = None) -> None:
+        """Forget vectors, wherever they are; keys that are not there are passed over."""
         for scope in {self._scopes.get(key, "") for key in keys}:
             gone = [key for key in keys if self._scopes.get(key, "") == scope]
             await self._index.remove(self.partition(scope), gone)
@@ -99,7 +108,7 @@ class Follower:
         async with self._lock:
             if self._cursor is not None and self._monotonic() < self._next_look:
                 return
-            if self._cursor is None:
+            if self._cursor is None and not await self._restore():
                 await self._read_all()
             try:
                 await self._read_new()
@@ -109,6 +118,41 @@ class Follower:
             if await self._index.size() > 2 * self._size_after_full_read + _SLACK:
                 await self._read_all()
             self._next_look = self._monotonic() + _EVERY_SECONDS
+        if self._changes >= _SAVED_MEANWHILE and (self._saving is None or self._saving.done()):
+            # Not awaited: whoever searches must not wait for a file.
+            self._saving = loop.create_task(self.save())
+
+    async def save(self) -> None:
+        """Write a snapshot, where there is somewhere to and enough has changed."""
+        if self._snapshot is not None and self._cursor is not None and self._changes >= _WORTH_SAVING:
+            self._changes = 0
+            try:
+                await self._snapshot.write(self._cursor)
+            except BackendUnavailable as exc:
+                logger.warning("the index will be read anew at the next start: %s", exc)
+
+    async def aclose(self) -> None:
+        """Write a snapshot, if it is worth it."""
+        if self._saving is not None and self._loop is asyncio.get_running_loop():
+            await asyncio.wait((self._saving,))
+        await self.save()
+
+    async def _restore(self) -> bool:
+        """Take over a snapshot; tell whether there was one to be trusted."""
+        if self._snapshot is None:
+            return False
+        found = await self._snapshot.read()
+        if found is None:
+            return False
+        self._scopes = {
+            key: sys.intern(name.removeprefix(self._prefix))
+            for name, keys in self._snapshot.members()
+            if name != self._prefix
+            for key in keys
+        }
+        self._size_after_full_read = await self._index.size()
+        self._cursor = found
+        return True
 
     async def _read_all(self) -> None:
         # Until this is through the index is not to be trusted; a failure in the middle begins anew.
@@ -139,6 +183,7 @@ class Follower:
     async def _load(self, keys: Sequence[str]) -> None:
         if not keys:
             return
+        self._changes += len(keys)
         records = await self._backend.get_many(keys)
         rows = {}
         scopes = {}

@@ -37,14 +37,18 @@ from cache_management.cache.semantic import gates
 from cache_management.cache.semantic.decision import reaches
 from cache_management.cache.semantic.embedding_cache import CachingEmbedder
 from cache_management.cache.semantic.follow import Follower
+from cache_management.cache.semantic.shared import SharedVectors
+from cache_management.cache.semantic.snapshots import Snapshot
 from cache_management.cache.semantic.stored_vectors import StoredVector, cluster_of
 from cache_management.cache.semantic.vector_store import VectorStore
 from cache_management.cache.values import CachedResponse, SimilarityMatch
 from cache_management.cache.vectors import open_index
+from cache_management.cache.vectors.auto import AutoIndex
 from cache_management.cache.vectors.base import VectorIndex
 
 _STANDALONE_SIZE = 1_000_000
 _ENTRY_LIMIT_BYTES = 64 * 2**20
+_PAGE = 500
 _OVERFETCH = 8  # gates refuse some and entries vanish; asking for more costs next to nothing
 
 
@@ -90,19 +94,33 @@ class SimilarityMatcher:
         self._listener = fan_out([listener])
         self._entry_limit_bytes = entry_limit_bytes
         self.stands_alone = backend is None
-        inner = embedder or open_embedder(self.config.model, engine=self.config.engine)
-        self.embedder: Embedder = CachingEmbedder(inner) if self.config.cache_embeddings else inner
-        self.index = index or open_index()
+        inner = embedder or open_embedder(self.config.model, engine=self.config.engine, device=self.config.device)
+        folder = self.config.folder
+        self.embedder: Embedder = (
+            CachingEmbedder(inner, folder=None if folder is None else folder / "texts")
+            if self.config.cache_embeddings
+            else CachingEmbedder(inner, max_size=0)  # looks at what the model gives all the same
+        )
+        self._index = index
         self._entries = KeySpace("llm", self.namespace)
+        self._versions = VersionClock(clock)
         self._vectors = VectorStore(
             backend or MemoryBackend(max_size=_STANDALONE_SIZE, clock=clock, listener=self._listener),
             namespace=self.namespace,
             embedder=self.embedder,
-            versions=VersionClock(clock),
+            versions=self._versions,
             listener=self._listener,
         )
-        self._follower: Follower | None = None
+        self._follower: Follower | SharedVectors | None = None
         self._indexed = False
+
+    @property
+    def index(self) -> VectorIndex:
+        """Return the index; one at a PostgreSQL needs the width of the model, which must be loaded then."""
+        if self._index is None:
+            url = self.config.index_url
+            self._index = open_index() if url is None else open_index(url.get_secret_value(), dims=self.embedder.dims)
+        return self._index
 
     @property
     def backend(self) -> Backend:
@@ -196,9 +214,10 @@ class SimilarityMatcher:
         """Forget a vector; return whether there was one."""
         await self.embedder.load()
         gone = [self._vectors.id_of(key)]
+        scopes = {name: found.scope for name, (found, _) in (await self._vectors.load(gone)).items()}
         removed = await self._vectors.remove(gone)
-        if self._follower is not None:
-            await self._follower.remove(gone)
+        if self._writes_through:
+            await self._follow().remove(gone, scopes)
         return removed > 0
 
     async def find_similar(
@@ -225,7 +244,7 @@ class SimilarityMatcher:
         try:
             follower = await self._level()
             found: list[SimilarityMatch] = []
-            for each in follower.scopes():
+            for each in {*follower.scopes(), scope or ""}:
                 matches = [candidate.match for candidate in await self._match(query, vector, each, floor, limit)]
                 if scope is not None and each != scope:
                     matches = [msgspec.structs.replace(match, vetoes=("scope", *match.vetoes)) for match in matches]
@@ -279,9 +298,13 @@ class SimilarityMatcher:
         """Forget all vectors of this namespace and model; entries stay. Return how many went."""
         await self.embedder.load()
         gone = [vector_id async for vector_id in self._vectors.ids()]
-        removed = await self._vectors.remove(gone)
-        if self._follower is not None:
-            await self._follower.clear()
+        removed = 0
+        for start in range(0, len(gone), _PAGE):
+            page = gone[start : start + _PAGE]
+            scopes = {name: found.scope for name, (found, _) in (await self._vectors.load(page)).items()}
+            removed += await self._vectors.remove(page)
+            if self._writes_through:
+                await self._follow().remove(page, scopes)
         if gone:
             self._listener(RemoveEvent("delete", self.namespace, removed))
         return removed
@@ -293,8 +316,13 @@ class SimilarityMatcher:
         return await self.index.size()
 
     async def aclose(self) -> None:
-        """Free the index; the backend belongs to whoever made it."""
-        await self.index.aclose()
+        """Keep the index for the next start, where there is somewhere to, and free it; the backend is its maker's."""
+        if self._follower is not None:
+            await self._follower.aclose()
+        if self._index is not None:
+            await self._index.aclose()
+        if isinstance(self.embedder, CachingEmbedder):
+            self.embedder.close()
         self._follower = None
 
     async def _match(
@@ -306,7 +334,7 @@ class SimilarityMatcher:
             neighbours = await self.index.search(follower.partition(scope), vector, k=wanted)
             close = [each for each in neighbours if reaches(each.similarity, floor)]
             found = []
-            for response, stored, version in (await self._answers(close)).values():
+            for response, stored, version in (await self._answers(close, scope)).values():
                 # The index may be behind the store: the score is that of the vector read just now.
                 score = float(stored.as_array() @ vector)
                 if reaches(score, floor) and stored.scope == scope:
@@ -336,7 +364,9 @@ class SimilarityMatcher:
         )
         return Candidate(match, response, cluster_of(stored.as_array()))
 
-    async def _answers(self, neighbours: Sequence[Neighbour]) -> dict[str, tuple[CachedResponse, StoredVector, int]]:
+    async def _answers(
+        self, neighbours: Sequence[Neighbour], scope: str
+    ) -> dict[str, tuple[CachedResponse, StoredVector, int]]:
         """Return response, vector and version of the answer by vector id; what has no live answer leaves the index."""
         held = await self._vectors.load([each.id for each in neighbours])
         linked = [self._entries.to_storage(vector.key) for vector, _ in held.values() if vector.response is None]
@@ -352,7 +382,7 @@ class SimilarityMatcher:
                 found[vector_id] = response, vector, record.version
         ghosts = [each.id for each in neighbours if each.id not in found]
         if ghosts:
-            await self._follow().remove(ghosts)
+            await self._follow().remove(ghosts, dict.fromkeys(ghosts, scope))
         return found
 
     def _response_of(self, vector: StoredVector, record: Record) -> CachedResponse | None:
@@ -369,22 +399,28 @@ class SimilarityMatcher:
     ) -> None:
         self._indexed = True
         stored = await self._vectors.put(entries, rows, response=response)
-        # A process that only writes keeps no index; its first search reads everything anyway.
-        if self._follower is not None:
-            await self._follower.put(stored, {self._vectors.id_of(entry.key): entry.scope for entry in entries})
+        if self._writes_through:
+            await self._follow().put(stored, {self._vectors.id_of(entry.key): entry.scope for entry in entries})
 
     def _tell_vetoes(self, matches: Sequence[SimilarityMatch]) -> None:
         for match in matches:
             for gate in match.vetoes:
                 self._listener(VetoEvent(gate, self.namespace))
 
-    async def _level(self) -> Follower:
+    @property
+    def _writes_through(self) -> bool:
+        # A process that only writes keeps no index of its own; its first search reads everything anyway.
+        return self._follower is not None or self.index.is_shared
+
+    async def _level(self) -> Follower | SharedVectors:
         follower = self._follow()
         await follower.catch_up()
         return follower
 
-    def _follow(self) -> Follower:
-        if self._follower is None:
+    def _follow(self) -> Follower | SharedVectors:
+        if self._follower is None and self.index.is_shared:
+            self._follower = SharedVectors(self.index, prefix=self._vectors.prefix)
+        elif self._follower is None:
             self._follower = Follower(
                 self.backend,
                 self._vectors.journal,
@@ -393,8 +429,22 @@ class SimilarityMatcher:
                 prefix=self._vectors.prefix,
                 dims=self.embedder.dims,
                 listener=self._listener,
+                snapshot=self._snapshot(),
             )
         return self._follower
+
+    def _snapshot(self) -> Snapshot | None:
+        folder = self.config.folder
+        if folder is None or self.stands_alone or not isinstance(self.index, AutoIndex):
+            return None
+        return Snapshot(
+            folder / "indexes",
+            self.index,
+            backend=self.backend,
+            namespace=self.namespace,
+            prefix=self._vectors.prefix,
+            versions=self._versions,
+        )
 
 
 def _standing_alone(vector: StoredVector, version: int) -> CachedResponse:

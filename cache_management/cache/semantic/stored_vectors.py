@@ -36,6 +36,7 @@ class StoredVector(msgspec.Struct, frozen=True, array_like=True):
 
 
 _CLUSTER_BITS = 6
+_OFF_LENGTH = 1e-3
 
 
 def cluster_of(vector: NDArray[np.float32]) -> int:
@@ -90,4 +91,7 @@ def decode_vector(value: bytes, *, dims: int) -> StoredVector:
         raise CorruptRecord(f"the vector cannot be decoded: {exc}") from exc
     if len(found.vector) != 4 * dims:
         raise CorruptRecord(f"the vector has {len(found.vector)} bytes, {4 * dims} were expected")
+    # Not a number is not below either bound.
+    if not abs(float(np.linalg.norm(found.as_array())) - 1) < _OFF_LENGTH:
+        raise CorruptRecord("the vector is not of length 1")
     return found

@@ -147,9 +147,7 @@ class Verifier:
         finally:
             self._rechecks -= 1
 
-    async def _compare(
-        self, source: Source, asked: str, stored: Candidate, fresh: str, weight: float = 1.0
-    ) -> None:
+    async def _compare(self, source: Source, asked: str, stored: Candidate, fresh: str, weight: float = 1.0) -> None:
         from cache_management.cache.semantic.comparing import compare
 
         match = stored.match

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cache_management.cache.vectors.base import VectorIndex
-
-if TYPE_CHECKING:
-    from cache_management.cache.vectors.auto import AutoIndex
 
 __all__ = ["VectorIndex", "open_index"]
 
 
-def open_index() -> AutoIndex:
-    """Return an empty index in this process: exact for small partitions, a graph for large ones."""
+def open_index(url: str | None = None, *, dims: int = 0) -> VectorIndex:
+    """Return an index: in this process, exact for few vectors and a graph for many; or at the url of a PostgreSQL."""
+    if url is not None:
+        from cache_management.cache.vectors.pgvector import PgVectorIndex
+
+        return PgVectorIndex(url, dims=dims)
     from cache_management.cache.vectors.auto import AutoIndex
 
     return AutoIndex()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +106,12 @@ class AutoIndex(VectorIndex):
         else:
             self._partitions.pop(partition, None)
             self._due.pop(partition, None)
+
+    def members(self) -> Iterator[tuple[str, list[str]]]:
+        """Return the partitions and the ids in them."""
+        for name, held in self._partitions.items():
+            graphed = [] if held.graph is None else [each for each in held.graph.ids if each is not None]
+            yield name, held.matrix.ids + graphed
 
     async def settled(self) -> None:
         """Wait until nothing is left to move; for tests and measurements."""

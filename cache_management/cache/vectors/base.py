@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from cache_management.cache.records import Neighbour
 
@@ -21,6 +21,9 @@ class VectorIndex(ABC):
 
     Implementations inherit tests/contracts/vector_index.py.
     """
+
+    is_shared: ClassVar[bool] = False
+    """Whether what one process adds is found by all."""
 
     @abstractmethod
     async def add(self, partition: str, ids: Sequence[str], vectors: NDArray[np.float32]) -> None:

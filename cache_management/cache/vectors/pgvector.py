@@ -66,6 +66,8 @@ class PgVectorIndex(VectorIndex):
         ConfigurationError: The server lacks the extension, or this account may not install it.
     """
 
+    is_shared = True
+
     def __init__(
         self,
         url: str,

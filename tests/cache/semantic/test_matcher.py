@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -496,9 +496,23 @@ async def test_closed_matcher_can_be_used_again(backend: MemoryBackend) -> None:
     assert await found_by(matcher) == ["like this"]
 
 
-async def test_embeddings_are_cached_unless_told_otherwise(backend: MemoryBackend) -> None:
-    assert type(matcher_on(backend).embedder).__name__ == "CachingEmbedder"
-    assert type(matcher_on(backend, config={"cache_embeddings": False}).embedder) is HashingEmbedder
+@pytest.mark.parametrize(("cache_embeddings", "runs"), [(True, 1), (False, 2)])
+async def test_embeddings_are_cached_unless_told_otherwise(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch, cache_embeddings: bool, runs: int
+) -> None:
+    seen: list[str] = []
+    embed = HashingEmbedder.embed
+
+    async def counted(self: HashingEmbedder, texts: Sequence[str]) -> Any:
+        seen.extend(texts)
+        return await embed(self, texts)
+
+    monkeypatch.setattr(HashingEmbedder, "embed", counted)
+    matcher = matcher_on(backend, config={"cache_embeddings": cache_embeddings})
+    for _ in range(2):
+        await matcher.find_similar(QUESTION)
+
+    assert len(seen) == runs
 
 
 async def test_journal_is_not_read_at_every_search(backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,17 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 @given(key=TEXT, prompt=TEXT, response=st.none() | TEXT, numbers=st.lists(st.floats(width=32), min_size=4, max_size=4))
 def test_vector_comes_back_as_it_went_in(key: str, prompt: str, response: str | None, numbers: list[float]) -> None:
     row = np.array(numbers, dtype=np.float32)
+    with np.errstate(all="ignore"):
+        row /= np.linalg.norm(row)
+    stored = encode_vector(key, prompt, response, row, scope="s")
+    if not np.isfinite(row).all() or not abs(np.linalg.norm(row) - 1) < 1e-4:
+        with pytest.raises(CorruptRecord, match="not of length 1"):
+            decode_vector(stored, dims=4)
+        return
 
-    found = decode_vector(encode_vector(key, prompt, response, row), dims=4)
+    found = decode_vector(stored, dims=4)
 
-    assert (found.key, found.prompt, found.response) == (key, prompt, response)
+    assert (found.key, found.prompt, found.response, found.scope) == (key, prompt, response, "s")
     assert found.as_array().tobytes() == row.tobytes()
 
 
