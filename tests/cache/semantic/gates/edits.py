@@ -52,7 +52,7 @@ _CITIES = [
 ]
 _TIERS = ["basic", "premium", "standard", "enterprise", "free", "business", "student", "gold", "silver", "platinum"]
 _SYSTEMS = ["Windows", "macOS", "Linux", "Android", "iOS", "Ubuntu"]
-_CURRENCIES = ["dollars", "euros", "pounds", "yen", "rupees", "USD", "EUR", "GBP", "CHF", "JPY"]
+_CURRENCIES = ["dollars", "euros", "pounds", "yen", "rupees", "CHF"]
 _MONTHS = ["January", "February", "April", "June", "July", "September", "October", "November", "December"]
 _UNITS = [
     "minutes",
