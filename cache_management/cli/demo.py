@@ -126,8 +126,9 @@ async def _ask(platform: Platform) -> bool:
     near = [(each, await _best(platform, each["ask"], threshold=0.5)) for each in _load("near_misses.json")]
     wrong = [each for each, match in near if _served(match, platform.settings.similarity_threshold)]
     near.sort(key=lambda pair: pair[1].score if pair[1] else 0.0, reverse=True)
+    near = _one_of_each_first(near)
     print_table(
-        f"{len(near) - len(wrong)} of {len(near)} near-misses refused (the closest {_SHOWN})",
+        f"{len(near) - len(wrong)} of {len(near)} near-misses refused (first the closest of each gate)",
         ("asked", "closest stored question", "score", "refused because"),
         [
             (
@@ -160,6 +161,17 @@ async def _best(platform: Platform, ask: str, threshold: float | None = None) ->
 
 def _served(match: SimilarityMatch | None, threshold: float = -1.0) -> bool:
     return match is not None and not match.vetoes and match.score >= threshold
+
+
+def _one_of_each_first(near: list[tuple[dict[str, Any], SimilarityMatch | None]]) -> list[Any]:
+    """Put the closest that each gate refused before the rest, so that each gate is seen."""
+    seen: set[tuple[str, ...]] = set()
+    first, rest = [], []
+    for pair in near:
+        vetoes = pair[1].vetoes if pair[1] is not None else ()
+        (rest if not vetoes or vetoes in seen else first).append(pair)
+        seen.add(vetoes)
+    return first + rest
 
 
 def _why(match: SimilarityMatch | None, settings: Settings) -> str:

@@ -23,6 +23,8 @@ def test_the_demo_shows_hits_and_refusals_and_cleans_up(tmp_path: Path) -> None:
     assert found.returncode == 0, found.stdout + found.stderr
     assert "300 of 300" in found.stdout
     assert "24 of 24 paraphrases answered" in found.stdout
-    assert "16 of 16 near-misses refused" in found.stdout
+    assert "18 of 18 near-misses refused" in found.stdout
+    for gate in ("number differs", "entity differs", "polarity differs"):
+        assert gate in found.stdout, "the closest of each gate is shown"
     assert "The audit log is intact." in found.stdout
     assert not list(tmp_path.glob("cache-demo-*")), "the demo left its data behind"
