@@ -28,6 +28,7 @@ from cache_management.workers.client import JobClient, submit_warm_file
 _DATA = files("cache_management.cli") / "demo_data"
 _EXACT_SHOWN = 5
 _SHOWN = 8
+_Near = tuple[dict[str, Any], SimilarityMatch | None]
 
 
 @click.command()
@@ -163,10 +164,11 @@ def _served(match: SimilarityMatch | None, threshold: float = -1.0) -> bool:
     return match is not None and not match.vetoes and match.score >= threshold
 
 
-def _one_of_each_first(near: list[tuple[dict[str, Any], SimilarityMatch | None]]) -> list[Any]:
+def _one_of_each_first(near: list[_Near]) -> list[_Near]:
     """Put the closest that each gate refused before the rest, so that each gate is seen."""
     seen: set[tuple[str, ...]] = set()
-    first, rest = [], []
+    first: list[_Near] = []
+    rest: list[_Near] = []
     for pair in near:
         vetoes = pair[1].vetoes if pair[1] is not None else ()
         (rest if not vetoes or vetoes in seen else first).append(pair)

@@ -27,10 +27,17 @@ _AT_ONCE = 256
     "--budget", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Error budget of verified mode."
 )
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots too.")
+@click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables too.")
 @json_option
 @pass_cli
 def evaluate_command(
-    cli: CliContext, pairs_file: Path, threshold: float | None, budget: float | None, page: Path | None, as_json: bool
+    cli: CliContext,
+    pairs_file: Path,
+    threshold: float | None,
+    budget: float | None,
+    page: Path | None,
+    markdown: Path | None,
+    as_json: bool,
 ) -> None:
     """Print what threshold, gates and error budget do to the labelled pairs of PAIRS_FILE.
 
@@ -61,6 +68,8 @@ def evaluate_command(
         from cache_management.cli.evaluation_page import render
 
         page.write_text(render(reports, pairs_file.name), encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(to_markdown(reports, pairs_file.name), encoding="utf-8")
     if as_json:
         print_json([report.to_json() for report in reports])
         return
@@ -152,51 +161,73 @@ async def judge_pairs(pairs: Sequence[LabelledPair], settings: Settings, *, quie
     return judged, embedder.space
 
 
-def _print(report: Report) -> None:
-    print_pairs(
-        f"{report.kind}: {report.pairs:,} pairs",
-        {
-            "encoder": report.encoder,
-            "gates": f"version {report.gates_version}",
-            "not read whole by the model": report.unreadable,
-            "mean precision over hit ratios, cosine": f"{report.mean_precision_cosine:.3f}",
-            "the same with gates": f"{report.mean_precision_gated:.3f}",
-        },
-    )
-    rows = []
+Table = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
+
+
+def facts_of(report: Report) -> dict[str, object]:
+    """Return what the tables of a report stand on."""
+    return {
+        "encoder": report.encoder,
+        "gates": f"version {report.gates_version}",
+        "not read whole by the model": report.unreadable,
+        "mean precision over hit ratios, cosine": f"{report.mean_precision_cosine:.3f}",
+        "the same with gates": f"{report.mean_precision_gated:.3f}",
+    }
+
+
+def tables_of(report: Report) -> list[Table]:
+    """Return the tables of a report: title, columns, rows."""
+    served: list[tuple[object, ...]] = []
     for at in report.cosine:
         for name, found in (("cosine", report.cosine[at]), ("with gates", report.gated[at])):
-            rows.append((f"{at:.2f}", name, *_cells(found)))
-    rows.append((f"{report.threshold:.2f}", f"verified, budget {report.budget:.0%}", *_cells(report.verified)))
-    print_table("Served", ("threshold", "by", "precision", "recall", "wrongly served", "hit ratio"), rows)
-    print_table(
-        f"By category, threshold {report.threshold:.2f}",
-        ("category", "cosine: wrongly served", "with gates", "cosine: recall", "with gates"),
-        [
-            (
-                name,
-                wrong_of(one),
-                wrong_of(other),
-                recall_of(one),
-                recall_of(other),
-            )
-            for name, (one, other) in report.by_category.items()
-        ],
-    )
-    print_table(
-        f"By gate, threshold {report.threshold:.2f}",
-        ("gate", "wrong ones refused", "right ones refused", "wrongly served without it", "recall without it"),
-        [
-            (
-                name,
-                found.wrong,
-                found.right,
-                wrong_of(report.without_gate[name]),
-                recall_of(report.without_gate[name]),
-            )
-            for name, found in report.by_gate.items()
-        ],
-    )
+            served.append((f"{at:.2f}", name, *_cells(found)))
+    served.append((f"{report.threshold:.2f}", f"verified, budget {report.budget:.0%}", *_cells(report.verified)))
+    categories: list[tuple[object, ...]] = [
+        (name, wrong_of(one), wrong_of(other), recall_of(one), recall_of(other))
+        for name, (one, other) in report.by_category.items()
+    ]
+    gates: list[tuple[object, ...]] = [
+        (name, found.wrong, found.right, wrong_of(report.without_gate[name]), recall_of(report.without_gate[name]))
+        for name, found in report.by_gate.items()
+    ]
+    at_threshold = f"threshold {report.threshold:.2f}"
+    return [
+        ("Served", ("threshold", "by", "precision", "recall", "wrongly served", "hit ratio"), served),
+        (
+            f"By category, {at_threshold}",
+            ("category", "cosine: wrongly served", "with gates", "cosine: recall", "with gates"),
+            categories,
+        ),
+        (
+            f"By gate, {at_threshold}",
+            ("gate", "wrong ones refused", "right ones refused", "wrongly served without it", "recall without it"),
+            gates,
+        ),
+    ]
+
+
+def to_markdown(reports: Sequence[Report], source: str) -> str:
+    """Return reports as a page of Markdown; no text of the pairs is in it."""
+    lines = [
+        f"# Answers by meaning: {source}",
+        "",
+        f"Written by `cache-cli evaluate {source} --markdown FILE`. Shares stand with their 95 % interval (Wilson) and counts.",
+        "",
+    ]
+    for report in reports:
+        lines += [f"## {report.kind}: {report.pairs:,} pairs", ""]
+        lines += [*(f"* {name}: {value}" for name, value in facts_of(report).items()), ""]
+        for title, columns, rows in tables_of(report):
+            lines += [f"### {title}", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+            lines += [f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _print(report: Report) -> None:
+    print_pairs(f"{report.kind}: {report.pairs:,} pairs", facts_of(report))
+    for title, columns, rows in tables_of(report):
+        print_table(title, columns, rows)
 
 
 def _cells(found: Outcome) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from cache_management.cache.semantic.evaluation import CURVE, Outcome, Report
-from cache_management.cli.evaluate import precision_of, recall_of, wrong_of
+from cache_management.cache.semantic.evaluation import CURVE, Report
+from cache_management.cli.evaluate import facts_of, tables_of
 
 _WIDTH, _HEIGHT, _MARGIN = 560, 320, 46
 
@@ -46,28 +46,11 @@ def render(reports: Sequence[Report], source: str) -> str:
 
 
 def _section(report: Report) -> str:
-    served = [
-        (f"{at:.2f}", name, *_cells(found))
-        for at in report.cosine
-        for name, found in (("cosine", report.cosine[at]), ("with gates", report.gated[at]))
-    ]
-    served.append((f"{report.threshold:.2f}", f"verified, budget {report.budget:.0%}", *_cells(report.verified)))
-    categories = [
-        (name, wrong_of(one), wrong_of(other), recall_of(one), recall_of(other))
-        for name, (one, other) in report.by_category.items()
-    ]
-    gates = [
-        (name, found.wrong, found.right, wrong_of(report.without_gate[name]), recall_of(report.without_gate[name]))
-        for name, found in report.by_gate.items()
-    ]
+    facts = "".join(f"<li>{escape(name)}: {escape(str(value))}</li>" for name, value in facts_of(report).items())
     wrong = [(f"{each.score:.3f}", each.pair.category, each.pair.asked, each.pair.stored) for each in report.examples]
-    at = f"{report.threshold:.2f}"
     return "\n".join(
         (
-            f"<h2>{escape(report.kind)}: {report.pairs:,} pairs</h2>",
-            f"<p>Encoder {escape(report.encoder)}, gates version {report.gates_version}; {report.unreadable} pairs that"
-            f" the model does not read whole. Mean precision over the hit ratios that both reach: cosine"
-            f" {report.mean_precision_cosine:.3f}, with gates {report.mean_precision_gated:.3f}.</p>",
+            f"<h2>{escape(report.kind)}: {report.pairs:,} pairs</h2><ul>{facts}</ul>",
             _plot(
                 "Precision over cache-hit ratio",
                 [(found.hit_ratio, found.precision) for found in report.curve_gated if found.right + found.wrong],
@@ -86,24 +69,14 @@ def _section(report: Report) -> str:
                 ("threshold", "share of different questions served"),
                 left=CURVE[0],
             ),
-            _table("Served", ("threshold", "by", "precision", "recall", "wrongly served", "hit ratio"), served),
+            *(_table(*table) for table in tables_of(report)),
             _table(
-                f"By category, threshold {at}",
-                ("category", "cosine: wrongly served", "with gates", "cosine: recall", "with gates"),
-                categories,
+                f"Wrongly served at {report.threshold:.2f}, closest first",
+                ("score", "category", "asked", "stored"),
+                wrong,
             ),
-            _table(
-                f"By gate, threshold {at}",
-                ("gate", "wrong ones refused", "right ones refused", "wrongly served without it", "recall without it"),
-                gates,
-            ),
-            _table(f"Wrongly served at {at}, closest first", ("score", "category", "asked", "stored"), wrong),
         )
     )
-
-
-def _cells(found: Outcome) -> tuple[str, ...]:
-    return precision_of(found), recall_of(found), wrong_of(found), f"{found.hit_ratio:.3f}"
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

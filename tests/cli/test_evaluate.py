@@ -74,6 +74,16 @@ def test_the_page_stands_alone_and_escapes_what_the_file_says(cli: Cli, tmp_path
     assert "nan" not in text.lower()
 
 
+def test_the_markdown_holds_the_tables_and_no_text_of_the_pairs(cli: Cli, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+
+    assert cli("evaluate", write(tmp_path / "p.jsonl"), "-t", 0.75, "--markdown", page, "--json").code == 0
+
+    text = page.read_text()
+    assert "| changed <b> | 1.000 [0.722, 1.000] 10/10 | 0.000 [0.000, 0.278] 0/10 |" in text
+    assert "router" not in text
+
+
 def test_a_threshold_is_chosen_on_one_half_and_told_on_the_other(cli: Cli, tmp_path: Path) -> None:
     found = cli("tune", write(tmp_path / "p.jsonl"), "--precision", 0.9, "--json").data["pairs"]
 
