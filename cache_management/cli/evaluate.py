@@ -211,7 +211,8 @@ def to_markdown(reports: Sequence[Report], source: str) -> str:
     lines = [
         f"# Answers by meaning: {source}",
         "",
-        f"Written by `cache-cli evaluate {source} --markdown FILE`. Shares stand with their 95 % interval (Wilson) and counts.",
+        f"Written by `cache-cli evaluate {source} --markdown FILE`."
+        " Shares stand with their 95 % interval (Wilson) and counts.",
         "",
     ]
     for report in reports:
