@@ -61,6 +61,13 @@ class Slices:
         function, done = await self.next()
         done.set_result(function())
 
+    async def finish(self, index: AutoIndex) -> None:
+        """Let go of everything that is asked for until nothing is left to move."""
+        while index._mover is not None and not index._mover.done():
+            await asyncio.sleep(0)
+            while not self.asked.empty():
+                await self.let_go()
+
 
 async def test_flat_part_answers_until_a_slice_has_moved() -> None:
     slices = Slices()
@@ -91,11 +98,7 @@ async def test_what_changes_while_it_moves_is_as_it_was_changed() -> None:
     await index.remove("p", ["11"])
     await index.add("p", ["10"], -rows[10:11])
     done.set_result(insert())
-    for _ in range(5):
-        await asyncio.sleep(0)
-        while not slices.asked.empty():
-            await slices.let_go()
-    await index.settled()
+    await slices.finish(index)
 
     assert await index.size("p") == 11
     found = await index.search("p", rows[10], k=11)
@@ -140,10 +143,7 @@ async def test_partition_that_was_emptied_and_filled_again_gets_its_graph() -> N
     await index.add("p", names(12), random_rows(12))  # waits for its turn
     await index.remove("p", names(12))
     await index.add("p", names(14), random_rows(14))
-    while index._mover is not None and not index._mover.done():
-        await asyncio.sleep(0)
-        while not slices.asked.empty():
-            await slices.let_go()
+    await slices.finish(index)
 
     graph = index._partitions["p"].graph
     assert graph is not None
@@ -196,6 +196,26 @@ async def test_graph_is_made_anew_when_much_of_it_is_dead() -> None:
     assert [each.id for each in await index.search("p", rows[1_500], k=1)] == ["1500"]
     assert await index.size("p") == 1_100
     await index.aclose()
+
+
+async def test_what_changes_while_a_graph_is_made_anew_is_as_it_was_changed() -> None:
+    slices = Slices()
+    index = AutoIndex(switch_size=10, flat_rest=0, run=slices.run)
+    rows = random_rows(40)
+    await index.add("p", names(40), rows)
+    await slices.finish(index)
+    await index.remove("p", names(15))
+    await slices.let_go()  # loads usearch
+    copy, done = await slices.next()
+    await index.remove("p", ["20"])
+    await index.add("p", ["21"], -rows[21:22])
+    done.set_result(copy())
+    await slices.finish(index)
+
+    found = await index.search("p", rows[21], k=40)
+    assert {each.id for each in found} == set(names(25, 15)) - {"20"}
+    assert (found[-1].id, found[-1].similarity) == ("21", pytest.approx(-1.0, abs=1e-3))
+    assert await index.size("p") == 24
 
 
 async def test_shrunken_partition_is_flat_again() -> None:
