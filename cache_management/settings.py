@@ -55,6 +55,7 @@ class MetricsSettings(_Part):
 class SemanticSettings(_Part):
     """How meaning is compared, beside the model and its threshold; see SimilarityConfig."""
 
+    previous_model: EmbeddingModel | str | None = Field(default=None, union_mode="left_to_right")
     engine: Literal["auto", "onnx", "torch"] = "auto"
     device: str | None = None
     gates_off: tuple[str, ...] = ()

@@ -308,8 +308,10 @@ def _port(parts: SplitResult) -> int:
 class SimilarityConfig(_Config):
     """How meaning is compared.
 
-    `engine` runs the model: ONNX Runtime, torch, or `auto`, whichever is there; `device` is torch's, such as "cuda".
-    `model` is one of `EmbeddingModel`, another sentence-transformers name, or a folder.
+    `model` is one of `EmbeddingModel`, another sentence-transformers name, or a folder. `engine` runs it: ONNX
+    Runtime, torch, or `auto`, whichever is there; `device` is torch's, such as "cuda". While entries are embedded anew
+    after a change of the model, `previous_model` finds those that are not yet.
+
     `threshold` is a cosine similarity, -1 to 1, taken literally. `gates_off` names gates that shall not
     refuse. What depends on the day (a current price) is served for `fresh_seconds`. Earlier
     turns of a conversation must be answered by the same entries (`linked`), be the same
@@ -330,6 +332,7 @@ class SimilarityConfig(_Config):
     threshold: float = Field(default=0.85, ge=-1.0, le=1.0)
     cache_embeddings: bool = True
     namespace: str = Field(default="default", pattern=f"^{NAMESPACE_PATTERN}$")
+    previous_model: EmbeddingModel | str | None = Field(default=None, union_mode="left_to_right")
     engine: Literal["auto", "onnx", "torch"] = "auto"
     device: str | None = None
     gates_off: tuple[str, ...] = ()

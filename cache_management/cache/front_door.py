@@ -59,6 +59,7 @@ class FrontDoor:
         self.matcher = matcher
         self.config = matcher.config if matcher is not None else SimilarityConfig(namespace=cache.namespace)
         self.verifier = verifier
+        self._older = None if matcher is None else matcher.older()
         self._shelf = _RequestShelf(cache, self._filed)
         self._computing = Computing(self._shelf, cache.flights, clock=cache.clock)
         self._resolved: OrderedDict[tuple[str, str], str] = OrderedDict()  # turn and scope to the entry that answered
@@ -149,6 +150,13 @@ class FrontDoor:
         if self.verifier is not None:
             await self.verifier.finish()
 
+    async def aclose(self) -> None:
+        """Wait for what goes on, and free the indexes; the cache is its maker's."""
+        await self.finish()
+        for matcher in (self.matcher, self._older):
+            if matcher is not None:
+                await matcher.aclose()
+
     async def by_meaning(
         self,
         request: Request,
@@ -233,10 +241,21 @@ class FrontDoor:
         if vector is None:
             return None
         found = await self.matcher.nearest(text, vector, scope, threshold)
+        if self._older is not None:
+            found = newer_first(found, await self._from_older(self._older, text, scope, threshold))
         if self.verifier is not None:
             found = await self.verifier.weigh(text, found, threshold)
         spent["search"] = (perf_counter() - embedded) * 1000
         return found
+
+    async def _from_older(self, older: SimilarityMatcher, text: str, scope: str, threshold: float) -> list[Candidate]:
+        """Return the nearest entries that the model before this one embedded; without that model there are none."""
+        try:
+            vector = await older.vector_of(text)
+        except (EmbedderUnavailable, ImportError) as exc:
+            self._without_meaning(exc)
+            return []
+        return [] if vector is None else await older.nearest(text, vector, scope, threshold)
 
     async def scope(self, request: Request) -> str | None:
         """Return where a request may be found by meaning, or None when only exactly."""
@@ -307,6 +326,13 @@ class FrontDoor:
         if not -1.0 <= threshold <= 1.0:
             raise InvalidInput(f"threshold {threshold} is no cosine similarity; take a number from -1 to 1")
         return threshold
+
+
+def newer_first(newer: Sequence[Candidate], older: Sequence[Candidate]) -> list[Candidate]:
+    """Join what two models found, best first; of an entry that both know, the newer one's word counts."""
+    known = {candidate.match.key for candidate in newer}
+    both = [*newer, *(candidate for candidate in older if candidate.match.key not in known)]
+    return sorted(both, key=lambda candidate: -candidate.match.score)
 
 
 async def index_keys(cache: LLMCache, matcher: SimilarityMatcher, keys: Sequence[str]) -> IndexReport:

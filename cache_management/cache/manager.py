@@ -236,11 +236,9 @@ class CacheManager:
 
     async def aclose(self) -> None:
         """Wait for what is computed in the background, then free connections and files."""
-        await self._door.finish()
         while self._neighbours:
-            await _leave(self._neighbours.popitem()[1])
-        if self.similarity_matcher is not None:
-            await self.similarity_matcher.aclose()
+            await self._neighbours.popitem()[1].aclose()
+        await self._door.aclose()
         await self.llm_cache.aclose()
 
     async def __aenter__(self) -> Self:
@@ -285,12 +283,6 @@ def _neighbour(door: FrontDoor, namespace: str, judge: Judge | None) -> FrontDoo
     )
     matcher = None if door.matcher is None else door.matcher.in_namespace(namespace, listener=cache.tell)
     return _open_door(cache, matcher, judge)
-
-
-async def _leave(door: FrontDoor) -> None:
-    await door.finish()
-    if door.matcher is not None:
-        await door.matcher.aclose()
 
 
 def _as_response(

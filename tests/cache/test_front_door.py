@@ -500,3 +500,43 @@ async def test_entries_of_requests_are_indexed_anew_in_their_own_context() -> No
 
     assert (await door.lookup(REWORDED, **CONTEXT)).kind == "semantic"
     assert not await door.lookup(REWORDED)
+
+
+# Another model
+
+
+async def test_after_a_change_of_the_model_nothing_is_lost_while_entries_are_embedded_anew() -> None:
+    before = Door()
+    for at in range(5):
+        await before.store(f"{ASKED} {at}", f"r{at}", **CONTEXT)
+    cache = LLMCache(CacheConfig(), backend=before.backend, clock=before.clock)
+    config = SimilarityConfig(model="hashing", previous_model="hashing", threshold=0.8)
+    matcher = SimilarityMatcher(
+        config, backend=before.backend, embedder=HashingEmbedder(dims=32), clock=before.clock, listener=cache.tell
+    )
+    after = CacheManager(cache, matcher)
+
+    for left in (5, 3, 1, 0, 0):
+        for at in range(5):
+            found = await after.lookup(f"{at} {REWORDED}", **CONTEXT)
+            assert found.response is not None
+            assert found.response.response == f"r{at}"
+            assert len({match.key for match in found.candidates}) == len(found.candidates), "each entry once"
+        missing = await matcher.without_vector(await cache.list_keys())
+        assert len(missing) == left
+        await after.index_missing(limit=2)
+
+
+async def test_without_the_model_before_its_entries_are_found_exactly_only() -> None:
+    before = Door()
+    await before.store(ASKED, "r")
+    cache = LLMCache(CacheConfig(), backend=before.backend, clock=before.clock)
+    config = SimilarityConfig(model="hashing", previous_model="/no/such/folder", threshold=0.8)
+    after = CacheManager(
+        cache, SimilarityMatcher(config, backend=before.backend, embedder=HashingEmbedder(dims=32), clock=before.clock)
+    )
+
+    assert (await after.lookup(ASKED)).kind == "exact"
+    assert not await after.lookup(REWORDED)
+    await after.store("another one", "r")
+    assert (await after.lookup("one another")).kind == "semantic"

@@ -156,6 +156,18 @@ class SimilarityMatcher:
             entry_limit_bytes=self._entry_limit_bytes,
         )
 
+    def older(self) -> SimilarityMatcher | None:
+        """Return a matcher for what the configured `previous_model` embedded, or None where none is named."""
+        if self.config.previous_model is None:
+            return None
+        return SimilarityMatcher(
+            self.config.model_copy(update={"model": self.config.previous_model, "previous_model": None}),
+            backend=self.backend,
+            listener=self._listener,
+            clock=self._clock,
+            entry_limit_bytes=self._entry_limit_bytes,
+        )
+
     async def index_entry(
         self, prompt: str, response: str, *, key: str | None = None, ttl_seconds: int | None = None
     ) -> None:
