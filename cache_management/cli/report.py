@@ -13,7 +13,7 @@ from cache_management.cache.redact import hide_password
 from cache_management.cache.values import CacheStats
 from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
 from cache_management.cli.exit_codes import ExitCode
-from cache_management.cli.output import json_option, note, print_json, print_pairs, print_table, print_yaml
+from cache_management.cli.output import json_option, note, plain, print_json, print_pairs, print_table, print_yaml
 from cache_management.settings import DEFAULT_FILE, Settings, check_file, setting_names
 from cache_management.wiring import Platform
 
@@ -27,25 +27,48 @@ from cache_management.wiring import Platform
 def stats(cli: CliContext, form: str, as_json: bool) -> None:
     """Print what the cache holds, and how its jobs stand."""
 
-    async def work(platform: Platform) -> CacheStats:
-        return await platform.llm_cache.get_stats()
+    learns = cli.settings.similarity().serves != "static"
 
-    found = cli.run(work)
+    async def work(platform: Platform) -> tuple[CacheStats, dict[str, Any] | None]:
+        judged = plain(await platform.manager.false_hits()) if learns else None
+        return await platform.llm_cache.get_stats(), judged
+
+    found, judged = cli.run(work)
     data: dict[str, Any] = {
         "backend": found.backend,
         "namespace": found.namespace,
         "total_entries": found.total_entries,
         "jobs": _job_counts(cli),
     }
+    if judged is not None:
+        data["false_hits"] = judged
     if as_json or form == "json":
         print_json(data)
     elif form == "yaml":
         print_yaml(data)
     else:
         jobs = data.pop("jobs")
+        data.pop("false_hits", None)
         print_pairs("Cache", data)
+        if judged is not None:
+            print_pairs("Wrong answers by meaning", _in_words(judged))
         if jobs:
             print_table("Jobs", ("state", "number"), sorted(jobs.items()))
+
+
+def _in_words(judged: dict[str, Any]) -> dict[str, object]:
+    served = judged["served"]
+    known = f"{served['rate']:.3f} [{served['low']:.3f}, {served['high']:.3f}], {served['audited']} computed again"
+    threshold = judged["threshold"]
+    return {
+        "error budget": judged["budget"],
+        "of those served": known if served["audited"] else "not yet verified",
+        "served from a score of": "none yet" if threshold is None else f"{threshold:.2f}",
+        "compared and not served": judged["candidates"],
+        "wrong among them": judged["wrong"],
+        "unsure among them": judged["unsure"],
+        "pairs that somebody called wrong": judged["blocked"],
+    }
 
 
 def _job_counts(cli: CliContext) -> dict[str, int]:

@@ -196,3 +196,13 @@ def test_feedback_without_an_answer_or_a_word_says_so(cli: Cli) -> None:
     assert "say --right or --wrong" in cli("feedback", "x").err
     found = cli("feedback", "x", "--wrong", "--json")
     assert (found.code, found.data["noted"]) == (1, False)
+
+
+def test_stats_tell_of_wrong_answers_where_there_is_a_budget(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "false_hits" not in cli("stats", "--json").data
+    monkeypatch.setenv("CACHE_SEMANTIC__MAX_ERROR_RATE", "0.05")
+
+    data = cli("stats", "--json").data["false_hits"]
+
+    assert (data["budget"], data["threshold"], data["served"]["audited"]) == (0.05, None, 0)
+    assert "not yet verified" in cli("stats").out
