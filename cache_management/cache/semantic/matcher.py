@@ -96,11 +96,12 @@ class SimilarityMatcher:
         self.stands_alone = backend is None
         inner = embedder or open_embedder(self.config.model, engine=self.config.engine, device=self.config.device)
         folder = self.config.folder
-        self.embedder: Embedder = (
-            CachingEmbedder(inner, folder=None if folder is None else folder / "texts")
-            if self.config.cache_embeddings
-            else CachingEmbedder(inner, max_size=0)  # looks at what the model gives all the same
-        )
+        if isinstance(inner, CachingEmbedder):
+            self.embedder: Embedder = inner
+        elif self.config.cache_embeddings:
+            self.embedder = CachingEmbedder(inner, folder=None if folder is None else folder / "texts")
+        else:
+            self.embedder = CachingEmbedder(inner, max_size=0)  # looks at what the model gives all the same
         self._index = index
         self._entries = KeySpace("llm", self.namespace)
         self._versions = VersionClock(clock)

@@ -108,6 +108,8 @@ async def test_model_that_is_not_here_names_the_way_out(
     model: EmbeddingModel | str, way_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    # Read when the library is imported, which another test may have done: nothing here may look for a network.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
     with pytest.raises(EmbedderUnavailable, match=way_out):
         await open_embedder(model).load()
