@@ -115,7 +115,7 @@ class FrontDoor:
             BackendUnavailable: Only with `strict`.
         """
         key = entry_key(request)
-        scope = await self.scope(request)
+        scope = await self.scope_or_none(request)
         await self.cache.store(key, response, Facts(tags=as_tags(tags), scope=scope), ttl_seconds)
         if scope is not None:
             await self._filed(key, response.response)
@@ -258,18 +258,32 @@ class FrontDoor:
         return [] if vector is None else await older.nearest(text, vector, scope, threshold)
 
     async def scope(self, request: Request) -> str | None:
-        """Return where a request may be found by meaning, or None when only exactly."""
+        """Return where a request may be found by meaning, or None when only exactly.
+
+        Raises:
+            BackendUnavailable, EmbedderUnavailable, ImportError, TimeoutError: It cannot be told.
+        """
         chain = await chain_of(request, self._resolve, conversations=self.config.conversations)
         return None if chain is None else scope_of(request, chain)
+
+    async def scope_or_none(self, request: Request) -> str | None:
+        """Return where a request is filed; what cannot be told is filed for exact hits only."""
+        try:
+            return await self.scope(request)
+        except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
+            self._without_meaning(exc)
+            return None
 
     async def _resolve(self, turn: Request, scope: str | None) -> str:
         """Return the key of the entry that answers an earlier turn, or the turn's own when none does."""
         own = entry_key(turn)
         if scope is None or self.matcher is None:
             return own
+        if isinstance(await self._shelf.load(own), Held):
+            return own
         known = self._resolved.get((own, scope))
-        if known is None:
-            known = await self._answer_of(turn, own, scope)
+        if known is None or not isinstance(await self._shelf.load(known), Held):
+            known = await self._answer_of(turn, scope)
             if known is None:
                 return own  # not kept: the next time there may be one
         self._resolved[own, scope] = known
@@ -278,14 +292,12 @@ class FrontDoor:
             self._resolved.popitem(last=False)
         return known
 
-    async def _answer_of(self, turn: Request, own: str, scope: str) -> str | None:
-        if isinstance(await self._shelf.load(own), Held):
-            return own
-        try:
-            candidates = await self._candidates(turn, scope, self.config.threshold, {})
-        except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
-            self._without_meaning(exc)
-            return None
+    def forget_links(self) -> None:
+        """Resolve earlier turns anew: what answered them was judged."""
+        self._resolved.clear()
+
+    async def _answer_of(self, turn: Request, scope: str) -> str | None:
+        candidates = await self._candidates(turn, scope, self.config.threshold, {})
         at, _ = decide([candidate.match for candidate in candidates or ()], self.config.threshold)
         return None if at is None or not candidates else candidates[at].match.key
 
@@ -299,7 +311,9 @@ class FrontDoor:
         if self.matcher is None:
             return
         try:
-            await index_keys(self.cache, self.matcher, [key])
+            await self.matcher.embedder.load()
+            async with asyncio.timeout(self.config.embed_timeout_seconds):
+                await index_keys(self.cache, self.matcher, [key])
         except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
             self._without_meaning(exc)
 
@@ -406,4 +420,4 @@ class _Meaning:
         return found.response
 
     async def scope(self) -> str | None:
-        return await self._door.scope(self._request)
+        return await self._door.scope_or_none(self._request)

@@ -168,10 +168,13 @@ class CacheManager:
         """Say whether the entry of a key is right for a question, whose similarity to it is `score`.
 
         Raises:
-            InvalidInput: This manager has no similarity_matcher.
+            InvalidInput: This manager has no similarity_matcher, or the score is none.
             BackendUnavailable, EmbedderUnavailable: It is not noted.
         """
+        if isinstance(score, bool) or not isinstance(score, int | float) or not -1 <= score <= 1:
+            raise InvalidInput(f"score {score!r:.40} is no cosine similarity; take a number from -1 to 1")
         await self._verifier(namespace).feedback(prompt, key, score, correct=correct)
+        self._door_of(namespace).forget_links()
 
     async def false_hits(self, namespace: str | None = None) -> FalseHits:
         """Return how many of the answers found by meaning are wrong, as far as it is known.

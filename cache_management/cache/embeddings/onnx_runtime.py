@@ -69,6 +69,11 @@ def open_exported(exported: Exported) -> LoadedModel:
     # their maker, and the thread that does so hangs a forked child when it ends.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "numkong" in sys.modules and "onnxruntime" not in sys.modules:
+        # It would take the whole process with it; our own index loads the two in the right order, see vectors/graph.py.
+        raise EmbedderUnavailable(
+            "ONNX Runtime cannot be loaded after usearch, which somebody imported before: import onnxruntime first"
+        )
     import onnxruntime
     from tokenizers import Tokenizer
 

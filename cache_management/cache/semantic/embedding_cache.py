@@ -17,6 +17,7 @@ import numpy as np
 
 from cache_management.cache.embeddings.base import Embedder, checked_rows
 from cache_management.cache.embeddings.vector_file import VectorFile
+from cache_management.cache.errors import CacheError, EmbedderUnavailable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -164,7 +165,12 @@ class CachingEmbedder:
             found = await self._file.get_many(list(texts), space=self.space, dims=self.dims)
         rest = {key: text for key, text in texts.items() if key not in found}
         if rest:
-            rows = await self._inner.embed(list(rest.values()))
+            try:
+                rows = await self._inner.embed(list(rest.values()))
+            except (CacheError, ImportError):
+                raise
+            except Exception as exc:  # the model's libraries raise what they like: no memory, a lost device
+                raise EmbedderUnavailable(f"{self.model} failed: {type(exc).__name__}: {str(exc)[:200]}") from exc
             rows = checked_rows(rows, model=self.model, texts=len(rest), dims=self.dims)
             # Copied, because a row that is kept would keep its whole batch.
             fresh = {key: row.copy() for key, row in zip(rest, rows, strict=True)}

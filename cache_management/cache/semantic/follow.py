@@ -55,6 +55,7 @@ class Follower:
         self._listener = listener
         self._snapshot = snapshot
         self._changes = 0  # since the last snapshot
+        self._generation = 0
         self._saving: asyncio.Task[None] | None = None
         self._monotonic = monotonic
         self._cursor: str | None = None
@@ -92,6 +93,7 @@ class Follower:
 
     async def clear(self) -> None:
         """Forget all vectors."""
+        self._generation += 1
         await self._index.drop()
         self._scopes.clear()
 
@@ -126,8 +128,12 @@ class Follower:
         """Write a snapshot, where there is somewhere to and enough has changed."""
         if self._snapshot is not None and self._cursor is not None and self._changes >= _WORTH_SAVING:
             self._changes = 0
+            generation = self._generation
             try:
                 await self._snapshot.write(self._cursor)
+                if generation != self._generation:
+                    # It was emptied and filled anew meanwhile: what was written may be a part of it.
+                    await self._snapshot.discard()
             except BackendUnavailable as exc:
                 logger.warning("the index will be read anew at the next start: %s", exc)
 

@@ -7,6 +7,7 @@ a newcomer starts there, and what the journal no longer holds is not lost.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,7 @@ from cache_management.cache.records import Record
 from cache_management.cache.semantic.evidence import (
     Evidence,
     Observation,
+    State,
     decode_observation,
     decode_state,
     encode_observation,
@@ -57,7 +59,8 @@ class Ledger:
         self._cursor: str | None = None
         self._next_look = 0.0
         self._written = 0
-        self._is_reading = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = asyncio.Lock()
         self.evidence = Evidence(budget)
 
     async def catch_up(self, *, at_once: bool = False) -> Evidence:
@@ -66,15 +69,17 @@ class Ledger:
         Raises:
             BackendUnavailable: The store cannot be read.
         """
-        now = self._monotonic()
-        # One task reads, so that no note is added twice; the others go by what is known.
-        if not self._is_reading and (self._cursor is None or at_once or now >= self._next_look):
-            self._is_reading = True
-            self._next_look = now + _EVERY_SECONDS
-            try:
-                await self._read()
-            finally:
-                self._is_reading = False
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            # A lock belongs to the loop that waited on it first.
+            self._loop, self._lock = loop, asyncio.Lock()
+        is_due = at_once or self._cursor is None or self._monotonic() >= self._next_look
+        # What is known serves whoever comes while others look for news; who knows nothing waits.
+        if is_due and (at_once or self._cursor is None or not self._lock.locked()):
+            async with self._lock:
+                if at_once or self._cursor is None or self._monotonic() >= self._next_look:
+                    self._next_look = self._monotonic() + _EVERY_SECONDS
+                    await self._read()
         return self.evidence
 
     async def note(self, observations: Sequence[Observation]) -> None:
@@ -88,13 +93,15 @@ class Ledger:
 
     async def _read(self) -> None:
         cursor = await self._begin() if self._cursor is None else self._cursor
-        notes: list[bytes] = []
+        gaps = 0
         while True:
             try:
                 notes, cursor = await self._journal.read_after(self._stream, cursor, limit=_PAGE)
             except JournalGap:
-                # What is gone is gone; what comes from here on is read.
-                notes, cursor = [], await self._journal.tail(self._stream)
+                # Somebody else may have written down what the journal no longer holds; if not, it is gone.
+                gaps += 1
+                cursor = await self._begin() if gaps == 1 else await self._journal.tail(self._stream)
+                continue
             self._cursor = cursor
             for note in notes:
                 seen = decode_observation(note)
@@ -106,17 +113,23 @@ class Ledger:
             await self._write()
 
     async def _begin(self) -> str:
-        record = await self._backend.get(self._record)
-        found = None if record is None else decode_state(record.value)
-        if found is None:
-            return ""
+        """Take over what is written down, if it is more than what is known here; return how far that reaches."""
+        found = await self._load()
+        if found is None or found[1].seen < self.evidence.seen:
+            return self._cursor or ""
         cursor, state = found
         self.evidence = Evidence(self.evidence.budget, state)
         self._written = state.seen
         return cursor
 
+    async def _load(self) -> tuple[str, State] | None:
+        record = await self._backend.get(self._record)
+        return None if record is None else decode_state(record.value)
+
     async def _write(self) -> None:
-        # Two that write at once wrote the same sums, or one has read a little further: either will do.
-        value = encode_state(self.evidence.state, self._cursor or "")
         self._written = self.evidence.seen
-        await self._backend.put(self._record, Record(value, None, self._versions.next()))
+        held = await self._load()
+        # One that missed notes in a gap must not put less in the place of more.
+        if held is None or held[1].seen <= self.evidence.seen:
+            value = encode_state(self.evidence.state, self._cursor or "")
+            await self._backend.put(self._record, Record(value, None, self._versions.next()))

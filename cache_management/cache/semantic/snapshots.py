@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,10 @@ class Snapshot:
             BackendUnavailable: The store cannot be asked for its name.
         """
         await self._index.save(self._path, position=position, space=await self._space())
+
+    async def discard(self) -> None:
+        """Remove the file: the next start reads everything."""
+        await asyncio.to_thread(self._path.unlink, missing_ok=True)
 
     async def read(self) -> str | None:
         """Fill the index from the file; return its position, or None when there is none that is right.

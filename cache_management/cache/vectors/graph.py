@@ -10,12 +10,20 @@ Hierarchical Navigable Small World graphs", 2016.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+# ONNX Runtime dies of a segmentation fault when it is loaded after usearch (1.32 after 2.26 with numkong 7.8);
+# the other way round both work. So it is loaded first, where it is installed.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+with suppress(ImportError):
+    import onnxruntime  # noqa: F401
 
 try:
     import usearch

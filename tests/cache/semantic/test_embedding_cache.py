@@ -201,7 +201,7 @@ async def test_who_joined_does_not_pay_for_the_other_texts_of_the_first() -> Non
     answer.set()
 
     assert (await second).shape == (1, 64)
-    with pytest.raises(ValueError, match="a bad text"):
+    with pytest.raises(EmbedderUnavailable, match="a bad text"):
         await first
     assert inner.asked == [["bad", "a"], ["a"]]
 
