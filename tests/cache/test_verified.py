@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from cache_management import CacheConfig, CacheManager, LLMCache, Lookup, SimilarityConfig
+from cache_management.cache.backends import memory
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.clock import VersionClock
 from cache_management.cache.config import GATE_NAMES
@@ -252,3 +254,36 @@ async def test_a_judge_has_the_last_word(said: bool | None, verdict: str, is_asy
 
     judge = later if is_async else (lambda *_: said)
     assert await compare("q", "one answer", "another", embedder=HashingEmbedder(), judge=judge) == verdict
+
+
+class SlowJournal(MemoryBackend):
+    """Hands out notes only after the event loop had other turns."""
+
+    async def read_after(self, stream: str, cursor: str, *, limit: int) -> tuple[list[bytes], str]:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return await super().read_after(stream, cursor, limit=limit)
+
+
+async def test_a_newcomer_knows_nothing_before_it_has_read_all() -> None:
+    backend = SlowJournal(max_size=100)
+    await ledger_on(backend).note([observation(at) for at in range(5)])
+    late = ledger_on(backend)
+
+    seen = await asyncio.gather(*(late.catch_up() for _ in range(20)))
+
+    assert {evidence.seen for evidence in seen} == {5}
+
+
+async def test_a_process_that_missed_notes_takes_over_what_others_wrote_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_JOURNAL_LENGTH", 500)
+    backend = MemoryBackend(max_size=100)
+    asleep, awake = ledger_on(backend), ledger_on(backend)
+    await awake.note([observation(1)])
+    await asleep.catch_up()
+    for _ in range(3):
+        await awake.note([observation(at) for at in range(400)])
+        await awake.catch_up(at_once=True)
+
+    assert (await asleep.catch_up(at_once=True)).seen == 1201
+    assert (await ledger_on(backend).catch_up()).seen == 1201
