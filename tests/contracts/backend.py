@@ -216,6 +216,59 @@ class BackendContract(ABC):
 
         assert await backend.count(PREFIX) == 0
 
+    async def test_walk_by_pages_sees_what_was_there_all_the_while(self, backend: Backend) -> None:
+        stay = {f"{PREFIX}stay {at}" for at in range(700)}
+        come_and_go = [f"{PREFIX}guest {at}" for at in range(2_000)]
+        await backend.put_many({key: self.record() for key in [*stay, *come_and_go[:400]]})
+
+        pages, bookmark, number = [], "", 0
+        while True:
+            page, after = await backend.scan_page(PREFIX, bookmark, 100)
+            pages.append(page)
+            if after is None:
+                break
+            # Enough of them to make a server lay out its table anew.
+            await backend.put_many({key: self.record() for key in come_and_go[400 + 80 * number :][:80]})
+            await backend.delete_many(come_and_go[60 * number :][:60])
+            bookmark, number = after, number + 1
+
+        seen = {key for page in pages for key in page}
+        assert stay <= seen <= {*stay, *come_and_go}
+        assert max(map(len, pages)) <= 200
+        assert len(pages) > 3
+
+    async def test_bookmark_outlives_the_connection(self, backend: Backend) -> None:
+        keys = {f"{PREFIX}{at}" for at in range(300)}
+        await backend.put_many({key: self.record() for key in keys})
+
+        seen: list[str] = []
+        bookmark: str | None = ""
+        while bookmark is not None:
+            page, bookmark = await backend.scan_page(PREFIX, bookmark, 50)
+            seen += page
+            await backend.aclose()
+
+        assert set(seen) == keys
+
+    async def test_page_stays_in_its_prefix_and_leaves_out_what_expired(self, backend: Backend) -> None:
+        await backend.put_many({PREFIX + "old": self.record(life=60), PREFIX + "*new": self.record(life=600)})
+        await backend.put("cm1:llm:other:k", self.record(life=600))
+
+        await self.pass_time(60)
+
+        assert await self.walk(backend, PREFIX) == [PREFIX + "*new"]
+        assert await self.walk(backend, PREFIX + "*") == [PREFIX + "*new"]
+        assert await self.walk(backend, PREFIX + "?") == []
+
+    async def walk(self, backend: Backend, prefix: str) -> list[str]:
+        """Return what all pages of a prefix hold, sorted."""
+        seen: list[str] = []
+        bookmark: str | None = ""
+        while bookmark is not None:
+            page, bookmark = await backend.scan_page(prefix, bookmark, 10)
+            seen += page
+        return sorted(seen)
+
     async def test_closed_backend_opens_again_at_the_next_call(self, backend: Backend) -> None:
         await backend.put(PREFIX + "a", self.record())
 

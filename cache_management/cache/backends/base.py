@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
@@ -55,6 +56,21 @@ class Backend(ABC):
 
     async def delete(self, key: str) -> bool:
         return await self.delete_many([key]) > 0
+
+    async def scan_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        """Return some of the keys that `scan` yields, and the bookmark behind them; None at the end.
+
+        A bookmark is opaque text for this kind of store; the empty one stands at the beginning. It outlives
+        the connection and the process. A walk from the beginning to the end sees every key that was there all
+        the while at least once, whatever else came and went. A page holds about `limit` keys, at most twice
+        as many; it may hold fewer, even none, and yet not be the last.
+
+        Raises:
+            InvalidInput: The bookmark is of another kind of store.
+        """
+        # Looks at every key for each page: right for what lies in this process, too slow for a server.
+        keys = heapq.nsmallest(limit, {key async for key in self.scan(prefix) if key > bookmark})
+        return keys, keys[-1] if len(keys) == limit else None
 
     async def count(self, prefix: str = "") -> int:
         """Return how many live keys begin with `prefix`."""

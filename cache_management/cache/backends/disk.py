@@ -32,6 +32,7 @@ from cache_management.cache.records import Record
 T = TypeVar("T")
 
 _GET = "SELECT id, frame FROM records WHERE key = ?"
+_PAGE = 1000
 _USES_KEPT = 1024
 _LOOK_EVERY_SECONDS = 1.0
 _USES_KEPT_SECONDS = 10.0
@@ -125,10 +126,14 @@ class DiskBackend(FullBackend):
 
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         after = ""
-        while page := await self._run(functools.partial(self._page, prefix=prefix, after=after)):
+        while page := await self._run(functools.partial(self._page, prefix=prefix, after=after, limit=_PAGE)):
             for key in page:
                 yield key
             after = page[-1]
+
+    async def scan_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        page = await self._run(functools.partial(self._page, prefix=prefix, after=bookmark, limit=limit))
+        return page, page[-1] if len(page) == limit else None
 
     async def count(self, prefix: str = "") -> int:
         def count(db: sqlite3.Connection) -> int:
@@ -291,14 +296,14 @@ class DiskBackend(FullBackend):
             db, self._rule, self._uses, max_size=self._max_size, size_limit=self._size_limit, now=self._clock()
         )
 
-    def _page(self, db: sqlite3.Connection, *, prefix: str, after: str) -> list[str]:
+    def _page(self, db: sqlite3.Connection, *, prefix: str, after: str, limit: int) -> list[str]:
         low, high = _range(prefix)
         return [
             row[0]
             for row in db.execute(
                 "SELECT key FROM records WHERE key >= ? AND key < CAST(? AS TEXT) AND key > ?"
-                " AND (expires_at IS NULL OR expires_at > ?) ORDER BY key LIMIT 1000",
-                (low, high, after, self._clock()),
+                " AND (expires_at IS NULL OR expires_at > ?) ORDER BY key LIMIT ?",
+                (low, high, after, self._clock(), limit),
             )
         ]
 

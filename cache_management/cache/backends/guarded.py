@@ -97,6 +97,9 @@ class GuardedBackend(WrappedBackend):
     async def put_many(self, records: Mapping[str, Record]) -> None:
         await self._guard(self.inner.put_many, records)
 
+    async def scan_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        return await self._guard(self.inner.scan_page, prefix, bookmark, limit)
+
     async def count(self, prefix: str = "") -> int:
         return await self._guard(self.inner.count, prefix)
 

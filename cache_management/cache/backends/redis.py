@@ -15,7 +15,7 @@ from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.codec import pack, unpack
 from cache_management.cache.config import CacheConfig
-from cache_management.cache.errors import BackendRefused, BackendUnavailable, CorruptRecord, JournalGap
+from cache_management.cache.errors import BackendRefused, BackendUnavailable, CorruptRecord, InvalidInput, JournalGap
 from cache_management.cache.events import CorruptEvent, Listener, ignore
 from cache_management.cache.patterns import escape_glob
 from cache_management.cache.records import Record
@@ -25,6 +25,7 @@ _NOTES_KEPT = 100_000
 _JOURNAL_LIFE_SECONDS = 7 * 24 * 3600
 _TOKEN_LIFE_SECONDS = 7 * 24 * 3600
 _PAGE = 500
+_LOOKS_FOR_A_PAGE = 50
 _BUDGETS_FOR_ROOM = 4
 
 
@@ -118,6 +119,26 @@ class RedisBackend(FullBackend):
                 yield key.decode()
             if int(cursor) == 0:
                 return
+
+    async def scan_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        """Return a page, see `Backend.scan_page`.
+
+        A server that was restarted may order its keys anew: a walk across the restart can miss some.
+        """
+        if not (bookmark or "0").isdecimal():
+            raise InvalidInput(f"{bookmark!r:.80} is no bookmark of a Redis store: begin again with an empty one")
+        cursor: bytes | str = bookmark or "0"
+        match = escape_glob(prefix) + "*"
+        keys: dict[str, None] = {}
+        # Where few keys have the prefix most answers are empty: a bounded number of them makes one page.
+        for _ in range(_LOOKS_FOR_A_PAGE):
+            cursor, found = await self._node.call("SCAN", cursor, "MATCH", match, "COUNT", limit, "TYPE", "string")
+            keys.update(dict.fromkeys(key.decode() for key in found))
+            if int(cursor) == 0:
+                return list(keys), None
+            if 2 * len(keys) >= limit:
+                break
+        return list(keys), str(int(cursor))
 
     async def ping(self) -> None:
         await self._node.call("PING")

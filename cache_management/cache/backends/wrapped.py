@@ -38,6 +38,9 @@ class WrappedBackend(FullBackend):
         async for key in self.inner.scan(prefix):
             yield key
 
+    async def scan_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        return await self.inner.scan_page(prefix, bookmark, limit)
+
     async def count(self, prefix: str = "") -> int:
         return await self.inner.count(prefix)
 

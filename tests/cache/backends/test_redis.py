@@ -18,7 +18,7 @@ from cache_management.cache.backends.redis_node import RedisNode
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.codec import pack
 from cache_management.cache.config import CacheConfig
-from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.cache.events import CorruptEvent, Event
 from cache_management.cache.records import Record
 from tests.conftest import OwnRedis, OwnRedisFactory
@@ -113,6 +113,36 @@ async def test_get_is_one_command(backend: RedisBackend, redis_url: str) -> None
         await backend.get(PREFIX + "a")
 
         assert commands_seen(client) == {"get": 1}
+
+
+async def test_another_process_goes_on_at_a_bookmark(backend: RedisBackend, redis_url: str) -> None:
+    records = {f"{PREFIX}{at}": Record(b"v", time.time() + 60, 1) for at in range(300)}
+    await backend.put_many(records)
+    seen, bookmark = await backend.scan_page(PREFIX, "", 50)
+
+    other = RedisBackend(CacheConfig(url=redis_url))
+    while bookmark is not None:
+        page, bookmark = await other.scan_page(PREFIX, bookmark, 50)
+        seen += page
+    await other.aclose()
+
+    assert set(seen) == set(records)
+
+
+async def test_few_keys_among_many_take_few_pages(backend: RedisBackend) -> None:
+    await backend.put_many({f"cm1:llm:other:k{at}": Record(b"v", time.time() + 60, 1) for at in range(5_000)})
+    await backend.put(PREFIX + "a", Record(b"v", time.time() + 60, 1))
+
+    pages, bookmark = 1, (await backend.scan_page(PREFIX, "", 100))[1]
+    while bookmark is not None:
+        pages, bookmark = pages + 1, (await backend.scan_page(PREFIX, bookmark, 100))[1]
+
+    assert pages <= 3
+
+
+async def test_bookmark_of_another_store_is_refused(backend: RedisBackend) -> None:
+    with pytest.raises(InvalidInput, match="begin again"):
+        await backend.scan_page(PREFIX, PREFIX + "a", 10)
 
 
 async def test_batch_get_is_one_command(backend: RedisBackend, redis_url: str) -> None:
