@@ -3,8 +3,8 @@
     fresh      serve; now and then, close to its end, compute again in the background (XFetch)
     stale      within stale_while_revalidate: serve, compute again in the background; when that
                brought nothing to store, not again for 5 seconds
-    absent     an answer by meaning, where that is asked for; else one computation among all callers
-               and processes; the others get its value
+    absent     an answer by meaning, where that is asked for (also when what is held is past its
+               time); else one computation among all callers and processes; the others get its value
     failing    within stale_if_error: serve what is stored; else the exception is the caller's
 
 A store that is down never keeps anybody from computing.
@@ -81,8 +81,11 @@ ComputeStream = Callable[[], AsyncIterator[str]]
 class Meaning(Protocol):
     """What else may answer a request, and how its answer is found by others."""
 
-    async def find(self) -> CachedResponse | None:
-        """Return an answer found by meaning, and tell the listeners of it; None when there is none."""
+    async def find(self, held: str) -> CachedResponse | None:
+        """Return an answer found by meaning, or None, and tell the listeners.
+
+        `held` says why there is no exact one: "absent", "corrupt", "degraded" or "expired".
+        """
 
     async def scope(self) -> str | None:
         """Return the scope of the request, see `Facts`."""
@@ -173,11 +176,8 @@ class Computing:
             return await self._compute(wanted, compute, ALONE)
         held = await self._shelf.load(wanted.key)
         if isinstance(held, str):
-            if wanted.meaning is None:
-                self._shelf.miss(held, wanted.key, started)
-            elif (found := await wanted.meaning.find()) is not None:
-                return found
-            return await self._fly(wanted, compute, newer_than=None)
+            found = await self._other(wanted, held, started)
+            return found or await self._fly(wanted, compute, newer_than=None)
         response = held.stored.response
         now = self._clock()
         state = self._state(held, wanted.controls, now)
@@ -188,7 +188,9 @@ class Computing:
         if state in {"fresh", "stale_usable"}:
             self._shelf.hit(wanted.key, response, started)
             return response
-        self._shelf.miss("expired", wanted.key, started)
+        found = await self._other(wanted, "expired", started)
+        if found is not None:
+            return found
         try:
             return await self._fly(wanted, compute, newer_than=None)
         except Exception:
@@ -197,6 +199,13 @@ class Computing:
                 raise
             self._shelf.tell(StaleEvent("error", self._shelf.namespace, wanted.key))
             return response
+
+    async def _other(self, wanted: Wanted, held: str, started: float) -> CachedResponse | None:
+        """Return what else answers a request without a usable entry of its own, and tell of a miss."""
+        if wanted.meaning is not None:
+            return await wanted.meaning.find(held)
+        self._shelf.miss(held, wanted.key, started)
+        return None
 
     async def stream(self, wanted: Wanted, compute: ComputeStream) -> AsyncIterator[str]:
         """Yield the stored answer in pieces, or the computed one as it comes.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cache_management.cache.admission import Controls, may_serve, parse_controls
+from cache_management.cache.admission import Controls, parse_controls
 from cache_management.cache.clock import version_time
 from cache_management.cache.codec import Facts
 from cache_management.cache.compute import Compute, Computing, Held, Start, Wanted, as_tags, call
@@ -62,7 +62,8 @@ class FrontDoor:
         self._older = None if matcher is None else matcher.older()
         self._shelf = _RequestShelf(cache, self._filed)
         self._computing = Computing(self._shelf, cache.flights, clock=cache.clock)
-        self._resolved: OrderedDict[tuple[str, str], str] = OrderedDict()  # turn and scope to the entry that answered
+        # Turn, scope and threshold to the entry that answered.
+        self._resolved: OrderedDict[tuple[str, str, float], str] = OrderedDict()
         self._warned = False
 
     async def lookup(self, request: Request, threshold: float | None = None) -> Lookup:
@@ -115,7 +116,7 @@ class FrontDoor:
             BackendUnavailable: Only with `strict`.
         """
         key = entry_key(request)
-        scope = await self.scope_or_none(request)
+        scope = await self.scope_or_none(request, self.config.threshold)
         await self.cache.store(key, response, Facts(tags=as_tags(tags), scope=scope), ttl_seconds)
         if scope is not None:
             await self._filed(key, response.response)
@@ -164,11 +165,13 @@ class FrontDoor:
         *,
         missed: LookupReason = "no_candidate",
         started: float | None = None,
+        max_age_seconds: float | None = None,
         compute: Compute | None = None,
     ) -> Lookup:
         """Return the best answer in the scope of a request that has no entry, and tell the listeners.
 
-        `missed` is the reason when nothing is near. With `compute` what is served may be computed again.
+        `missed` is the reason when nothing is near. What was stored longer ago than `max_age_seconds` is not
+        served. With `compute` what is served may be computed again.
         """
         began = perf_counter()
         started = began if started is None else started
@@ -177,8 +180,12 @@ class FrontDoor:
         scope: str | None = None
         if self.matcher is not None and missed != "degraded":
             try:
-                scope = await self.scope(request)
-                found = None if scope is None else await self._candidates(request, scope, threshold, spent)
+                scope = await self.scope(request, threshold)
+                found = (
+                    None
+                    if scope is None
+                    else await self._candidates(request, scope, threshold, spent, max_age_seconds=max_age_seconds)
+                )
             except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
                 self._without_meaning(exc)
                 missed = "degraded"
@@ -226,7 +233,13 @@ class FrontDoor:
         )
 
     async def _candidates(
-        self, request: Request, scope: str, threshold: float, spent: dict[str, float]
+        self,
+        request: Request,
+        scope: str,
+        threshold: float,
+        spent: dict[str, float],
+        *,
+        max_age_seconds: float | None = None,
     ) -> list[Candidate] | None:
         """Return the nearest entries of a scope, or None for a text that the model cannot read whole."""
         if self.matcher is None:
@@ -240,54 +253,63 @@ class FrontDoor:
         spent["embed"] = (embedded - began) * 1000
         if vector is None:
             return None
-        found = await self.matcher.nearest(text, vector, scope, threshold)
+        found = await self.matcher.nearest(text, vector, scope, threshold, max_age_seconds=max_age_seconds)
         if self._older is not None:
-            found = newer_first(found, await self._from_older(self._older, text, scope, threshold))
+            older = await self._from_older(self._older, text, scope, threshold, max_age_seconds=max_age_seconds)
+            found = newer_first(found, older)
         if self.verifier is not None:
             found = await self.verifier.weigh(text, found, threshold)
         spent["search"] = (perf_counter() - embedded) * 1000
         return found
 
-    async def _from_older(self, older: SimilarityMatcher, text: str, scope: str, threshold: float) -> list[Candidate]:
+    async def _from_older(
+        self, older: SimilarityMatcher, text: str, scope: str, threshold: float, *, max_age_seconds: float | None
+    ) -> list[Candidate]:
         """Return the nearest entries that the model before this one embedded; without that model there are none."""
         try:
             vector = await older.vector_of(text)
         except (EmbedderUnavailable, ImportError) as exc:
             self._without_meaning(exc)
             return []
-        return [] if vector is None else await older.nearest(text, vector, scope, threshold)
+        if vector is None:
+            return []
+        return await older.nearest(text, vector, scope, threshold, max_age_seconds=max_age_seconds)
 
-    async def scope(self, request: Request) -> str | None:
+    async def scope(self, request: Request, threshold: float) -> str | None:
         """Return where a request may be found by meaning, or None when only exactly.
+
+        `threshold` decides which entries answer the earlier turns of its conversation.
 
         Raises:
             BackendUnavailable, EmbedderUnavailable, ImportError, TimeoutError: It cannot be told.
         """
-        chain = await chain_of(request, self._resolve, conversations=self.config.conversations)
+        resolve = partial(self._resolve, threshold=threshold)
+        chain = await chain_of(request, resolve, conversations=self.config.conversations)
         return None if chain is None else scope_of(request, chain)
 
-    async def scope_or_none(self, request: Request) -> str | None:
+    async def scope_or_none(self, request: Request, threshold: float) -> str | None:
         """Return where a request is filed; what cannot be told is filed for exact hits only."""
         try:
-            return await self.scope(request)
+            return await self.scope(request, threshold)
         except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
             self._without_meaning(exc)
             return None
 
-    async def _resolve(self, turn: Request, scope: str | None) -> str:
+    async def _resolve(self, turn: Request, scope: str | None, *, threshold: float) -> str:
         """Return the key of the entry that answers an earlier turn, or the turn's own when none does."""
         own = entry_key(turn)
         if scope is None or self.matcher is None:
             return own
         if isinstance(await self._shelf.load(own), Held):
             return own
-        known = self._resolved.get((own, scope))
+        link = own, scope, threshold
+        known = self._resolved.get(link)
         if known is None or not isinstance(await self._shelf.load(known), Held):
-            known = await self._answer_of(turn, scope)
+            known = await self._answer_of(turn, scope, threshold)
             if known is None:
                 return own  # not kept: the next time there may be one
-        self._resolved[own, scope] = known
-        self._resolved.move_to_end((own, scope))
+        self._resolved[link] = known
+        self._resolved.move_to_end(link)
         while len(self._resolved) > _RESOLVED_KEPT:
             self._resolved.popitem(last=False)
         return known
@@ -296,9 +318,9 @@ class FrontDoor:
         """Resolve earlier turns anew: what answered them was judged."""
         self._resolved.clear()
 
-    async def _answer_of(self, turn: Request, scope: str) -> str | None:
-        candidates = await self._candidates(turn, scope, self.config.threshold, {})
-        at, _ = decide([candidate.match for candidate in candidates or ()], self.config.threshold)
+    async def _answer_of(self, turn: Request, scope: str, threshold: float) -> str | None:
+        candidates = await self._candidates(turn, scope, threshold, {})
+        at, _ = decide([candidate.match for candidate in candidates or ()], threshold)
         return None if at is None or not candidates else candidates[at].match.key
 
     async def _filed(self, key: str, response: str) -> None:
@@ -413,11 +435,16 @@ class _Meaning:
         self._threshold = threshold
         self._controls = controls
 
-    async def find(self) -> CachedResponse | None:
-        found = await self._door.by_meaning(self._request, self._threshold, compute=self._compute)
-        if found.age_seconds is not None and may_serve(found.age_seconds, self._controls) is not None:
-            return None
+    async def find(self, held: str) -> CachedResponse | None:
+        missed: LookupReason = "degraded" if held == "degraded" else "expired" if held == "expired" else "no_candidate"
+        found = await self._door.by_meaning(
+            self._request,
+            self._threshold,
+            missed=missed,
+            max_age_seconds=self._controls.s_maxage,
+            compute=self._compute,
+        )
         return found.response
 
     async def scope(self) -> str | None:
-        return await self._door.scope_or_none(self._request)
+        return await self._door.scope_or_none(self._request, self._threshold)

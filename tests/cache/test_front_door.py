@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cache_management import CacheConfig, CachedResponse, CacheManager, Computed, LLMCache, SimilarityConfig
 from cache_management.cache.embeddings.hashing import HashingEmbedder
 from cache_management.cache.errors import BackendUnavailable, EmbedderUnavailable, InvalidInput, InvalidKey
-from cache_management.cache.events import Event, HitEvent, MissEvent, UnavailableEvent, VetoEvent
+from cache_management.cache.events import Event, HitEvent, MissEvent, StaleEvent, UnavailableEvent, VetoEvent
 from cache_management.cache.requests import entry_key, make_request
 from cache_management.cache.semantic.matcher import SimilarityMatcher
 from tests.contracts.broken import BreakableBackend
@@ -32,21 +32,21 @@ CONTEXT: dict[str, Any] = {
 class Door:
     """A manager in memory, with what it told. Words in another order mean the same to its model."""
 
-    def __init__(self, *, embedder: Any = None, strict: bool = False, **similarity: Any) -> None:
+    def __init__(self, *, embedder: Any = None, cache: dict[str, Any] | None = None, **similarity: Any) -> None:
         self.clock = ManualClock()
         self.events: list[Event] = []
         self.backend = BreakableBackend(up=True, clock=self.clock)
-        cache = LLMCache(
-            CacheConfig(strict=strict), backend=self.backend, clock=self.clock, listener=self.events.append
+        llm_cache = LLMCache(
+            CacheConfig(**cache or {}), backend=self.backend, clock=self.clock, listener=self.events.append
         )
         matcher = SimilarityMatcher(
             SimilarityConfig(**{"threshold": 0.8, "cache_embeddings": False, **similarity}),
             backend=self.backend,
             embedder=embedder or HashingEmbedder(),
             clock=self.clock,
-            listener=cache.tell,
+            listener=llm_cache.tell,
         )
-        self.manager = CacheManager(cache, matcher)
+        self.manager = CacheManager(llm_cache, matcher)
         self.lookup = self.manager.lookup
         self.store = self.manager.store
         self.get_or_compute = self.manager.get_or_compute
@@ -349,6 +349,55 @@ async def test_controls_hold_for_answers_by_meaning_too() -> None:
     assert await ask({"namespace": "elsewhere"}) == "computed"
 
 
+async def test_an_answer_too_old_for_the_caller_is_no_hit_and_says_so() -> None:
+    door = Door()
+    await door.store(ASKED, "stored")
+    door.clock.advance(60)
+
+    await door.get_or_compute(REWORDED, lambda: "computed", controls={"s-maxage": 30})
+
+    assert door.heard(HitEvent) == []
+    assert [event.reason for event in door.heard(MissEvent)] == ["expired"]
+
+
+async def test_an_old_answer_hides_no_younger_one_that_is_farther_away() -> None:
+    door = Door(threshold=0.5)
+    for at in range(10):
+        await door.store(f"{ASKED} {'x' * at}", f"old {at}")
+    door.clock.advance(60)
+    await door.store("how do I reset my old password", "young")
+
+    found = await door.get_or_compute(REWORDED, lambda: "computed", controls={"s-maxage": 30})
+
+    assert found.response == "young"
+    assert [event.kind for event in door.heard(HitEvent)] == ["semantic"]
+
+
+async def test_an_expired_entry_kept_for_bad_times_hides_no_fresh_answer_by_meaning() -> None:
+    door = Door(cache={"stale_if_error_seconds": 600})
+    await door.store(REWORDED, "expired", ttl_seconds=10)
+    door.clock.advance(11)
+    await door.store(ASKED, "fresh")
+
+    def never() -> str:
+        raise AssertionError
+
+    assert (await door.get_or_compute(REWORDED, never)).response == "fresh"
+
+
+async def test_an_expired_entry_is_the_last_resort_when_computing_fails() -> None:
+    door = Door(cache={"stale_if_error_seconds": 600})
+    await door.store(ASKED, "expired", ttl_seconds=10)
+    door.clock.advance(11)
+
+    def fail() -> str:
+        raise OSError
+
+    assert (await door.get_or_compute(ASKED, fail)).response == "expired"
+    assert [event.reason for event in door.heard(MissEvent)] == ["expired"]
+    assert [event.reason for event in door.heard(StaleEvent)] == ["error"]
+
+
 # Conversations
 
 
@@ -392,6 +441,28 @@ async def test_a_follow_up_is_not_found_under_another_parent(history: list[dict[
 
     for asked in (FOLLOW_UP, FOLLOW_UP_REWORDED):
         assert not await door.lookup(asked, history=history)
+
+
+async def test_the_threshold_of_the_caller_holds_for_earlier_turns_too() -> None:
+    door = Door(threshold=0.3)
+    reply = assistant("It is in France.")
+    await door.store("tell me about the old city of Paris", "r")
+    await door.store(FOLLOW_UP, "Two million.", history=[user("tell me about the old city of Paris"), reply])
+    history = [user(OPENING), reply]
+
+    assert (await door.lookup(FOLLOW_UP_REWORDED, history=history)).kind == "semantic"
+    assert not await door.lookup(FOLLOW_UP_REWORDED, history=history, threshold=0.999)
+    assert (await door.lookup(FOLLOW_UP_REWORDED, history=history)).kind == "semantic"
+
+
+async def test_what_is_computed_is_found_again_by_who_asks_with_the_same_threshold() -> None:
+    door = Door(threshold=0.3)
+    await door.store("tell me about the old city of Paris", "r")
+    history = [user(OPENING), assistant("It is in France.")]
+
+    await door.get_or_compute(FOLLOW_UP, lambda: "computed", history=history, threshold=0.999)
+
+    assert (await door.lookup(FOLLOW_UP_REWORDED, history=history, threshold=0.999)).kind == "semantic"
 
 
 async def test_strict_conversations_are_compared_word_by_word() -> None:
@@ -475,7 +546,7 @@ async def test_a_store_that_is_down_is_a_miss_with_a_reason() -> None:
 
 
 async def test_a_strict_manager_raises_when_the_store_is_down() -> None:
-    door = Door(strict=True)
+    door = Door(cache={"strict": True})
     door.backend.up = False
 
     with pytest.raises(BackendUnavailable):

@@ -8,6 +8,8 @@ from cache_management.cache.values import LookupReason, SimilarityMatch
 
 UNVERIFIED = "unverified"
 """The veto of a candidate that only lacks evidence."""
+EXPIRED = "expired"
+"""The veto of a candidate that is older than its reader takes."""
 _ROUNDING = 1e-6  # of a product in 32 bits: an identical text must reach a threshold of 1
 
 
@@ -27,4 +29,8 @@ def decide(matches: Sequence[SimilarityMatch], threshold: float) -> tuple[int | 
     for at, match in enumerate(near):
         if not match.vetoes:
             return at, "semantic"
-    return None, "unverified" if any(match.vetoes == (UNVERIFIED,) for match in near) else "vetoed"
+    alone: tuple[tuple[str, LookupReason], ...] = ((UNVERIFIED, "unverified"), (EXPIRED, "expired"))
+    for veto, reason in alone:
+        if any(match.vetoes == (veto,) for match in near):
+            return None, reason
+    return None, "vetoed"

@@ -34,7 +34,7 @@ from cache_management.cache.events import (
 from cache_management.cache.identity import KeySpace
 from cache_management.cache.records import Indexable, IndexReport, Neighbour, Record
 from cache_management.cache.semantic import gates
-from cache_management.cache.semantic.decision import reaches
+from cache_management.cache.semantic.decision import EXPIRED, reaches
 from cache_management.cache.semantic.embedding_cache import CachingEmbedder
 from cache_management.cache.semantic.follow import Follower
 from cache_management.cache.semantic.shared import SharedVectors
@@ -281,22 +281,31 @@ class SimilarityMatcher:
         row: NDArray[np.float32] = (await self.embedder.embed([text]))[0]
         return row
 
-    async def nearest(self, text: str, vector: NDArray[np.float32], scope: str, threshold: float) -> list[Candidate]:
+    async def nearest(
+        self,
+        text: str,
+        vector: NDArray[np.float32],
+        scope: str,
+        threshold: float,
+        *,
+        max_age_seconds: float | None = None,
+    ) -> list[Candidate]:
         """Return the candidates of one scope that reach the threshold, best first; or the best one below it.
 
-        When every one of them is refused, it looks once more, further out.
+        Those stored longer ago than `max_age_seconds` have the veto "expired". When every one of
+        them is refused, it looks once more, further out.
 
         Raises:
             BackendUnavailable: The store cannot be read.
         """
         await self._level()
-        found = await self._match(text, vector, scope, threshold, _OVERFETCH)
+        found = await self._match(text, vector, scope, threshold, _OVERFETCH, max_age_seconds)
         if len(found) == _OVERFETCH and all(candidate.match.vetoes for candidate in found):
-            found = await self._match(text, vector, scope, threshold, 4 * _OVERFETCH)
+            found = await self._match(text, vector, scope, threshold, 4 * _OVERFETCH, max_age_seconds)
         if found:
             self._tell_vetoes([candidate.match for candidate in found])
             return found
-        return await self._match(text, vector, scope, -1.0, 1)
+        return await self._match(text, vector, scope, -1.0, 1, max_age_seconds)
 
     async def cluster_of(self, text: str) -> int | None:
         """Return which part of the space a text lies in, or None for one that cannot be read whole.
@@ -338,8 +347,14 @@ class SimilarityMatcher:
             self.embedder.close()
         self._follower = None
 
-    async def _match(
-        self, query: str, vector: NDArray[np.float32], scope: str, floor: float, limit: int
+    async def _match(  # noqa: PLR0917 - private, one search handed on
+        self,
+        query: str,
+        vector: NDArray[np.float32],
+        scope: str,
+        floor: float,
+        limit: int,
+        max_age_seconds: float | None = None,
     ) -> list[Candidate]:
         follower = self._follow()
         wanted = limit + _OVERFETCH
@@ -351,7 +366,8 @@ class SimilarityMatcher:
                 # The index may be behind the store: the score is that of the vector read just now.
                 score = float(stored.as_array() @ vector)
                 if reaches(score, floor) and stored.scope == scope:
-                    found.append(self._candidate(query, score, response, stored, version))
+                    candidate = self._candidate(query, score, response, stored, version)
+                    found.append(_limited(candidate, max_age_seconds))
             # Entries that vanished left the index above: look again, further out, before saying there is no more.
             if len(found) >= limit or len(close) < wanted:
                 return sorted(found, key=lambda each: -each.match.score)[:limit]
@@ -458,6 +474,15 @@ class SimilarityMatcher:
             prefix=self._vectors.prefix,
             versions=self._versions,
         )
+
+
+def _limited(candidate: Candidate, max_age_seconds: float | None) -> Candidate:
+    """Return a candidate, refused when it is older than its reader takes."""
+    match = candidate.match
+    if max_age_seconds is None or (match.age_seconds or 0.0) <= max_age_seconds:
+        return candidate
+    refused = msgspec.structs.replace(match, vetoes=(*match.vetoes, EXPIRED))
+    return msgspec.structs.replace(candidate, match=refused)
 
 
 def _standing_alone(vector: StoredVector, version: int) -> CachedResponse:
