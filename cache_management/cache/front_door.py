@@ -32,7 +32,7 @@ from cache_management.cache.records import Indexable, IndexReport
 from cache_management.cache.requests import Request, entry_key, is_reserved_key
 from cache_management.cache.semantic.chains import chain_of, scope_of
 from cache_management.cache.semantic.decision import decide
-from cache_management.cache.values import CachedResponse, Lookup, LookupReason
+from cache_management.cache.values import CachedResponse, Lookup, LookupReason, SimilarityMatch
 
 if TYPE_CHECKING:
     from cache_management.cache.semantic.matcher import Candidate, SimilarityMatcher
@@ -144,6 +144,23 @@ class FrontDoor:
             _Meaning(self, request, self._floor(threshold), read, compute),
         )
         return await self._computing.run(wanted, compute)
+
+    async def find_similar(self, query: str, threshold: float | None, limit: int) -> list[SimilarityMatch]:
+        """List stored prompts close to a text in any context, with the gates and the evidence that refuse them.
+
+        Raises:
+            InvalidInput: There is no matcher, or the threshold or the limit cannot be used.
+            EmbedderUnavailable: The model cannot be loaded.
+        """
+        if self.matcher is None or self.verifier is None:
+            raise InvalidInput("this manager has no similarity_matcher: give it one to search by meaning")
+        found = await self.matcher.list_candidates(query, threshold, limit)
+        try:
+            found = await self.verifier.weigh(query, found, self._floor(threshold))
+        except BackendUnavailable as exc:
+            self.cache.tell(UnavailableEvent(exc.backend, "find_similar", exc.reason))
+            return []
+        return [candidate.match for candidate in found]
 
     async def finish(self) -> None:
         """Wait for what is computed in the background of this event loop."""

@@ -197,10 +197,11 @@ class CacheManager:
         await self.index([key])
 
     async def find_similar(self, query: str, threshold: float | None = None, limit: int = 5) -> list[SimilarityMatch]:
-        """Return stored prompts that mean nearly the same, see `SimilarityMatcher.find_similar`."""
-        if self.similarity_matcher is None:
-            raise InvalidInput("this manager has no similarity_matcher: give it one to search by meaning")
-        return await self.similarity_matcher.find_similar(query, threshold, limit)
+        """Return stored prompts that mean nearly the same, see `SimilarityMatcher.find_similar`.
+
+        What evidence refuses has the veto "unverified", what somebody called wrong "feedback_block".
+        """
+        return await self._door.find_similar(query, threshold, limit)
 
     async def index(self, keys: Sequence[str]) -> IndexReport:
         """Make stored entries findable by meaning; keys without an entry are passed over.

@@ -149,6 +149,21 @@ async def test_what_somebody_called_wrong_is_not_served_to_that_question_again(m
     assert mode == "verified" or await manager.lookup("my password, how do I reset")
 
 
+@pytest.mark.parametrize("mode", ["static", "shadow", "verified"])
+async def test_a_listing_shows_what_evidence_refuses_as_a_lookup_does(mode: str) -> None:
+    manager = manager_on(BreakableBackend(up=True), mode=mode, max_error_rate=0.05)
+    await manager.store("how do I reset my password", "on the login page")
+    asked = "my password, how do I reset"
+
+    before = [match.vetoes for match in await manager.find_similar(asked)]
+    assert before == [match.vetoes for match in (await manager.lookup(asked)).candidates]
+    await manager.judge(asked, "how do I reset my password", score=1.0, correct=False)
+    after = [match.vetoes for match in await manager.find_similar(asked)]
+
+    assert before == [()] if mode == "static" else [("unverified",)]
+    assert after == [("feedback_block",)]
+
+
 async def test_only_an_answer_by_meaning_can_be_judged() -> None:
     manager = manager_on(BreakableBackend(up=True))
     await manager.store("q", "r")

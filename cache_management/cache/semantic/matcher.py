@@ -242,9 +242,21 @@ class SimilarityMatcher:
         another context than `scope` have the veto "scope". An answer whose entry is gone or expired
         is never returned. A store that is down gives an empty list and an event.
 
+        What evidence refuses is known to the CacheManager, whose `find_similar` adds it.
+
         Raises:
             InvalidInput: The threshold is outside -1 to 1, or the limit below 1.
             EmbedderUnavailable: The model cannot be loaded.
+        """
+        return [candidate.match for candidate in await self.list_candidates(query, threshold, limit, scope=scope)]
+
+    async def list_candidates(
+        self, query: str, threshold: float | None = None, limit: int = 5, *, scope: str | None = None
+    ) -> list[Candidate]:
+        """Return what `find_similar` lists, with all that is known of each.
+
+        Raises:
+            As `find_similar`.
         """
         floor = self.config.threshold if threshold is None else threshold
         if not -1.0 <= floor <= 1.0:
@@ -256,18 +268,18 @@ class SimilarityMatcher:
             return []
         try:
             follower = await self._level()
-            found: list[SimilarityMatch] = []
+            found: list[Candidate] = []
             for each in {*follower.scopes(), scope or ""}:
-                matches = [candidate.match for candidate in await self._match(query, vector, each, floor, limit)]
+                candidates = await self._match(query, vector, each, floor, limit)
                 if scope is not None and each != scope:
-                    matches = [msgspec.structs.replace(match, vetoes=("scope", *match.vetoes)) for match in matches]
-                found += matches
+                    candidates = [_refused(candidate, ("scope", *candidate.match.vetoes)) for candidate in candidates]
+                found += candidates
         except BackendUnavailable as exc:
             self._listener(UnavailableEvent(exc.backend, "find_similar", exc.reason))
             return []
-        matches = sorted(found, key=lambda match: -match.score)[:limit]
-        self._tell_vetoes(matches)
-        return matches
+        best = sorted(found, key=lambda candidate: -candidate.match.score)[:limit]
+        self._tell_vetoes([candidate.match for candidate in best])
+        return best
 
     async def vector_of(self, text: str) -> NDArray[np.float32] | None:
         """Return the vector of a text, shape (d,), or None for a text that the model cannot read whole.
@@ -478,11 +490,13 @@ class SimilarityMatcher:
 
 def _limited(candidate: Candidate, max_age_seconds: float | None) -> Candidate:
     """Return a candidate, refused when it is older than its reader takes."""
-    match = candidate.match
-    if max_age_seconds is None or (match.age_seconds or 0.0) <= max_age_seconds:
+    if max_age_seconds is None or (candidate.match.age_seconds or 0.0) <= max_age_seconds:
         return candidate
-    refused = msgspec.structs.replace(match, vetoes=(*match.vetoes, EXPIRED))
-    return msgspec.structs.replace(candidate, match=refused)
+    return _refused(candidate, (*candidate.match.vetoes, EXPIRED))
+
+
+def _refused(candidate: Candidate, vetoes: tuple[str, ...]) -> Candidate:
+    return msgspec.structs.replace(candidate, match=msgspec.structs.replace(candidate.match, vetoes=vetoes))
 
 
 def _standing_alone(vector: StoredVector, version: int) -> CachedResponse:
