@@ -87,7 +87,10 @@ class Job(Base):
 
 
 class JobShard(Base):
-    """A part of a job with its own cursor; at most one run owns it at a time."""
+    """A part of a job with its own cursor; at most one run owns it at a time.
+
+    `bookmark` is the work's own note of where it stands, where a number cannot say it.
+    """
 
     __tablename__ = "job_shards"
     __table_args__ = (
@@ -104,6 +107,7 @@ class JobShard(Base):
     state: Mapped[str]
     reason: Mapped[str | None]
     cursor: Mapped[int] = mapped_column(default=0)
+    bookmark: Mapped[str | None]
     fence: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str | None]
     lease_task: Mapped[str | None]

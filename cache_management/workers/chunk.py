@@ -44,7 +44,8 @@ _RENEW_EVERY_SECONDS = 5.0
 class Progress(msgspec.Struct, frozen=True):
     """What one step did, from the claim's cursor to `to_cursor`.
 
-    `last`: the shard is at its end. `wait`: there is nothing more to do until somebody rings.
+    `last`: the shard is at its end. `wait`: there is nothing more to do until somebody rings. `bookmark`
+    is what the next claim shall know beside the cursor; `total` is for jobs without items.
     """
 
     to_cursor: int
@@ -54,7 +55,9 @@ class Progress(msgspec.Struct, frozen=True):
     wait: bool = False
     new_items: Sequence[NewItem] = ()
     new_shards: Sequence[NewShard] = ()
+    total: int | None = None
     summary: dict[str, Any] | None = None
+    bookmark: str | None = None
 
 
 Step = Callable[[Platform, Claim], Awaitable[Progress]]
@@ -153,7 +156,9 @@ def _commit(stores: Stores, claim: Claim, progress: Progress, end: End) -> Commi
                 end=end,
                 new_items=progress.new_items,
                 new_shards=progress.new_shards,
+                total=progress.total,
                 summary=progress.summary,
+                bookmark=progress.bookmark,
             )
         except MetadataUnavailable as exc:
             logger.warning("job %s: the database is away, the commit is repeated: %s", claim.job_id, exc)

@@ -12,6 +12,7 @@ from sqlalchemy import inspect, text
 from cache_management.cache.errors import MetadataUnavailable
 from cache_management.models.base import Database
 from cache_management.models.store import open_stores, schema
+from cache_management.models.store.results import Claim
 
 
 def tables(url: str) -> set[str]:
@@ -53,6 +54,20 @@ def test_a_missing_migration_would_show(url: str) -> None:
     database.close()
 
     assert [change[0] for change in schema.drift(url)] == ["add_column"]
+
+
+def test_an_upgrade_keeps_the_jobs_there_are(url: str) -> None:
+    schema.upgrade(url)
+    stores = open_stores(url)
+    job_id = stores.jobs.create("warm", {}, namespace="default", submitted_by="me").job_id
+    schema.downgrade(url, "0001")
+
+    schema.upgrade(url)
+
+    claim = stores.jobs.claim(job_id, 0, 0, owner="me", task_id="t", hard_limit_seconds=90)
+    stores.close()
+    assert isinstance(claim, Claim)
+    assert (claim.cursor, claim.bookmark) == (0, None)
 
 
 def test_upgrade_may_run_again(url: str) -> None:

@@ -91,7 +91,7 @@ def take(
             reason=None,
             deliveries=JobShard.deliveries + 1,
         )
-        .returning(JobShard.fence, JobShard.cursor, JobShard.single, JobShard.kind, JobShard.follows)
+        .returning(JobShard.fence, JobShard.cursor, JobShard.bookmark, JobShard.single, JobShard.kind, JobShard.follows)
     ).one_or_none()
     if claimed is None:
         return _refusal(connection, job, shard, task_id, now)
@@ -106,6 +106,7 @@ def take(
         fence=claimed.fence,
         # As the UPDATE returned it: another run may have committed since anything read before.
         cursor=claimed.cursor,
+        bookmark=claimed.bookmark,
         single=claimed.single,
         shard_kind=claimed.kind,
         follows=claimed.follows,

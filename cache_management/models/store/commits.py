@@ -40,6 +40,7 @@ class Work(msgspec.Struct, frozen=True):
     new_shards: Sequence[NewShard]
     total: int | None
     summary: Mapping[str, Any] | None
+    bookmark: str | None = None
 
     def touches_job(self, claim: Claim) -> bool:
         """Whether the job's row or its list of open shards may change: then nobody else may hold it."""
@@ -53,7 +54,8 @@ def check(claim: Claim, work: Work) -> None:
         ValueError: The calling step has a bug.
     """
     counts, outcomes = work.counts, work.outcomes
-    holds_something = counts != Counts() or outcomes or work.new_items
+    moves_bookmark = work.bookmark not in (None, claim.bookmark)
+    holds_something = counts != Counts() or outcomes or work.new_items or moves_bookmark
     if work.end == "continue" and work.to_cursor == claim.cursor and holds_something:
         raise ValueError("a commit that goes on must move the cursor, or its repeat could not be told from it")
     if outcomes:
@@ -100,8 +102,13 @@ def apply(
         job_state=state,
         cursor=work.to_cursor,
         rings=rings,
-        claim=msgspec.structs.replace(claim, cursor=work.to_cursor) if running and end == "continue" else None,
+        claim=_next_claim(claim, work) if running and end == "continue" else None,
     )
+
+
+def _next_claim(claim: Claim, work: Work) -> Claim:
+    bookmark = claim.bookmark if work.bookmark is None else work.bookmark
+    return msgspec.structs.replace(claim, cursor=work.to_cursor, bookmark=bookmark)
 
 
 def _may_end(connection: Connection, claim: Claim, to_cursor: int) -> bool:
@@ -129,6 +136,8 @@ def _move_shard(connection: Connection, claim: Claim, work: Work, end: End, now:
         "bytes": JobShard.bytes + counts.bytes,
         "cost_micro": JobShard.cost_micro + counts.cost_micro,
     }
+    if work.bookmark is not None:
+        values["bookmark"] = work.bookmark
     if work.to_cursor != claim.cursor:
         values |= {"deliveries": 0, "single": False}
     if running and end == "continue":

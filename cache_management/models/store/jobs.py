@@ -246,6 +246,7 @@ class JobStore:
         new_shards: Sequence[NewShard] = (),
         total: int | None = None,
         summary: Mapping[str, Any] | None = None,
+        bookmark: str | None = None,
     ) -> Committed | None:
         """Write down what was done since the claim's cursor, all of it or nothing.
 
@@ -260,11 +261,12 @@ class JobStore:
             new_shards: Of a plan's last commit.
             total: Leave None for jobs with items.
             summary: Merged into the job's summary, key by key.
+            bookmark: The next claim finds it; None leaves what is there.
 
         Returns:
             None when the claim is lost, or this very commit was made before: stop.
         """
-        work = commits.Work(to_cursor, counts, outcomes, end, new_items, new_shards, total, summary)
+        work = commits.Work(to_cursor, counts, outcomes, end, new_items, new_shards, total, summary, bookmark)
         commits.check(claim, work)
         alone = work.touches_job(claim)
         with self._database.write() as connection:

@@ -35,13 +35,15 @@ class Claim(msgspec.Struct, frozen=True):
     """The right to work on one shard, until its fence moves on.
 
     `cursor` is the last settled position (0 at the start) or, for shards
-    without items, whatever number the work keeps its place with.
+    without items, whatever number the work keeps its place with; `bookmark` is what
+    else it noted there, None at the start.
     """
 
     job_id: str
     shard: int
     fence: int
     cursor: int
+    bookmark: str | None
     single: bool  # one item, then end the chunk: this shard lost its workers before
     shard_kind: ShardKind
     follows: int | None

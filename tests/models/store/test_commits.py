@@ -463,3 +463,39 @@ def test_a_paused_job_keeps_what_was_submitted(acting: Acting) -> None:
     acting.jobs.request(ring.job_id, "pause", by="user")
 
     assert acting.jobs.count_inputs(ring.job_id) == 1
+
+
+def test_a_bookmark_moves_with_the_cursor_and_the_next_run_finds_it(acting: Acting) -> None:
+    (ring,) = acting.planned(0)
+    claim = acting.claim(ring)
+    assert claim.bookmark is None
+
+    first = acting.jobs.commit(claim, to_cursor=1, bookmark="page two")
+    assert first is not None
+    assert first.claim is not None
+    second = acting.jobs.commit(first.claim, to_cursor=2, end="chunk")
+    assert second is not None
+
+    assert first.claim.bookmark == "page two"
+    again = acting.claim(second.rings[0])
+    assert (again.cursor, again.bookmark) == (2, "page two")
+
+
+def test_a_repeated_commit_leaves_the_bookmark_of_a_later_one(acting: Acting) -> None:
+    (ring,) = acting.planned(0)
+    claim = acting.claim(ring)
+    first = acting.jobs.commit(claim, to_cursor=1, bookmark="two")
+    assert first is not None
+    assert first.claim is not None
+    assert acting.jobs.commit(first.claim, to_cursor=2, bookmark="three", end="chunk") is not None
+
+    assert acting.jobs.commit(claim, to_cursor=1, bookmark="two") is None
+
+    assert acting.claim(Ring(ring.job_id, ring.shard, claim.fence, "warm", "data")).bookmark == "three"
+
+
+def test_a_commit_that_moves_the_bookmark_alone_is_refused(acting: Acting) -> None:
+    (ring,) = acting.planned(0)
+
+    with pytest.raises(ValueError, match="must move the cursor"):
+        acting.jobs.commit(acting.claim(ring), to_cursor=0, bookmark="elsewhere")
