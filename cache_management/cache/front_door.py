@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
@@ -30,7 +29,7 @@ from cache_management.cache.events import HitEvent, UnavailableEvent
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.records import Indexable, IndexReport
 from cache_management.cache.requests import Request, entry_key, is_reserved_key
-from cache_management.cache.semantic.chains import chain_of, scope_of
+from cache_management.cache.semantic.chains import Links
 from cache_management.cache.semantic.decision import decide
 from cache_management.cache.values import CachedResponse, Lookup, LookupReason, SimilarityMatch
 
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cache_management")
 
-_RESOLVED_KEPT = 10_000
 _EMBEDDER_ERRORS = (EmbedderUnavailable, ImportError, TimeoutError)
 
 
@@ -62,8 +60,7 @@ class FrontDoor:
         self._older = None if matcher is None else matcher.older()
         self._shelf = _RequestShelf(cache, self._filed)
         self._computing = Computing(self._shelf, cache.flights, clock=cache.clock)
-        # Turn, scope and threshold to the entry that answered.
-        self._resolved: OrderedDict[tuple[str, str, float], str] = OrderedDict()
+        self._links = Links(self.config.conversations, held=self._shelf.held)
         self._warned = False
 
     async def lookup(self, request: Request, threshold: float | None = None) -> Lookup:
@@ -197,7 +194,7 @@ class FrontDoor:
         scope: str | None = None
         if self.matcher is not None and missed != "degraded":
             try:
-                scope = await self.scope(request, threshold)
+                scope = await self.scope(request, threshold, spent)
                 found = (
                     None
                     if scope is None
@@ -258,16 +255,20 @@ class FrontDoor:
         *,
         max_age_seconds: float | None = None,
     ) -> list[Candidate] | None:
-        """Return the nearest entries of a scope, or None for a text that the model cannot read whole."""
+        """Return the nearest entries of a scope, or None for a text that the model cannot read whole.
+
+        `spent` is added to: the earlier turns of a request and its own text share one deadline for embedding.
+        """
         if self.matcher is None:
             return []
         text = request.last_text or ""
         began = perf_counter()
         await self.matcher.embedder.load()  # once, and it may take seconds: no deadline
-        async with asyncio.timeout(self.config.embed_timeout_seconds):
+        embedding = spent.get("embed", 0.0)
+        async with asyncio.timeout(self.config.embed_timeout_seconds - embedding / 1000):
             vector = await self.matcher.vector_of(text)
         embedded = perf_counter()
-        spent["embed"] = (embedded - began) * 1000
+        spent["embed"] = embedding + (embedded - began) * 1000
         if vector is None:
             return None
         found = await self.matcher.nearest(text, vector, scope, threshold, max_age_seconds=max_age_seconds)
@@ -276,7 +277,7 @@ class FrontDoor:
             found = newer_first(found, older)
         if self.verifier is not None:
             found = await self.verifier.weigh(text, found, threshold)
-        spent["search"] = (perf_counter() - embedded) * 1000
+        spent["search"] = spent.get("search", 0.0) + (perf_counter() - embedded) * 1000
         return found
 
     async def _from_older(
@@ -292,7 +293,7 @@ class FrontDoor:
             return []
         return await older.nearest(text, vector, scope, threshold, max_age_seconds=max_age_seconds)
 
-    async def scope(self, request: Request, threshold: float) -> str | None:
+    async def scope(self, request: Request, threshold: float, spent: dict[str, float] | None = None) -> str | None:
         """Return where a request may be found by meaning, or None when only exactly.
 
         `threshold` decides which entries answer the earlier turns of its conversation.
@@ -300,9 +301,8 @@ class FrontDoor:
         Raises:
             BackendUnavailable, EmbedderUnavailable, ImportError, TimeoutError: It cannot be told.
         """
-        resolve = partial(self._resolve, threshold=threshold)
-        chain = await chain_of(request, resolve, conversations=self.config.conversations)
-        return None if chain is None else scope_of(request, chain)
+        answer = partial(self._answer_of, threshold=threshold, spent={} if spent is None else spent)
+        return await self._links.scope(request, threshold, answer)
 
     async def scope_or_none(self, request: Request, threshold: float) -> str | None:
         """Return where a request is filed; what cannot be told is filed for exact hits only."""
@@ -312,31 +312,15 @@ class FrontDoor:
             self._without_meaning(exc)
             return None
 
-    async def _resolve(self, turn: Request, scope: str | None, *, threshold: float) -> str:
-        """Return the key of the entry that answers an earlier turn, or the turn's own when none does."""
-        own = entry_key(turn)
-        if scope is None or self.matcher is None:
-            return own
-        if isinstance(await self._shelf.load(own), Held):
-            return own
-        link = own, scope, threshold
-        known = self._resolved.get(link)
-        if known is None or not isinstance(await self._shelf.load(known), Held):
-            known = await self._answer_of(turn, scope, threshold)
-            if known is None:
-                return own  # not kept: the next time there may be one
-        self._resolved[link] = known
-        self._resolved.move_to_end(link)
-        while len(self._resolved) > _RESOLVED_KEPT:
-            self._resolved.popitem(last=False)
-        return known
-
     def forget_links(self) -> None:
         """Resolve earlier turns anew: what answered them was judged."""
-        self._resolved.clear()
+        self._links.forget()
 
-    async def _answer_of(self, turn: Request, scope: str, threshold: float) -> str | None:
-        candidates = await self._candidates(turn, scope, threshold, {})
+    async def _answer_of(self, turn: Request, scope: str, *, threshold: float, spent: dict[str, float]) -> str | None:
+        """Return the key of the entry that answers an earlier turn by meaning, or None."""
+        if self.matcher is None or (self._older is None and not await self.matcher.may_hold(scope)):
+            return None  # so it is with most turns of a long conversation: nothing is embedded for them
+        candidates = await self._candidates(turn, scope, threshold, spent)
         at, _ = decide([candidate.match for candidate in candidates or ()], threshold)
         return None if at is None or not candidates else candidates[at].match.key
 
@@ -425,11 +409,15 @@ class _RequestShelf:
 
     async def load(self, key: str) -> Held | str:
         held = await self._cache.load(key, operation="lookup")
-        if isinstance(held, str):
-            return held
-        # A key is a prompt, or a fingerprint that only a request's entry may stand under.
-        ours = held.stored.facts.scope != "" if is_reserved_key(key) else held.stored.response.prompt == key
-        return held if ours else "absent"
+        return held if isinstance(held, str) or _is_ours(key, held) else "absent"
+
+    async def held(self, keys: Sequence[str]) -> set[str]:
+        """Return the keys that have an entry, stale ones too.
+
+        Raises:
+            BackendUnavailable: The store cannot be read.
+        """
+        return {key for key, held in (await self._cache.load_many(keys)).items() if _is_ours(key, held)}
 
     async def store_computed(
         self, key: str, response: CachedResponse, facts: Facts, ttl_seconds: int | None, start: Start
@@ -438,6 +426,14 @@ class _RequestShelf:
         if refused is None and facts.scope is not None:
             await self._stored(key, response.response)
         return refused
+
+
+def _is_ours(key: str, held: Held) -> bool:
+    """Tell whether the entry of a key answers a request: the key is its prompt, or a fingerprint.
+
+    Under a fingerprint only a request's entry may stand, which a plain one is not.
+    """
+    return held.stored.facts.scope != "" if is_reserved_key(key) else held.stored.response.prompt == key
 
 
 class _Meaning:
@@ -451,6 +447,7 @@ class _Meaning:
         self._request = request
         self._threshold = threshold
         self._controls = controls
+        self._scope: str | None = None
 
     async def find(self, held: str) -> CachedResponse | None:
         missed: LookupReason = "degraded" if held == "degraded" else "expired" if held == "expired" else "no_candidate"
@@ -461,7 +458,10 @@ class _Meaning:
             max_age_seconds=self._controls.s_maxage,
             compute=self._compute,
         )
+        self._scope = found.scope
         return found.response
 
     async def scope(self) -> str | None:
-        return await self._door.scope_or_none(self._request, self._threshold)
+        if self._scope is None:
+            self._scope = await self._door.scope_or_none(self._request, self._threshold)
+        return self._scope

@@ -371,22 +371,12 @@ class LLMCache:
         Raises:
             BackendUnavailable: Always, also without `strict`.
         """
-        storage_keys = {key: self._keys.to_storage(key) for key in keys}
-        records = await self.backend.get_many(list(storage_keys.values()))
-        found = {}
-        for key, storage_key in storage_keys.items():
-            record = records.get(storage_key)
-            if record is None:
-                continue
-            try:
-                stored = decode_stored(key, record.value, limit_bytes=self._limit_bytes)
-            except CorruptRecord as exc:
-                self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
-                continue
-            fresh_until = stored.facts.fresh_until
-            if fresh_until is None or fresh_until > self.clock():
-                found[key] = Entry(key, stored.response, record.expires_at, record.version, stored.facts.scope)
-        return found
+        now = self.clock()
+        return {
+            key: Entry(key, held.stored.response, held.expires_at, held.version, held.stored.facts.scope)
+            for key, held in (await self.load_many(keys)).items()
+            if held.stored.facts.fresh_until is None or held.stored.facts.fresh_until > now
+        }
 
     async def put_records(self, records: Mapping[str, Record]) -> None:
         """Store records made by `encode`: for jobs, which must know that it happened.
@@ -430,12 +420,24 @@ class LLMCache:
                 return "degraded"
         if record is None:
             return "absent"
-        try:
-            stored = decode_stored(key, record.value, limit_bytes=self._limit_bytes)
-        except CorruptRecord as exc:
-            self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
-            return "corrupt"
-        return Held(stored, record.version, record.expires_at)
+        return self._held(key, storage_key, record) or "corrupt"
+
+    async def load_many(self, keys: Sequence[str]) -> dict[str, Held]:
+        """Return those entries that exist, stale ones too, in one call to the store.
+
+        Raises:
+            InvalidKey: A key cannot be used.
+            BackendUnavailable: Always, also without `strict`.
+        """
+        storage_keys = {key: self._keys.to_storage(key) for key in keys}
+        records = await self.backend.get_many(list(storage_keys.values()))
+        found = {}
+        for key, storage_key in storage_keys.items():
+            record = records.get(storage_key)
+            held = None if record is None else self._held(key, storage_key, record)
+            if held is not None:
+                found[key] = held
+        return found
 
     async def start(self) -> Start:
         """Return the moment at which a computation starts, for `store_computed`."""
@@ -626,6 +628,14 @@ class LLMCache:
             raise ConfigurationError(f"the {self.backend.name} backend keeps no tags")
         keys = {storage_key: record.expires_at for storage_key, record in records.items()}
         await self.backend.add_tags({tag_name(self.namespace, tag): keys for tag in tags})
+
+    def _held(self, key: str, storage_key: str, record: Record) -> Held | None:
+        try:
+            stored = decode_stored(key, record.value, limit_bytes=self._limit_bytes)
+        except CorruptRecord as exc:
+            self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
+            return None
+        return Held(stored, record.version, record.expires_at)
 
     def _decode(self, key: str, storage_key: str, record: Record) -> CachedResponse | str:
         """Return the response of a record, or why it is not served: "expired" or "corrupt"."""

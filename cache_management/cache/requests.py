@@ -167,7 +167,36 @@ def make_request(
 
 def fingerprint(request: Request) -> str:
     """Return the name of the whole request: equal exactly when the canonical forms are equal."""
-    return "fp1:" + _hash(b"cm:fp1", canonical(request))
+    form = canonical(request)
+    messages = form.pop("messages")
+    hashed = hashlib.blake2b(_encode(form), digest_size=32, person=b"cm:fp2")
+    for message in messages:
+        hashed.update(_encode(message))
+    return "fp2:" + hashed.hexdigest()
+
+
+def turn_keys(request: Request) -> dict[int, str]:
+    """Return the keys of the requests that the user turns of a history were, by their place in it.
+
+    They come from one pass: a conversation of n turns is hashed once, not n times.
+    """
+    form = canonical(msgspec.structs.replace(request, prompt=None, history=()))
+    messages = form.pop("messages")
+    hashed = hashlib.blake2b(_encode(form), digest_size=32, person=b"cm:fp2")
+    for message in messages:
+        hashed.update(_encode(message))
+    found = {}
+    for at, message in enumerate(request.history):
+        hashed.update(_encode(message))
+        if message["role"] == "user" and len(message) == 2:
+            # Only the first turn of all can be a prompt alone, whose key is that prompt.
+            found[at] = "fp2:" + hashed.copy().hexdigest() if at else entry_key(turn_at(request, at))
+    return found
+
+
+def turn_at(request: Request, at: int) -> Request:
+    """Return the request that a user turn of a history was."""
+    return msgspec.structs.replace(request, prompt=request.history[at]["content"], history=request.history[:at])
 
 
 def compatibility(request: Request, *, chain: str | None = None) -> str:

@@ -15,6 +15,7 @@ from cache_management import CacheConfig, CachedResponse, CacheManager, Computed
 from cache_management.cache.embeddings.hashing import HashingEmbedder
 from cache_management.cache.errors import BackendUnavailable, EmbedderUnavailable, InvalidInput, InvalidKey
 from cache_management.cache.events import Event, HitEvent, MissEvent, StaleEvent, UnavailableEvent, VetoEvent
+from cache_management.cache.records import Record
 from cache_management.cache.requests import entry_key, make_request
 from cache_management.cache.semantic.matcher import SimilarityMatcher
 from tests.contracts.broken import BreakableBackend
@@ -489,6 +490,86 @@ async def test_a_refused_opening_leads_into_another_conversation() -> None:
     await door.store("which is longer", "the first", history=[user("tell me about the 2 oldest bridges")])
 
     assert not await door.lookup("which is longer", history=[user("tell me about the 3 oldest bridges")])
+
+
+class Counted(HashingEmbedder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.texts += texts
+        return await super().embed(texts)
+
+
+async def test_a_long_conversation_costs_one_reading_and_no_vectors_that_cannot_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embedder = Counted()
+    door = Door(embedder=embedder)
+    history = [turn for at in range(50) for turn in (user(f"question {at}"), assistant(f"answer {at}"))]
+    for at in range(0, 100, 4):  # every other turn has an entry
+        await door.store(history[at]["content"], "r", history=history[:at], model="m")
+    await door.lookup("last", history=history, model="m")
+    embedder.texts.clear()
+    reads: list[int] = []
+    get_many = door.backend.get_many
+
+    async def counted(keys: Sequence[str]) -> dict[str, Record]:
+        reads.append(len(keys))
+        return await get_many(keys)
+
+    monkeypatch.setattr(door.backend, "get_many", counted)
+
+    await door.lookup("last", history=history, model="m")
+
+    assert reads[0] == 50, "all turns at once"
+    assert embedder.texts == ["last"], "where nothing is stored nothing is compared"
+
+
+@pytest.mark.parametrize("gone", ["deleted", "replaced", "expired"])
+async def test_a_link_to_an_entry_that_is_gone_is_made_anew(gone: str) -> None:
+    door = Door()
+    await door.store(OPENING, "It is in France.", ttl_seconds=10 if gone == "expired" else None)
+    reply = assistant("It is in France.")
+    await door.store(FOLLOW_UP, "Two million.", history=[user(OPENING), reply])
+    history = [user(OPENING_REWORDED), reply]
+    assert await door.lookup(FOLLOW_UP_REWORDED, history=history)
+
+    if gone == "deleted":
+        await door.manager.llm_cache.delete(OPENING)
+    elif gone == "expired":
+        door.clock.advance(11)
+    else:
+        other = CachedResponse(prompt="another", response="r", model="m", timestamp=datetime(2026, 1, 1, tzinfo=UTC))
+        await door.manager.llm_cache.set(OPENING, other)
+    lost = await door.lookup(FOLLOW_UP_REWORDED, history=history)
+    await door.store(OPENING, "It is in France.")
+    found = await door.lookup(FOLLOW_UP_REWORDED, history=history)
+
+    assert (lost.hit, found.kind) == (False, "semantic")
+
+
+async def test_a_turn_that_gets_an_entry_of_its_own_needs_its_link_no_more() -> None:
+    door = Door()
+    await conversation(door)
+    history = [user(OPENING_REWORDED), assistant("It is in France.")]
+    assert await door.lookup(FOLLOW_UP_REWORDED, history=history)
+
+    await door.store(OPENING_REWORDED, "It is in France.")
+
+    assert not await door.lookup(FOLLOW_UP_REWORDED, history=history), "a conversation of its own begins"
+
+
+async def test_a_judged_answer_links_no_conversations() -> None:
+    door = Door()
+    await conversation(door)
+    history = [user(OPENING_REWORDED), assistant("It is in France.")]
+    assert await door.lookup(FOLLOW_UP_REWORDED, history=history)
+
+    await door.manager.feedback(await door.lookup(OPENING_REWORDED), correct=False)
+
+    assert not await door.lookup(FOLLOW_UP_REWORDED, history=history)
 
 
 # Trouble

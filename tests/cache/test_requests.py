@@ -26,6 +26,8 @@ from cache_management.cache.requests import (
     is_secret_name,
     make_request,
     searchable_text,
+    turn_at,
+    turn_keys,
 )
 
 TOOL = {
@@ -661,6 +663,32 @@ def test_deep_but_allowed_and_subclasses_of_plain_types() -> None:
     assert fingerprint(odd) == fingerprint(with_params(a=nested(MAX_DEPTH - 1), b="auto", c=1, d={"x": [1]}, e=2))
 
 
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(lambda text: {"role": "user", "content": text}, TEXT),
+            st.builds(lambda text: {"role": "assistant", "content": text}, TEXT),
+            st.just({"role": "user", "content": [{"type": "text", "text": "What is this?"}, IMAGE]}),
+            st.just({"role": "user", "name": "bob", "content": "q"}),
+        ),
+        max_size=5,
+    ),
+    st.sampled_from([{}, {"model": "m"}, {"system": "Be brief.", "params": {"seed": 1, "tools": [TOOL]}}]),
+)
+def test_the_keys_of_earlier_turns_are_those_of_the_requests_that_they_were(
+    history: list[dict[str, Any]], context: dict[str, Any]
+) -> None:
+    request = make_request("last", history=history, **context)
+
+    keys = turn_keys(request)
+
+    turns = [at for at, message in enumerate(request.history) if message.keys() == {"role", "content"}]
+    assert keys == {at: entry_key(turn_at(request, at)) for at in turns if request.history[at]["role"] == "user"}
+    for at, key in keys.items():
+        as_asked = request.history[at]["content"]
+        assert key == entry_key(make_request(as_asked, **{**context, "history": list(request.history[:at])}))
+
+
 # the layout
 
 
@@ -669,12 +697,12 @@ def test_deep_but_allowed_and_subclasses_of_plain_types() -> None:
     [
         (
             make_request("What is Python?"),
-            "fp1:cd8cfdae7404be2d5ed968e77bf2322128f7f2e889d5ef998988cf2ee0c62560",
+            "fp2:99931748899402faa858a63f021e8a7dadf7cef6e553df8fdd3b8128c6c9133b",
             "fc1:8387a259c15e72d0c7ab0e80763713c63928871b0b35fa6bdef9f5136aa7ad89",
         ),
         (
             made(),
-            "fp1:5ac5d28bdbec0dbe89c0b75a2322d93543dd7754f03ccef2976c040ff6ee1553",
+            "fp2:0182caecea2fefe5acb4e8ca79809eecd876bd9cfe282d2d212a88b9f0c5ed9a",
             "fc1:680c6208c29fb76b960f7c8140ceb04b57abd30fc3f722ec3113ddcead101653",
         ),
         (
@@ -688,7 +716,7 @@ def test_deep_but_allowed_and_subclasses_of_plain_types() -> None:
                 },
                 sample=2,
             ),
-            "fp1:64bf0d773d76c48a1f331538059fe38893426ee5cf1dbd7983be7bd3a2bd5d97",
+            "fp2:979440990f18752108ff0a6d83ce1eec57824fe70cc5f08f59b809e29dec97c0",
             "fc1:435d745abf77ef11490fc7b53dc8b57d6d94b25e155db57825b7718dd1e7b077",
         ),
     ],

@@ -319,6 +319,16 @@ class SimilarityMatcher:
             return found
         return await self._match(text, vector, scope, -1.0, 1, max_age_seconds)
 
+    async def may_hold(self, scope: str) -> bool:
+        """Tell whether a search in a scope could find something. Of a shared index, which is far away, always.
+
+        Raises:
+            BackendUnavailable: The store cannot be read.
+        """
+        await self.embedder.load()
+        follower = await self._level()
+        return self.index.is_shared or await self.index.size(follower.partition(scope)) > 0
+
     async def cluster_of(self, text: str) -> int | None:
         """Return which part of the space a text lies in, or None for one that cannot be read whole.
 
