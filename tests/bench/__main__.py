@@ -14,7 +14,20 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from tests.bench import backends, embedding, eviction, flight, growth, imports, overhead, peers, publish, search, warm
+from tests.bench import (
+    backends,
+    embedding,
+    eviction,
+    flight,
+    growth,
+    imports,
+    overhead,
+    peers,
+    publish,
+    search,
+    semantic,
+    warm,
+)
 from tests.bench.measure import FULL, QUICK, Report, as_table, environment
 
 TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
@@ -33,6 +46,7 @@ TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
         rounds=3 if quick else 10, batch=100 if quick else 500, singles=50 if quick else 200, starts=1 if quick else 5
     ),
     search.NAME: lambda quick: search.measure(sizes=search.QUICK_SIZES if quick else search.SIZES),
+    semantic.NAME: lambda quick: semantic.measure(QUICK if quick else FULL, pairs=100 if quick else 1_000),
 }
 
 

@@ -37,6 +37,11 @@ _CHOSEN: Final[tuple[tuple[str, str, str, str | None], ...]] = (
     ("near tier get", peers.NAME, "near LLMCache.get", None),
     ("`get_or_compute`, a hit", "flight", "get_or_compute hit", "cashews get_or_set"),
     ("memory get, 1,000,000 entries", "growth", "memory get at 1,000,000", None),
+    ("a whole hit by meaning, memory", "semantic", "memory lookup", "GPTCache"),
+    ("a whole hit by meaning, Redis", "semantic", "redis lookup", "RedisVL"),
+    ("the same asked again, Redis", "semantic", "redis repeated lookup", "RedisVL"),
+    ("embedding of a question", "embedding", "a question", "torch"),
+    ("nearest ten among 100,000", "search", "new among 100,000", "numpy, all rows"),
     ("warm job of 2,000", "warm", "warm job of 2,000", None),
 )
 _PAGE = """\
@@ -56,7 +61,7 @@ ratios travel.
 
 Goals are of the design: a number with `x` bounds the ratio, `+` what may be added to the other, anything else ours.
 They were set for two cores of a machine like the one below. The goals of table 6 are those of table 1, held against
-what an application calls. Not measured here: hits by meaning, vector search, replication, export and import.
+what an application calls. Not measured here: replication, export and import.
 
 {environment}
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from cache_management.cache.codec import pack, unpack
-from tests.bench import backends, embedding, eviction, flight, growth, imports, overhead, peers, search, warm
+from tests.bench import backends, embedding, eviction, flight, growth, imports, overhead, peers, search, semantic, warm
 from tests.bench.measure import Effort, Report, Side, as_table, compare, environment, percentile, spread
 
 TINY = Effort(rounds=2, run_seconds=0.0, samples=2)
@@ -122,6 +122,21 @@ async def test_embedding_engines_stand_beside_each_other():
     assert {("a question", "torch"), ("start of a process to its first vectors", "torch")} <= measured or report.notes[
         -1
     ].startswith("nothing was measured")
+    assert all(row.ours.median > 0 and row.theirs.median > 0 for row in report.rows)
+
+
+# What the others import and call is deprecated here and there.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::UserWarning")
+@pytest.mark.slow
+async def test_a_whole_answer_by_meaning_stands_beside_other_semantic_caches():
+    report = await semantic.measure(TINY, pairs=20)
+
+    found = {(row.what, row.reference) for row in report.rows}
+    missing = [note.split()[0] for note in report.notes if "left out" in note]
+    if "nothing was measured" not in report.notes[-1]:
+        assert {("memory lookup", "the embedding alone"), ("redis repeated lookup", "LLMCache.get")} <= found
+        assert (("memory lookup", "GPTCache") in found) is ("gptcache" not in missing)
+        assert (("redis lookup", "RedisVL") in found) is ("redisvl" not in missing)
     assert all(row.ours.median > 0 and row.theirs.median > 0 for row in report.rows)
 
 
