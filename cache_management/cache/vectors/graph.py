@@ -35,7 +35,7 @@ from cache_management.cache.records import Neighbour
 
 LIBRARY = f"usearch {usearch.__version__}"
 
-_CONNECTIVITY = 24
+_CONNECTIVITY = 32
 _EXPANSION_ADD = 128
 _SLACK = 4  # asked for beyond k, because a few slots may be dead
 
@@ -147,4 +147,4 @@ class Graph:
 
 def _expansion(count: int) -> int:
     """Return how many candidates a search keeps: what held recall@1 above 0.99, see docs/design/0010."""
-    return 96 if count <= 200_000 else 160
+    return 80 if count <= 200_000 else 208
