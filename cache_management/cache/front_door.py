@@ -285,7 +285,8 @@ class FrontDoor:
     ) -> list[Candidate]:
         """Return the nearest entries that the model before this one embedded; without that model there are none."""
         try:
-            vector = await older.vector_of(text)
+            # Once everything is embedded anew, the older model has nothing to say and is not asked.
+            vector = None if await older.is_empty() else await older.vector_of(text)
         except (EmbedderUnavailable, ImportError) as exc:
             self._without_meaning(exc)
             return []

@@ -80,13 +80,19 @@ class CachingEmbedder:
         Raises:
             EmbedderUnavailable: The model is missing, or gave rows that cannot be compared.
         """
-        keys = [hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest() for text in texts]
+        keys = [_name(text) for text in texts]
         # Taken before the model runs: another call may push them out meanwhile.
         known = self._from_memory(keys)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if missing:
             known |= await self._embed_missing(missing)
         return np.stack([known[key] for key in keys]) if keys else np.empty((0, self.dims), dtype=np.float32)
+
+    async def embed_anew(self, texts: Sequence[str]) -> Vector:
+        """Do what `embed` does, without what is kept; what comes is kept instead."""
+        keys = [_name(text) for text in texts]
+        found = await self._ask(dict(zip(keys, texts, strict=True)), anew=True) if texts else {}
+        return np.stack([found[key] for key in keys]) if keys else np.empty((0, self.dims), dtype=np.float32)
 
     def close(self) -> None:
         """Write what is waiting, and close the file; it opens again when it is needed."""
@@ -157,11 +163,11 @@ class CachingEmbedder:
         if not task.cancelled():
             task.exception()  # told to whoever waited; if nobody did, nobody needs a warning
 
-    async def _ask(self, texts: Mapping[bytes, str]) -> dict[bytes, Vector]:
+    async def _ask(self, texts: Mapping[bytes, str], *, anew: bool = False) -> dict[bytes, Vector]:
         """Return the vectors of texts: from the file, else from the model; keep them."""
         await self._inner.load()
         found: dict[bytes, Vector] = {}
-        if self._file is not None:
+        if self._file is not None and not anew:
             found = await self._file.get_many(list(texts), space=self.space, dims=self.dims)
         rest = {key: text for key, text in texts.items() if key not in found}
         if rest:
@@ -218,6 +224,21 @@ class _SharedFile:
 
     def close(self) -> None:
         self._thread.submit(self._file.close).result()
+
+
+async def embed_anew(embedder: Embedder, texts: Sequence[str]) -> Vector:
+    """Return what the model gives for texts now, shape (n, dims), whatever is kept of them.
+
+    Raises:
+        EmbedderUnavailable: The model is missing, or gave rows that cannot be compared.
+    """
+    if isinstance(embedder, CachingEmbedder):
+        return await embedder.embed_anew(texts)
+    return await embedder.embed(texts)
+
+
+def _name(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _in_space(space: str, key: bytes) -> bytes:

@@ -30,7 +30,8 @@ class Follower:
     """Reads the journal before a search, at most every 50 ms; after a gap it reads everything again.
 
     A note is the storage key of a vector that was added, changed or removed. Each scope is a
-    partition of the index, so that a search cannot leave it.
+    partition of the index, so that a search cannot leave it. `on_others` is called, once, when a full read
+    finds no vector although the namespace holds some of another model.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Follower:
         dims: int,
         listener: Listener,
         snapshot: Snapshot | None = None,
+        on_others: Callable[[], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
@@ -54,6 +56,7 @@ class Follower:
         self._dims = dims
         self._listener = listener
         self._snapshot = snapshot
+        self._on_others = on_others
         self._changes = 0  # since the last snapshot
         self._generation = 0
         self._saving: asyncio.Task[None] | None = None
@@ -105,7 +108,7 @@ class Follower:
         """
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            # A lock belongs to the loop that waited on it first.
+            # A lock belongs to the loop that waited on it first; that one is closed, see `PerLoop`.
             self._loop, self._lock = loop, asyncio.Lock()
         async with self._lock:
             if self._cursor is not None and self._monotonic() < self._next_look:
@@ -175,6 +178,13 @@ class Follower:
         await self._load(page)
         self._cursor = cursor
         self._size_after_full_read = await self._index.size()
+        if self._on_others is not None and not self._size_after_full_read:
+            # "cm1:vec:name:" of "cm1:vec:name:kspace/": a namespace holds no colon.
+            prefix = ":".join([*self._prefix.split(":")[:3], ""])
+            async for _ in self._backend.scan(prefix):
+                on_others, self._on_others = self._on_others, None
+                on_others()
+                break
 
     async def _read_new(self) -> None:
         while self._cursor is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -35,7 +36,7 @@ from cache_management.cache.identity import KeySpace
 from cache_management.cache.records import Indexable, IndexReport, Neighbour, Record
 from cache_management.cache.semantic import gates
 from cache_management.cache.semantic.decision import EXPIRED, reaches
-from cache_management.cache.semantic.embedding_cache import CachingEmbedder
+from cache_management.cache.semantic.embedding_cache import CachingEmbedder, embed_anew
 from cache_management.cache.semantic.follow import Follower
 from cache_management.cache.semantic.shared import SharedVectors
 from cache_management.cache.semantic.snapshots import Snapshot
@@ -45,6 +46,8 @@ from cache_management.cache.values import CachedResponse, SimilarityMatch
 from cache_management.cache.vectors import open_index
 from cache_management.cache.vectors.auto import AutoIndex
 from cache_management.cache.vectors.base import VectorIndex
+
+logger = logging.getLogger("cache_management")
 
 _STANDALONE_SIZE = 1_000_000
 _ENTRY_LIMIT_BYTES = 64 * 2**20
@@ -114,6 +117,7 @@ class SimilarityMatcher:
         )
         self._follower: Follower | SharedVectors | None = None
         self._indexed = False
+        self._is_older = False
 
     @property
     def index(self) -> VectorIndex:
@@ -161,13 +165,15 @@ class SimilarityMatcher:
         """Return a matcher for what the configured `previous_model` embedded, or None where none is named."""
         if self.config.previous_model is None:
             return None
-        return SimilarityMatcher(
+        older = SimilarityMatcher(
             self.config.model_copy(update={"model": self.config.previous_model, "previous_model": None}),
             backend=self.backend,
             listener=self._listener,
             clock=self._clock,
             entry_limit_bytes=self._entry_limit_bytes,
         )
+        older._is_older = True
+        return older
 
     async def index_entry(
         self, prompt: str, response: str, *, key: str | None = None, ttl_seconds: int | None = None
@@ -193,8 +199,8 @@ class SimilarityMatcher:
         rows = await self.embedder.embed([prompt])
         await self._put([Indexable(key or prompt, prompt, expires_at)], rows, response=response)
 
-    async def index_entries(self, entries: Iterable[Indexable]) -> IndexReport:
-        """Make entries of the LLM cache findable; texts that are indexed already are not embedded again.
+    async def index_entries(self, entries: Iterable[Indexable], *, anew: bool = False) -> IndexReport:
+        """Make entries of the LLM cache findable; only with `anew` are texts embedded that are indexed already.
 
         Raises:
             EmbedderUnavailable, BackendUnavailable: Nothing was stored.
@@ -208,13 +214,14 @@ class SimilarityMatcher:
         for entry in readable:
             found = held.get(self._vectors.id_of(entry.key))
             known = found is not None and found[0].prompt == entry.prompt and found[0].response is None
-            (renewed if known else fresh).append(entry)
+            (renewed if known and not anew else fresh).append(entry)
         if renewed:
             # Written again all the same: the entry's expiry may have moved, and the vector goes with it.
             rows = [held[self._vectors.id_of(entry.key)][0].as_array() for entry in renewed]
             await self._put(renewed, np.stack(rows))
         if fresh:
-            await self._put(fresh, await self.embedder.embed([entry.prompt for entry in fresh]))
+            texts = [entry.prompt for entry in fresh]
+            await self._put(fresh, await (embed_anew(self.embedder, texts) if anew else self.embedder.embed(texts)))
         return IndexReport(added=len(fresh), unchanged=len(renewed), too_long=len(entries) - len(readable))
 
     async def without_vector(self, keys: Sequence[str]) -> list[str]:
@@ -359,6 +366,19 @@ class SimilarityMatcher:
         await self._level()
         return await self.index.size()
 
+    async def is_empty(self) -> bool:
+        """Tell whether it is known that nothing can be found; of an index that is shared it is not.
+
+        Raises:
+            EmbedderUnavailable: The model cannot be loaded.
+            BackendUnavailable: The store cannot be read.
+        """
+        await self.embedder.load()
+        if self.index.is_shared:
+            return False  # counting would cost as much as searching
+        await self._level()
+        return await self.index.size() == 0
+
     async def aclose(self) -> None:
         """Keep the index for the next start, where there is somewhere to, and free it; the backend is its maker's."""
         if self._follower is not None:
@@ -481,8 +501,22 @@ class SimilarityMatcher:
                 dims=self.embedder.dims,
                 listener=self._listener,
                 snapshot=self._snapshot(),
+                # The space of an older model is empty once everything is embedded anew, as it should be.
+                on_others=None if self._is_older else self._warn_of_others,
             )
         return self._follower
+
+    def _warn_of_others(self) -> None:
+        way_out = "run `cache-cli embed`"
+        if self.config.previous_model is None:
+            way_out += ", and until it is through set semantic.previous_model to that model"
+        logger.warning(
+            "%s has embedded nothing of namespace %r yet, and another model has, so its entries are not found by"
+            " meaning: %s",
+            self.embedder.model,
+            self.namespace,
+            way_out,
+        )
 
     def _snapshot(self) -> Snapshot | None:
         folder = self.config.folder

@@ -67,6 +67,12 @@ def space_prefix(keys: KeySpace, space: str) -> str:
     return keys.to_storage(f"{space}/")
 
 
+def space_of(keys: KeySpace, vector_id: str) -> str | None:
+    """Return the space that a vector's storage key names, or None when it names none."""
+    space, slash, _ = (keys.from_storage(vector_id) or "").rpartition("/")
+    return space if slash else None
+
+
 def journal_name(namespace: str) -> str:
     """Return the journal stream that tells which vectors of a namespace changed."""
     return f"cm1:log:{namespace}:vectors"
@@ -79,16 +85,18 @@ def encode_vector(
     return _encoder.encode(StoredVector(key, prompt, response, vector.astype("<f4").tobytes(), scope))
 
 
-def decode_vector(value: bytes, *, dims: int) -> StoredVector:
-    """Return the vector of a record's value.
+def decode_vector(value: bytes, *, dims: int | None) -> StoredVector:
+    """Return the vector of a record's value; with `dims` None, of whatever width.
 
     Raises:
-        CorruptRecord: The bytes are no vector of this width.
+        CorruptRecord: The bytes are no vector, or none of this width.
     """
     try:
         found = _decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise CorruptRecord(f"the vector cannot be decoded: {exc}") from exc
+    if dims is None:
+        dims = max(1, len(found.vector) // 4)
     if len(found.vector) != 4 * dims:
         raise CorruptRecord(f"the vector has {len(found.vector)} bytes, {4 * dims} were expected")
     # Not a number is not below either bound.
