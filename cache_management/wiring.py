@@ -15,6 +15,7 @@ from cache_management.services.supervisor import State, read_state
 from cache_management.settings import Loaded, Settings, load_settings
 
 if TYPE_CHECKING:
+    from cache_management.cache.semantic.re_embedding import ReEmbedding
     from cache_management.models.store import Stores
 
 RUN_FOLDER = "run"
@@ -91,6 +92,18 @@ class Platform:
             self.settings.similarity(), backend=self.llm_cache.backend, listener=self.llm_cache.tell
         )
         return CacheManager(self.llm_cache, matcher)
+
+    def re_embedding(self) -> ReEmbedding:
+        """Return the work that gives every entry of the namespace its vector; close what is returned."""
+        from cache_management.cache.semantic.re_embedding import ReEmbedding
+
+        matcher = self.manager.similarity_matcher
+        if matcher is None:
+            raise ConfigurationError("there is no model to embed with: set embedding_model")
+        cache = self.llm_cache
+        return ReEmbedding(
+            matcher, clock=cache.clock, entry_limit_bytes=cache.config.max_entry_bytes, listener=cache.tell
+        )
 
     @cached_property
     def stores(self) -> Stores:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import json
 import logging
 import os
 import random
@@ -22,7 +23,7 @@ from cache_management.cache.warm_items import WarmItem, check_items, read_warm_f
 from cache_management.settings import Settings
 from cache_management.wiring import read_settings
 from cache_management.workers.inputs import pack_inputs
-from cache_management.workers.messages import WarmParams, require_broker, route_of
+from cache_management.workers.messages import EmbedParams, WarmParams, require_broker, route_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -101,6 +102,39 @@ class JobClient:
             submitted_by=whoami(),
             inputs=parts,
             idem_key=idem_key,
+            deadline_seconds=deadline_seconds,
+        )
+        if submitted.ring is not None:
+            self.ring([submitted.ring])
+        return submitted
+
+    def submit_embed(
+        self,
+        *,
+        check: bool = False,
+        everything: bool = False,
+        drop_old: bool = False,
+        deadline_seconds: float = 7 * 86_400,
+    ) -> Submitted:
+        """Accept an embed job for the namespace and ring for it; a live one that does the same is returned.
+
+        Args:
+            check: First find and mend vectors that do not belong to their entries.
+            everything: Embed entries anew that have their vector, too.
+            drop_old: At the end remove the vectors of other models.
+
+        Raises:
+            MetadataUnavailable: The database cannot take the job; nothing was queued.
+        """
+        params = EmbedParams(
+            model=str(self.settings.embedding_model), check=check, all=everything, drop_old=drop_old
+        ).model_dump()
+        submitted = self.stores.jobs.create(
+            "embed",
+            params,
+            namespace=self.settings.namespace,
+            submitted_by=whoami(),
+            idem_key=json.dumps(params, sort_keys=True),
             deadline_seconds=deadline_seconds,
         )
         if submitted.ring is not None:

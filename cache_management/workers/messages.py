@@ -32,6 +32,8 @@ ROUTES: Final = {
     ("warm", "plan"): Route("warm.plan", "warm"),
     ("warm", "data"): Route("warm.chunk", "warm"),
     ("warm", "embed"): Route("embed.batch", "embed"),
+    ("embed", "plan"): Route("embed.plan", "embed"),
+    ("embed", "data"): Route("embed.walk", "embed"),
 }
 """By kind of job and of shard."""
 
@@ -39,6 +41,8 @@ TASK_LIMITS: Final = {
     "warm.plan": Limits(60, 90),
     "warm.chunk": Limits(60, 90),
     "embed.batch": Limits(60, 120),
+    "embed.plan": Limits(60, 120),
+    "embed.walk": Limits(60, 120),
     "control.reconcile": Limits(10, 20),
 }
 
@@ -84,3 +88,18 @@ class WarmParams(BaseModel):
     embed: bool = True
     source: str = "program"
     source_digest: str | None = None
+
+
+class EmbedParams(BaseModel):
+    """Parameters of an embed job: what `cache/semantic/re_embedding.py` calls wanted.
+
+    `model` is the one that the submitter means: a worker that was left with another configuration
+    must not take the vectors of the new model for those of an old one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    check: bool = False
+    all: bool = False
+    drop_old: bool = False

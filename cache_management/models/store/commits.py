@@ -231,6 +231,7 @@ def _insert_shards(
                 shard.shard,
                 shard.kind,
                 follows=shard.follows,
+                bookmark=shard.bookmark,
                 dispatched_at=now if shard.shard in rung else None,
             )
             for shard in shards

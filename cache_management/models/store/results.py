@@ -98,6 +98,7 @@ class NewShard(msgspec.Struct, frozen=True):
     shard: int
     kind: Literal["data", "embed"] = "data"
     follows: int | None = None
+    bookmark: str | None = None
 
 
 class Item(msgspec.Struct, frozen=True):

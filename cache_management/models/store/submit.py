@@ -91,7 +91,13 @@ def insert_job(
 
 
 def shard_row(
-    job_id: str, shard: int, kind: str, *, follows: int | None = None, dispatched_at: datetime | None = None
+    job_id: str,
+    shard: int,
+    kind: str,
+    *,
+    follows: int | None = None,
+    bookmark: str | None = None,
+    dispatched_at: datetime | None = None,
 ) -> dict[str, Any]:
     """Write out a new open shard."""
     return {
@@ -99,6 +105,7 @@ def shard_row(
         "shard": shard,
         "kind": kind,
         "follows": follows,
+        "bookmark": bookmark,
         "state": "open",
         "dispatched_at": dispatched_at,
     }
