@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -13,6 +19,7 @@ from cache_management.cache.manager import CacheManager
 from cache_management.cache.semantic.matcher import IndexReport, SimilarityMatcher
 from cache_management.cache.values import CachedResponse
 from tests.contracts.broken import BreakableBackend
+from tests.waiting import eventually
 
 QUESTION = "how do I reset my password"
 
@@ -113,3 +120,78 @@ async def test_a_matcher_with_entries_of_its_own_is_not_taken_over() -> None:
 
     with pytest.raises(ConfigurationError, match="entries of its own"):
         CacheManager(LLMCache(CacheConfig(), backend=BreakableBackend(up=True)), matcher)
+
+
+def in_threads(*programs: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run each program on an event loop and thread of its own, all at once, and raise what they raise."""
+    began = threading.Barrier(len(programs))
+
+    def run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        began.wait(10)
+        asyncio.run(program())
+
+    with ThreadPoolExecutor(len(programs)) as pool:
+        for done in [pool.submit(run, program) for program in programs]:
+            done.result(60)
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_a_manager_may_be_used_by_several_event_loops_at_a_time() -> None:
+    manager = manager_on(BreakableBackend(up=True))
+
+    def program(name: str) -> Callable[[], Coroutine[Any, Any, None]]:
+        async def use() -> None:
+            for at in range(200):
+                key = f"thread {name} word{at} of the list"
+                await manager.store(key, "r")
+                assert await manager.lookup(f"word{at} thread {name} list the of")
+                await manager.llm_cache.delete(key)
+                found = await manager.lookup(f"word{at} thread {name} list the of")
+                assert found.key != key
+
+        return use
+
+    in_threads(program("one"), program("two"))
+
+
+def test_what_one_event_loop_stores_another_one_finds() -> None:
+    manager = manager_on(BreakableBackend(up=True))
+    stored, looked = threading.Event(), threading.Event()
+
+    async def store() -> None:
+        await asyncio.to_thread(looked.wait, 10)
+        await manager.store(QUESTION, "r")
+        stored.set()
+
+    async def look() -> None:
+        assert not await manager.lookup("my password, how do I reset")
+        looked.set()
+        await asyncio.to_thread(stored.wait, 10)
+        await eventually(lambda: manager.lookup("my password, how do I reset"))
+
+    in_threads(store, look)
+
+
+def test_one_event_loop_after_the_other_keeps_the_index() -> None:
+    manager = manager_on(BreakableBackend(up=True))
+    seen = []
+
+    async def use() -> None:
+        await manager.store(QUESTION, "r")
+        assert await manager.lookup("my password, how do I reset")
+        assert manager.similarity_matcher is not None
+        seen.append(manager.similarity_matcher.index)
+
+    for _ in range(3):
+        asyncio.run(use())
+
+    assert len(set(map(id, seen))) == 1

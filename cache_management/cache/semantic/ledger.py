@@ -71,7 +71,7 @@ class Ledger:
         """
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            # A lock belongs to the loop that waited on it first.
+            # A lock belongs to the loop that waited on it first; that one is closed, see `PerLoop`.
             self._loop, self._lock = loop, asyncio.Lock()
         is_due = at_once or self._cursor is None or self._monotonic() >= self._next_look
         # What is known serves whoever comes while others look for news; who knows nothing waits.

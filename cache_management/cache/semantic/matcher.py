@@ -38,6 +38,7 @@ from cache_management.cache.semantic import gates
 from cache_management.cache.semantic.decision import EXPIRED, reaches
 from cache_management.cache.semantic.embedding_cache import CachingEmbedder, embed_anew
 from cache_management.cache.semantic.follow import Follower
+from cache_management.cache.semantic.per_loop import PerLoop
 from cache_management.cache.semantic.shared import SharedVectors
 from cache_management.cache.semantic.snapshots import Snapshot
 from cache_management.cache.semantic.stored_vectors import StoredVector, cluster_of
@@ -66,11 +67,20 @@ class Candidate(msgspec.Struct, frozen=True):
     cluster: int
 
 
+class _Side:
+    """What one event loop searches in: an index is never changed by one thread while another one reads it."""
+
+    def __init__(self, index: VectorIndex) -> None:
+        self.index = index
+        self.follower: Follower | SharedVectors | None = None
+
+
 class SimilarityMatcher:
     """Finds stored prompts by meaning.
 
     Vectors live in a backend beside the entries, so what one process indexes, another finds
-    within 50 ms. Without `backend=` they live in this process.
+    within 50 ms. Without `backend=` they live in this process. Each event loop that uses a matcher
+    keeps an index of its own, and follows the store as another process would.
 
     Args:
         config: Model, threshold and namespace.
@@ -105,7 +115,8 @@ class SimilarityMatcher:
             self.embedder = CachingEmbedder(inner, folder=None if folder is None else folder / "texts")
         else:
             self.embedder = CachingEmbedder(inner, max_size=0)  # looks at what the model gives all the same
-        self._index = index
+        self._given = index
+        self._sides = PerLoop(self._open_side)
         self._entries = KeySpace("llm", self.namespace)
         self._versions = VersionClock(clock)
         self._vectors = VectorStore(
@@ -115,17 +126,13 @@ class SimilarityMatcher:
             versions=self._versions,
             listener=self._listener,
         )
-        self._follower: Follower | SharedVectors | None = None
         self._indexed = False
         self._is_older = False
 
     @property
     def index(self) -> VectorIndex:
-        """Return the index; one at a PostgreSQL needs the width of the model, which must be loaded then."""
-        if self._index is None:
-            url = self.config.index_url
-            self._index = open_index() if url is None else open_index(url.get_secret_value(), dims=self.embedder.dims)
-        return self._index
+        """Return the index of the running event loop; one at a PostgreSQL needs the model to be loaded."""
+        return self._sides.get().index
 
     @property
     def backend(self) -> Backend:
@@ -147,7 +154,7 @@ class SimilarityMatcher:
             raise ConfigurationError("the matcher holds entries of its own: give it backend= when it is made")
         self._vectors.use(backend)
         self.stands_alone = False
-        self._follower = None
+        self._sides.clear()
 
     def in_namespace(self, namespace: str, *, listener: Listener = ignore) -> SimilarityMatcher:
         """Return a matcher for another namespace of the same store, with the same model."""
@@ -381,13 +388,13 @@ class SimilarityMatcher:
 
     async def aclose(self) -> None:
         """Keep the index for the next start, where there is somewhere to, and free it; the backend is its maker's."""
-        if self._follower is not None:
-            await self._follower.aclose()
-        if self._index is not None:
-            await self._index.aclose()
+        for side in self._sides.all():
+            if side.follower is not None:
+                await side.follower.aclose()
+                side.follower = None
+            await side.index.aclose()
         if isinstance(self.embedder, CachingEmbedder):
             self.embedder.close()
-        self._follower = None
 
     async def _match(  # noqa: PLR0917 - private, one search handed on
         self,
@@ -481,7 +488,7 @@ class SimilarityMatcher:
     @property
     def _writes_through(self) -> bool:
         # A process that only writes keeps no index of its own; its first search reads everything anyway.
-        return self._follower is not None or self.index.is_shared
+        return self._sides.get().follower is not None or self.index.is_shared
 
     async def _level(self) -> Follower | SharedVectors:
         follower = self._follow()
@@ -489,13 +496,14 @@ class SimilarityMatcher:
         return follower
 
     def _follow(self) -> Follower | SharedVectors:
-        if self._follower is None and self.index.is_shared:
-            self._follower = SharedVectors(self.index, prefix=self._vectors.prefix)
-        elif self._follower is None:
-            self._follower = Follower(
+        side = self._sides.get()
+        if side.follower is None and side.index.is_shared:
+            side.follower = SharedVectors(side.index, prefix=self._vectors.prefix)
+        elif side.follower is None:
+            side.follower = Follower(
                 self.backend,
                 self._vectors.journal,
-                self.index,
+                side.index,
                 stream=self._vectors.stream,
                 prefix=self._vectors.prefix,
                 dims=self.embedder.dims,
@@ -504,7 +512,16 @@ class SimilarityMatcher:
                 # The space of an older model is empty once everything is embedded anew, as it should be.
                 on_others=None if self._is_older else self._warn_of_others,
             )
-        return self._follower
+        return side.follower
+
+    def _open_side(self) -> _Side:
+        given = self._given
+        if given is not None:
+            # One of this process serves one loop; the next loop gets one of the usual kind.
+            self._given = given if given.is_shared else None
+            return _Side(given)
+        url = self.config.index_url
+        return _Side(open_index() if url is None else open_index(url.get_secret_value(), dims=self.embedder.dims))
 
     def _warn_of_others(self) -> None:
         way_out = "run `cache-cli embed`"

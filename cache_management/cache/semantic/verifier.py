@@ -22,6 +22,7 @@ from cache_management.cache.identity import digest
 from cache_management.cache.semantic.decision import UNVERIFIED, reaches
 from cache_management.cache.semantic.evidence import Evidence, Observation, Source, Verdict
 from cache_management.cache.semantic.ledger import Ledger
+from cache_management.cache.semantic.per_loop import PerLoop
 
 if TYPE_CHECKING:
     from cache_management.cache.semantic.comparing import Judge
@@ -56,7 +57,7 @@ class Verifier:
         self._listener = listener
         self._judge = judge
         self._rng = rng
-        self._ledger: Ledger | None = None
+        self._ledgers = PerLoop(self._open_ledger)
         self._near: OrderedDict[str, tuple[str, Candidate]] = OrderedDict()  # what a miss came nearest to, by its key
         self._tasks: set[asyncio.Task[None]] = set()
         self._rechecks = 0
@@ -160,17 +161,18 @@ class Verifier:
         self._listener(JudgedEvent(seen.source, seen.verdict, self._matcher.namespace))
 
     async def _open(self) -> Ledger:
-        if self._ledger is None:
-            await self._matcher.embedder.load()
-            self._ledger = Ledger(
-                self._matcher.backend,
-                self._matcher.journal,
-                namespace=self._matcher.namespace,
-                space=self._matcher.embedder.space,
-                budget=self._config.budget,
-                versions=self._versions,
-            )
-        return self._ledger
+        await self._matcher.embedder.load()
+        return self._ledgers.get()
+
+    def _open_ledger(self) -> Ledger:
+        return Ledger(
+            self._matcher.backend,
+            self._matcher.journal,
+            namespace=self._matcher.namespace,
+            space=self._matcher.embedder.space,
+            budget=self._config.budget,
+            versions=self._versions,
+        )
 
     def _begin(self, work: Awaitable[None]) -> None:
         async def run() -> None:
