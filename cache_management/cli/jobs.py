@@ -37,8 +37,8 @@ def list_jobs(cli: CliContext, state: str | None, kind: str | None, limit: int, 
         return
     print_table(
         "Jobs",
-        ("id", "state", "items", "stored", "failed", "created"),
-        [(j.id, j.state, j.total, j.done, j.failed, j.created_at) for j in found],
+        ("id", "kind", "state", "items", "done", "failed", "created"),
+        [(j.id, j.kind, j.state, j.total, j.done, j.failed, j.created_at) for j in found],
     )
 
 

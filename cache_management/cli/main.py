@@ -26,6 +26,7 @@ _COMMANDS = {
     "tune": "evaluate:tune_command",
     "invalidate": "invalidate:invalidate",
     "warm": "files:warm",
+    "embed": "embed:embed",
     "stats": "report:stats",
     "config": "report:config",
     "jobs": "jobs:jobs",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import note, print_pairs, progress
@@ -36,6 +37,8 @@ def _follow(client: JobClient, job_id: str, *, timeout: float | None, quiet: boo
             advance("items", job.done + job.skipped + job.failed + job.cancelled, job.total)
             if job.embed_total:
                 advance("embedded", job.embedded + job.embed_skipped + job.embed_failed, job.embed_total)
+            if job.summary.get("checked"):
+                advance("vectors", job.summary["checked"], None)
             if job.ended or job.state == "paused":
                 return job, False
             waited = time.monotonic() - started
@@ -68,20 +71,51 @@ def print_job(job: JobView) -> None:
         "state": job.state,
         "kind": job.kind,
         "namespace": job.namespace,
-        "items": job.total,
-        "stored": job.done,
+        **(_embed_job_rows(job) if job.kind == "embed" else _warm_job_rows(job)),
+        "submitted by": job.submitted_by,
+        "created": job.created_at,
+        "took": f"{took:.1f} s" if took is not None else None,
+        "last error": job.last_error,
+    }
+    print_pairs(f"Job {job.id}", {name: value for name, value in rows.items() if value is not None})
+    if job.failed or job.embed_failed:
+        note(f"`cache-cli jobs show {job.id}` tells what failed, and why.")
+
+
+def embed_rows(summary: Mapping[str, Any]) -> dict[str, object]:
+    """Return what an embed job did, for a table; zeros that say nothing are left out."""
+    always = {"entries": summary.get("entries", 0), "embedded": summary.get("embedded", 0)}
+    rows = {
+        "already there": summary.get("present"),
+        "exact-only (the model does not read the whole text)": summary.get("too_long"),
+        "exact-only (stored so)": summary.get("exact_only"),
+        "gone meanwhile, or not readable": summary.get("gone"),
+        "vectors checked": summary.get("checked"),
+        "vectors compared with the model": summary.get("compared"),
+        "removed: the entry is gone": summary.get("orphans"),
+        "removed: damaged": summary.get("damaged"),
+        "mended: of another prompt or scope": summary.get("foreign"),
+        "mended: wrong (`--all` embeds all anew)": summary.get("wrong"),
+        "left: nothing near them can be read (encryption keys?)": summary.get("unreadable"),
+        "removed: of other models": summary.get("dropped"),
+        "left of other models (`--drop-old` removes them)": summary.get("left"),
+    }
+    return always | {name: count for name, count in rows.items() if count}
+
+
+def _embed_job_rows(job: JobView) -> dict[str, object]:
+    mode = [f"--{name.replace('_', '-')}" for name in ("check", "all", "drop_old") if job.params.get(name)]
+    return {"mode": " ".join(mode) or None, "model": job.params.get("model"), **embed_rows(job.summary)}
+
+
+def _warm_job_rows(job: JobView) -> dict[str, object]:
+    always = {"items": "-" if job.total is None else job.total, "stored": job.done}
+    rows = {
         "skipped (equal and fresh, or newer)": job.skipped,
         "failed": job.failed,
         "cancelled": job.cancelled,
         "embedded": f"{job.embedded} of {job.embed_total}" if job.embed_total else None,
         "exact-only (the model does not read the whole text)": job.embed_skipped,
         "duplicate prompts (the last one won)": job.summary.get("duplicates"),
-        "submitted by": job.submitted_by,
-        "created": job.created_at,
-        "took": f"{took:.1f} s" if took is not None else None,
-        "last error": job.last_error,
     }
-    shown = {name: value for name, value in rows.items() if value not in (None, 0) or name in ("items", "stored")}
-    print_pairs(f"Job {job.id}", shown)
-    if job.failed or job.embed_failed:
-        note(f"`cache-cli jobs show {job.id}` tells what failed, and why.")
+    return {**always, **{name: value for name, value in rows.items() if value}}

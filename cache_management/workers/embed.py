@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 from celery import Task, shared_task
@@ -18,6 +17,7 @@ from cache_management.cache.semantic.re_embedding import (
     Wanted,
     first_place,
     refusal_of_cut_over,
+    summary_of,
 )
 from cache_management.models.store.results import Claim, Counts, NewShard
 from cache_management.wiring import Platform
@@ -109,16 +109,6 @@ async def walk(platform: Platform, claim: Claim) -> Progress:
         bookmark=msgspec.json.encode(after).decode(),
         last=is_last,
     )
-
-
-def summary_of(place: Place) -> dict[str, Any]:
-    """Return what a job shows of its work."""
-    return {
-        "step": place.step,
-        "turns": place.turn,
-        "complete": place.is_complete,
-        **msgspec.structs.asdict(place.tally),
-    }
 
 
 def _wanted(params: EmbedParams) -> Wanted:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -131,6 +131,12 @@ def refusal_of_cut_over(place: Place) -> str | None:
             " of other models were left"
         )
     return None
+
+
+def summary_of(place: Place) -> dict[str, Any]:
+    """Return what a person or a script is told of the work."""
+    told = {"step": place.step, "turns": place.turn, "complete": place.is_complete}
+    return {**told, **msgspec.structs.asdict(place.tally)}
 
 
 class ReEmbedding:

@@ -1,0 +1,129 @@
+"""embed: every entry of the namespace gets its vector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cache_management.cache.identity import storage_prefix
+from cache_management.cli.context import CliContext, pass_cli
+from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.output import json_option, note, print_json, print_pairs, progress
+from cache_management.cli.watching import embed_rows, exit_code_of, print_job, watch_job
+from cache_management.wiring import Platform
+
+if TYPE_CHECKING:
+    from cache_management.cache.semantic.re_embedding import Census, Place
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="First find and mend vectors that do not belong to their entries.")
+@click.option("--all", "everything", is_flag=True, help="Embed entries anew that have their vector, too.")
+@click.option("--drop-old", is_flag=True, help="At the end remove the vectors of other models.")
+@click.option("--plan", is_flag=True, help="Only count what there is.")
+@click.option("--local", is_flag=True, help="Run in this process instead of submitting a job.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Show the progress until the job ends.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Stop waiting after so many seconds; the job goes on.")
+@json_option
+@pass_cli
+def embed(
+    cli: CliContext,
+    check: bool,
+    everything: bool,
+    drop_old: bool,
+    plan: bool,
+    local: bool,
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> int:
+    """Make every entry of the namespace findable by meaning: after a change of the model, or of its weights.
+
+    A worker does the work and records it as a job; with --local, or when no broker is configured,
+    this process does. Use --drop-old when no process stores with the former model any more.
+    """
+    if plan:
+        return _show_plan(cli, as_json=as_json)
+    if local or not cli.settings.broker_url:
+        if not local:
+            note("No broker is configured, so this process does the work (`cache-cli up` starts workers).")
+        return _embed_here(cli, check=check, everything=everything, drop_old=drop_old, as_json=as_json)
+
+    async def reach(platform: Platform) -> None:
+        await platform.llm_cache.backend.ping()
+
+    cli.run(reach)
+    client = cli.client()
+    client.check_broker()
+    submitted = client.submit_embed(check=check, everything=everything, drop_old=drop_old)
+    if not submitted.created:
+        note(f"Job {submitted.job_id} does the same already; nothing new was queued.")
+    if not wait:
+        job = client.get(submitted.job_id)
+        print_json(job) if as_json else click.echo(f"Job {job.id} is {job.state}; `cache-cli jobs watch {job.id}`")
+        return ExitCode.OK
+    job, timed_out = watch_job(client, submitted.job_id, timeout=timeout, quiet=as_json)
+    print_json(job) if as_json else print_job(job)
+    return ExitCode.TIMEOUT if timed_out else exit_code_of(job)
+
+
+def _show_plan(cli: CliContext, *, as_json: bool) -> ExitCode:
+    async def work(platform: Platform) -> Census:
+        return await platform.re_embedding().census()
+
+    found = cli.run(work)
+    if as_json:
+        print_json(found)
+        return ExitCode.OK
+    rows: dict[str, object] = {
+        "entries": found.entries,
+        "without a vector of this model": found.missing,
+        "too long for this model": found.too_long,
+        "to be found exactly only": found.exact_only,
+        "not readable": found.gone or None,
+        f"vectors of {found.space} (this model)": found.vectors.get(found.space, 0),
+    }
+    rows |= {f"vectors of {space}": count for space, count in found.vectors.items() if space != found.space}
+    print_pairs(f"Namespace {cli.settings.namespace}", {name: row for name, row in rows.items() if row is not None})
+    return ExitCode.OK
+
+
+def _embed_here(cli: CliContext, *, check: bool, everything: bool, drop_old: bool, as_json: bool) -> ExitCode:
+    # Only here: a command that submits a job loads no numpy.
+    from cache_management.cache.semantic.re_embedding import (
+        Wanted,
+        first_place,
+        refusal_of_cut_over,
+        summary_of,
+    )
+
+    wanted = Wanted(check=check, all=everything, drop_old=drop_old)
+
+    async def work(platform: Platform) -> Place:
+        cache = platform.llm_cache
+        with progress(quiet=as_json) as advance:
+            total = await cache.backend.count(storage_prefix("llm", cache.namespace))
+            place = first_place(wanted, cache.clock())
+            doing = platform.re_embedding()
+            try:
+                while place.step != "done":
+                    place = await doing.advance(place, wanted)
+                    if check:
+                        advance("vectors", place.tally.checked, None)
+                    advance("entries", place.tally.entries, total)
+            finally:
+                await doing.aclose()
+        return place
+
+    place = cli.run(work)
+    refusal = refusal_of_cut_over(place) if drop_old else None
+    state = "succeeded" if refusal is None else "partial"
+    summary: dict[str, Any] = summary_of(place)
+    if as_json:
+        print_json({"state": state, "namespace": cli.settings.namespace, "summary": summary, "last_error": refusal})
+    else:
+        print_pairs(f"Embedded namespace {cli.settings.namespace}", embed_rows(summary))
+        if refusal is not None:
+            note(f"Error: {refusal}")
+    return ExitCode.OK if refusal is None else ExitCode.PARTIAL
