@@ -19,7 +19,7 @@ from cache_management.cache.semantic.gates import asking, meaning, substitution,
 from cache_management.cache.semantic.gates.alignment import Pair, align
 from cache_management.cache.semantic.gates.facets import Facets, facets
 
-VERSION = 1
+VERSION = 2
 """Rises when a gate decides anything differently; facets kept under another version are read again."""
 
 GATES: Mapping[str, Callable[[Pair], bool] | None] = {

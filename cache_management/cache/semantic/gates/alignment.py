@@ -8,9 +8,10 @@ from itertools import pairwise
 import msgspec
 
 from cache_management.cache.semantic.gates import lexicon
-from cache_management.cache.semantic.gates.closed_classes import REVERSALS
+from cache_management.cache.semantic.gates.closed_classes import REVERSALS, SAME_MEANING
 from cache_management.cache.semantic.gates.facets import Facets, Word
 
+_LONG_NAMES = 15  # letters of both together
 _SEARCHED = 24  # leftovers compared with one another; more than these and nothing depends on the rest
 
 
@@ -43,6 +44,11 @@ def _is_adverb(word: Word) -> bool:
 
 
 _REVERSED = frozenset(frozenset(pair.split()) for pair in REVERSALS)
+_MEANINGS = {
+    word: frozenset(at for at, line in enumerate(SAME_MEANING) if word in line.split())
+    for word in " ".join(SAME_MEANING).split()
+}
+_NO_MEANING: frozenset[int] = frozenset()
 
 
 def opposed(one: Word, two: Word) -> bool:
@@ -69,8 +75,12 @@ def align(asked: Facets, stored: Facets) -> Pair:
         else:
             left.append(word)
     right = [word for words in ours.values() for word in words if word.lemma not in shared]
-    # A word said twice on one side is no difference.
+    # A word said twice on one side is no difference; put in the place of another it is.
     left = [word for word in left if word.lemma not in shared]
+    if not left or not right:
+        one, two = _only_difference(asked, stored)
+        if one is not None and two is not None:
+            left, right = [one], [two]
     if not left or not right:
         left = _joined(left, stored) if left else left
         right = _joined(right, asked) if right else right
@@ -93,6 +103,32 @@ def align(asked: Facets, stored: Facets) -> Pair:
     return Pair(asked, stored, tuple(left), tuple(right), tuple(found), frozenset(shared))
 
 
+def _only_difference(asked: Facets, stored: Facets) -> tuple[Word | None, Word | None]:
+    """Find the one place at which two texts of one length differ, where content words or reversals stand there."""
+    ours, theirs = asked.lemmas, stored.lemmas
+    if len(ours) != len(theirs):
+        return None, None
+    places = [at for at, (one, two) in enumerate(zip(ours, theirs, strict=True)) if one != two]
+    if len(places) != 1:
+        return None, None
+    at = places[0]
+    if frozenset((ours[at], theirs[at])) in _REVERSED:
+        return _grammar_word(asked, at), _grammar_word(stored, at)
+    return _word_at(asked, at), _word_at(stored, at)
+
+
+def _word_at(facets: Facets, at: int) -> Word | None:
+    return next((word for word in facets.words if word.at == at), None)
+
+
+def _grammar_word(facets: Facets, at: int) -> Word:
+    """Make a word of "many" or "have", which stand among the content only where they are turned round."""
+    lemma = facets.lemmas[at]
+    before = facets.lemmas[at - 1] if at else ""
+    after = facets.lemmas[at + 1] if at + 1 < len(facets.lemmas) else ""
+    return Word(lemma, lemma, at, False, False, before, after, lemma)
+
+
 def _cancel(left: list[Word], right: list[Word], shared: set[str]) -> tuple[list[Word], list[Word]]:
     rest = []
     right = list(right)
@@ -110,7 +146,7 @@ def _cancel(left: list[Word], right: list[Word], shared: set[str]) -> tuple[list
 
 @lru_cache(maxsize=50_000)
 def _alike(one: str, two: str) -> bool:
-    if lexicon.synonyms(one, two):
+    if lexicon.synonyms(one, two) or _MEANINGS.get(one, _NO_MEANING) & _MEANINGS.get(two, _NO_MEANING):
         return True
     # "programme" and "programming", "photo" and "photography": one begins with the other or both with a long stem.
     short, long = sorted((one, two), key=len)
@@ -120,13 +156,18 @@ def _alike(one: str, two: str) -> bool:
 
 
 def _misspelt(one: Word, two: Word) -> bool:
-    """Tell whether one word is a slip for the other: one edit, and the dictionary does not know one of them."""
+    """Tell whether one word is a slip for the other: one edit, and the dictionary does not know one of them.
+
+    Of two names it knows neither of, only long ones with a letter left out inside are one: Jon and John are two people.
+    """
     a, b = one.text, two.text
     if a[0] != b[0] or abs(len(a) - len(b)) > 1 or len(a) + len(b) < 10:
         return False
     known = lexicon.is_known(a) + lexicon.is_known(b)
-    if known == 2 or (known == 0 and (len(a) < 7 or one.raw[0].isupper() or two.raw[0].isupper())):
+    if known == 2 or (known == 0 and len(a) < 7):
         return False
+    if known == 0 and (one.raw[0].isupper() or two.raw[0].isupper()):
+        return len(a) + len(b) >= _LONG_NAMES and len(a) != len(b) and a[-2:] == b[-2:] and _one_edit(a, b)
     return _one_edit(a, b)
 
 

@@ -13,6 +13,8 @@ def action(pair: Pair) -> bool:
     ours, theirs = pair.asked.request, pair.stored.request
     if {ours.act, theirs.act} != {"do", "ask"}:
         return False
+    if ours.whether and theirs.whether:
+        return False  # "can you ship it", "can I have it shipped": neither asks for the way
     do, ask = (pair.asked, pair.stored) if ours.act == "do" else (pair.stored, pair.asked)
     return do.request.verb in ask.lemmas or do.request.verb in pair.shared
 
@@ -22,7 +24,9 @@ def destructive(pair: Pair) -> bool:
     ours, theirs = pair.asked.request, pair.stored.request
     if (ours.destructive or theirs.destructive) and ours.undoes != theirs.undoes:
         return True
-    if ours.undoes != theirs.undoes and not any(_matters(word) for word in (*pair.left, *pair.right)):
+    # "Get it back" undoes as "recover it" does.
+    back = "back" in pair.asked.lemmas or "back" in pair.stored.lemmas
+    if ours.undoes != theirs.undoes and not back and not any(_matters(word) for word in (*pair.left, *pair.right)):
         return True
     mine, others = {kind for kind, _ in ours.destructive}, {kind for kind, _ in theirs.destructive}
     if mine == others:

@@ -31,6 +31,8 @@ OWNERS = {
     **dict.fromkeys(("your", "yours", "ur"), "second"),
     **dict.fromkeys(("his", "her", "their", "hers", "theirs"), "third"),
 }
+# Behind them a "no" is what somebody says, not a negator.
+SAYING = word_set("say says said saying answer reply tell told vote voted hear yes or")
 OTHER_PRONOUNS = word_set(
     "it its itself one ones oneself someone somebody anyone anybody everyone everybody something anything everything"
 )
@@ -49,6 +51,8 @@ PREPOSITIONS = word_set(
 NEGATORS = word_set(
     "not no never cannot none nobody nothing neither nor nowhere without non hardly barely scarcely unable"
 )
+# They lead to the place of what is asked; "by Paris" and "of Paris" belong to the thing.
+TO_A_PLACE = word_set("in from to for near within across throughout")
 FILLERS = word_set(
     "please pls plz kindly just really very quite so too also even ever still yet actually literally basically simply "
     "truly honestly exactly only there here hi hello hey thanks thank ok okay well maybe perhaps else etc oh "
@@ -161,6 +165,77 @@ REVERSALS = (
     "ascending descending",
     "prior subsequent",
     "former latter",
+    "many few",
+    "much little",
+    "all some",
+    "have lack",
+)
+# What any thesaurus puts together and WordNet keeps apart, and everyday short forms. Each line stands for itself.
+SAME_MEANING = (
+    "deliver ship dispatch",
+    "company firm",
+    "fee charge",
+    "mobile cellphone",
+    "booking reservation",
+    "book reserve",
+    "solve resolve fix",
+    "get receive obtain",
+    "website webpage site",
+    "photo picture image pic",
+    "register enroll enrol",
+    "employee worker",
+    "laptop notebook",
+    "folder directory",
+    "setting preference",
+    "verify confirm validate",
+    "change modify edit update adjust alter",
+    "colleague coworker teammate workmate",
+    "compare differ",
+    "abroad overseas",
+    "dispute contest challenge",
+    "error bug",
+    "lift elevator",
+    "flat apartment",
+    "petrol gasoline",
+    "gas gasoline",
+    "college university",
+    "exam test",
+    "illness disease sickness",
+    "medicine medication",
+    "choose select pick",
+    "view see",
+    "item product",
+    "basket cart",
+    "voucher coupon",
+    "lost missing",
+    "cheap inexpensive affordable",
+    "expensive costly pricey",
+    "hate dislike",
+    "avoid prevent",
+    "trip journey",
+    "boss manager",
+    "garbage trash rubbish",
+    "pram stroller buggy",
+    "quick fast rapid",
+    "quickly fast rapidly",
+    "smart clever intelligent",
+    "js javascript",
+    "ts typescript",
+    "db database",
+    "repo repository",
+    "doc documentation",
+    "config configuration",
+    "env environment",
+    "auth authentication",
+    "admin administrator",
+    "dict dictionary",
+    "param parameter argument",
+    "int integer",
+    "tech technical",
+    "max maximum",
+    "min minimum",
+    "tv television",
+    "ad advert advertisement",
 )
 
 # Verbs that mean the same only beside a particle or an object: "log out", "sign out".

@@ -18,7 +18,9 @@ from cache_management.cache.semantic.gates.closed_classes import (
     NEGATORS,
     OWNERS,
     PREPOSITIONS,
+    PRONOUNS,
     QUESTION_WORDS,
+    SAYING,
     STOP,
     SUBJECTS,
     UP,
@@ -184,10 +186,22 @@ def _negated(texts: Sequence[str], content_at: dict[int, Word], opens: frozenset
                 continue  # "or not?", "why not?"
             if word == "not" and at + 1 < len(texts) and texts[at + 1] in {"only", "just"}:
                 continue  # "not only" adds
+            if word == "no" and at and texts[at - 1] in SAYING:
+                continue
+            if _is_tag(texts, at, opens):
+                continue
             governed = _next_content(at, texts, content_at, opens=opens)
+            if word == "without" and governed is not None and governed.lemma in out:
+                continue  # said twice it is not turned twice
             # "What should I not do": where no content word follows, the next word is governed.
             out.append(governed.lemma if governed is not None else texts[at + 1])
     return tuple(out)
+
+
+def _is_tag(texts: Sequence[str], at: int, opens: frozenset[int]) -> bool:
+    """Tell whether a negator only asks for agreement: "it is safe, isn't it?"."""
+    last = at + 2 == len(texts) or at + 2 in opens
+    return last and at > 2 and texts[at - 1] in AUXILIARIES and texts[at + 1] in PRONOUNS
 
 
 def _degrees(texts: Sequence[str], content_at: dict[int, Word]) -> tuple[tuple[int, str], ...]:
@@ -276,8 +290,11 @@ def _agent(texts: Sequence[str], words: Sequence[Word]) -> tuple[str, str, str] 
         if (before.name or lexicon.main_part(before.lemma) == lexicon.NOUN) and (
             after.name or lexicon.main_part(after.lemma) == lexicon.NOUN
         ):
-            if passive and "by" in texts[verb.at : after.at]:
+            between = texts[verb.at + 1 : after.at]
+            if passive and "by" in between:
                 return after.lemma, verb.lemma, before.lemma
+            if passive and PREPOSITIONS.intersection(between):
+                return None  # "offered at the school": nobody is said to offer
             return before.lemma, verb.lemma, after.lemma
     return None
 

@@ -142,6 +142,22 @@ def is_person(word: str) -> bool:
     return bool(_flags(word) & _PERSON)
 
 
+@lru_cache(maxsize=20_000)
+def is_place(word: str) -> bool:
+    """Tell whether a word is first of all the name of a region, a town, a continent, an island."""
+    if not is_proper(word):
+        return False
+    lexicon = load()
+    senses = [sense for sense in lexicon.senses[lexicon.number[word]] if lexicon.parts[sense] == NOUN]
+    return bool(senses) and bool(_ancestors(senses[0]).keys() & _places())
+
+
+@cache
+def _places() -> frozenset[int]:
+    lexicon = load()
+    return frozenset(lexicon.senses[lexicon.number[word]][0] for word in ("location", "continent", "island"))
+
+
 def main_part(word: str) -> int | None:
     """Return the part of speech a base form has most often, or None for an unknown word."""
     return _flags(word) >> 6 if word in load().number else None
@@ -315,6 +331,24 @@ def narrower(one: str, two: str) -> bool:
         for mine in _near_senses(first)
         for theirs in _near_senses(second)
     )
+
+
+@lru_cache(maxsize=50_000)
+def shades(one: str, two: str) -> bool:
+    """Tell whether one adjective is a shade of the other in their first senses: "amazing" and "surprising"."""
+    lexicon = load()
+    first, second = lexicon.number.get(one), lexicon.number.get(two)
+    if first is None or second is None or second in lexicon.opposite[first]:
+        return False
+    mine, theirs = _first_adjective(first), _first_adjective(second)
+    if mine is None or theirs is None:
+        return False
+    return mine in lexicon.parents[theirs] or theirs in lexicon.parents[mine]
+
+
+def _first_adjective(at: int) -> int | None:
+    lexicon = load()
+    return next((sense for sense in lexicon.senses[at] if lexicon.parts[sense] == ADJECTIVE), None)
 
 
 @lru_cache(maxsize=50_000)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.alignment import Pair
-from cache_management.cache.semantic.gates.closed_classes import BE, OPPOSITE_PARTICLES, STOP, SYMMETRIC
+from cache_management.cache.semantic.gates.closed_classes import AUXILIARIES, BE, OPPOSITE_PARTICLES, STOP, SYMMETRIC
 from cache_management.cache.semantic.gates.facets import Facets
 
 
@@ -162,6 +162,21 @@ def _exchanged(pair: Pair) -> bool:
     return any(at in content for at in range(first + size, last - size + 1)) or bool(between)
 
 
+_DID = frozenset(("did", "was", "were"))
+_DOES = frozenset(("do", "does", "will"))
+
+
+def _asks_whether(pair: Pair) -> bool:
+    """Tell whether both texts ask for yes or no."""
+    return all(facets.lemmas[0] in AUXILIARIES for facets in (pair.asked, pair.stored))
+
+
+def _did(pair: Pair) -> bool:
+    """Tell "did it" from "does it" and "will it": "have" and "can" are of more than one time."""
+    first, second = pair.asked.lemmas[0], pair.stored.lemmas[0]
+    return (first in _DID and second in _DOES) or (second in _DID and first in _DOES)
+
+
 def tense(pair: Pair) -> bool:
     """Refuse when only the time differs: is against used to be, is against becoming."""
     ours, theirs = pair.asked.aspect, pair.stored.aspect
@@ -171,7 +186,12 @@ def tense(pair: Pair) -> bool:
     rest = [word for word in rest if lexicon.main_part(word.lemma) != lexicon.ADVERB or word.name]
     if rest:
         return False
-    if "habit" in {ours, theirs} or "becoming" in {ours, theirs}:
+    if "habit" in {ours, theirs}:
+        return True
+    asks_whether = pair.asked.lemmas[:1] and pair.stored.lemmas[:1] and _asks_whether(pair)
+    if "becoming" in {ours, theirs}:
+        return bool(asks_whether)  # "how do I become rich" asks what "how do I get rich" does
+    if asks_whether and {ours, theirs} in ({"past", "future"}, {"past", ""}) and _did(pair):
         return True
     # "Was it open" against "is it open": only of a question for yes or no. "What was it built in" asks for the same.
     if not (pair.asked.lemmas and pair.asked.lemmas[0] in BE and pair.stored.lemmas and pair.stored.lemmas[0] in BE):

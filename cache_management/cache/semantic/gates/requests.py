@@ -27,11 +27,14 @@ from cache_management.cache.semantic.gates.closed_classes import (
 class Request(msgspec.Struct, frozen=True, gc=False):
     act: str  # "do", "ask", or "" where the text says neither
     how: bool  # asks for the way to do it
+    whether: bool  # put as a question for yes or no, without a please: it may ask for the act or whether it is done
     verb: str  # base form of what shall be done or explained
     destructive: tuple[tuple[str, str], ...]  # kind and base form of each irreversible verb
     undoes: bool
 
 
+_MAY = word_set("can could may would will")
+_WE_OR_YOU = word_set("i we you u")
 _OBJECTS = DETERMINERS | OWNERS.keys() | PRONOUNS
 
 
@@ -42,7 +45,11 @@ def read_request(texts: Sequence[str], lemmas: Sequence[str], opens: Sequence[bo
         for at, lemma in enumerate(lemmas)
         if lemma in DESTRUCTIVE and _is_verb_here(texts, at)
     )
-    return Request(act, how, verb, destructive, _undoes(lemmas))
+    return Request(act, how, _whether(texts), verb, destructive, _undoes(lemmas))
+
+
+def _whether(texts: Sequence[str]) -> bool:
+    return len(texts) > 1 and texts[0] in _MAY and texts[1] in _WE_OR_YOU and not ASKING_NICELY.intersection(texts)
 
 
 def _undoes(lemmas: Sequence[str]) -> bool:

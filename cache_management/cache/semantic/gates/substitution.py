@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.alignment import Pair
-from cache_management.cache.semantic.gates.closed_classes import DESTRUCTIVE, SAME_USE, STOP
+from cache_management.cache.semantic.gates.closed_classes import DESTRUCTIVE, SAME_USE, STOP, TO_A_PLACE
 from cache_management.cache.semantic.gates.facets import Word
 from cache_management.cache.semantic.gates.values import tail_differs
 
@@ -13,8 +13,22 @@ _LONG_NAME = 4
 
 
 def entity(pair: Pair) -> bool:
-    """Refuse when each text has a name that the other has not, and little else differs."""
-    return _is_name(pair.heavy_left) and _is_name(pair.heavy_right)
+    """Refuse when each text has a name that the other has not, and little else differs.
+
+    A name on one side only is an addition, but for a place at which the other text does not ask: "in Texas".
+    """
+    left, right = pair.heavy_left, pair.heavy_right
+    if left and right:
+        return _is_name(left) and _is_name(right)
+    return _is_place(left or right)
+
+
+def _is_place(words: list[Word]) -> bool:
+    """Tell whether words are all of one place that a preposition leads to."""
+    if not words or len(words) > _REPLACED or words[-1].at - words[0].at >= len(words):
+        return False
+    before = words[0].before
+    return (before in TO_A_PLACE or before == "the") and any(lexicon.is_place(word.text) for word in words)
 
 
 def _is_name(words: list[Word]) -> bool:
@@ -60,11 +74,23 @@ def _one_place(pair: Pair, left: list[Word], right: list[Word]) -> bool:
 def _could_be_same(one: Word, two: Word) -> bool:
     if DESTRUCTIVE.get(one.lemma, one) == DESTRUCTIVE.get(two.lemma, two):
         return True
-    if one.after == two.after and one.after not in STOP and lexicon.can_be(one.after, lexicon.NOUN):
-        # What stands before a noun tells kinds of it apart: only a synonym says the same, or other praise.
-        praise = one.text.endswith("est") and two.text.endswith("est")
-        return lexicon.near(one.lemma, two.lemma) if praise else lexicon.synonyms(one.lemma, two.lemma)
+    # What stands before a noun tells kinds of it apart: only a synonym says the same, or other praise.
+    tells_apart = one.after == two.after and one.after not in STOP and lexicon.can_be(one.after, lexicon.NOUN)
+    if tells_apart and not _is_praise(one, two) and not (_is_plural(one) and _is_plural(two)):
+        return lexicon.synonyms(one.lemma, two.lemma)
     return lexicon.near(one.lemma, two.lemma) or {one.lemma, two.lemma} in SAME_USE
+
+
+def _is_praise(one: Word, two: Word) -> bool:
+    """Tell "the best", "the finest" and "amazing", "surprising" from "gold", "platinum"."""
+    if one.text.endswith("est") and two.text.endswith("est"):
+        return True
+    return lexicon.shades(one.text, two.text)
+
+
+def _is_plural(word: Word) -> bool:
+    """Tell whether a noun ends here: "airplanes fly", not "airplane tickets"."""
+    return word.text != word.lemma and word.text.endswith("s") and _is_noun(word.lemma)
 
 
 def _is_sister(one: Word, two: Word) -> bool:

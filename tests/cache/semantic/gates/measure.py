@@ -1,10 +1,12 @@
 """What the gates refuse, lose and cost on labelled pairs and on edits of their questions.
 
     .venv/bin/python -m tests.cache.semantic.gates.measure [FILE] [--half 0|1] [--vectors FILE.npz]
+    .venv/bin/python -m tests.cache.semantic.gates.measure --support [--half 0|1] [--errors]
 
 FILE holds one JSON object a line with `text_a`, `text_b`, `label`, and if there are any `id`, `label_kind`, `category`;
 without one the developers' pairs are read. `--half` keeps the rows with an even or odd number: the rules were written
-looking at the even ones. `--vectors` keeps the embeddings for the next run.
+looking at the even ones. `--vectors` keeps the embeddings for the next run. `--support` takes the pairs of
+`support_pairs` in place of a file; `--errors` prints those that went wrong.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 
 from cache_management.cache.embeddings import open_embedder
 from cache_management.cache.semantic import gates
+from tests.cache.semantic.gates import support_pairs
 from tests.cache.semantic.gates.edits import CHANGES, FRAMES, KEEPS, framed
 
 _DATA = Path(__file__).resolve().parents[5] / "shared" / "data" / "pairs_dev.jsonl.gz"
@@ -116,6 +119,31 @@ def report(group: str, rows: list[Row]) -> None:
         print(f"  vetoes of {title} from 0.75 on (alone): {counts or 'none'}")
 
 
+def report_support(half: int | None, kept: Path | None, *, errors: bool) -> None:
+    """Print by kind what is served at three thresholds, and which paraphrases the gates take away."""
+    found = support_pairs.rows(half)
+    vectors = asyncio.run(embed(sorted({text for _, *texts, _ in found for text in texts}), kept))
+    groups: dict[tuple[bool, str], list[Row]] = defaultdict(list)
+    for kind, asked, stored, same in found:
+        # An answer of two hours ago is too old for a question about the present, and for no other.
+        refused = gates.vetoes(asked, stored, age_seconds=7200 if kind == "freshness" else 0)
+        row: Row = {"vetoes": refused, "score": float(vectors[asked] @ vectors[stored]), "texts": f"{asked} | {stored}"}
+        groups[same, kind].append(row)
+        groups[same, "all"].append(row)
+        if errors and kind != "all" and bool(refused) is same:
+            print(f"  {row['score']:.2f} {kind:12} {row['texts']}  {' '.join(refused)}")
+    for same, title in ((True, "must serve"), (False, "must refuse")):
+        print(f"{title:25} {'let by the gates':24} cosine -> gated at .70, .75, .80")
+        for (group, kind), rows in groups.items():
+            if group is same:
+                let = sum(not row["vetoes"] for row in rows)
+                line = f"  {kind:22} {wilson(let, len(rows)):26}"
+                for threshold in (0.70, 0.75, 0.80):
+                    plain, gated = (_served(rows, threshold, gated=on) for on in (False, True))
+                    line += f"{plain:5} -> {gated}"
+                print(line)
+
+
 def report_edits(rows: list[Row]) -> None:
     questions = sorted({row["text_a"] for row in rows})[:_EDITED]
     served: dict[str, list[bool]] = defaultdict(list)
@@ -161,7 +189,12 @@ def main() -> None:
     parser.add_argument("file", nargs="?", type=Path, default=_DATA)
     parser.add_argument("--half", type=int, choices=(0, 1))
     parser.add_argument("--vectors", type=Path)
+    parser.add_argument("--support", action="store_true")
+    parser.add_argument("--errors", action="store_true")
     options = parser.parse_args()
+    if options.support:
+        report_support(options.half, options.vectors, errors=options.errors)
+        return
     rows = read(options.file, options.half)
     texts = sorted({text for row in rows for text in (row["text_a"], row["text_b"])})
     judge(rows, asyncio.run(embed(texts, options.vectors)))

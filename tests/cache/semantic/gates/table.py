@@ -81,11 +81,15 @@ REFUSED = {
         Is Matt Lee a lawyer? | Is Matt Kim a lawyer?
         Is Islam peaceful? | Is Buddhism peaceful?
         support for the Plus subscription | support for the Starter subscription
+        How much does a plumber earn in Norway? | How much does a plumber earn?
+        Is Lisbon nicer than Porto in winter if I know Lisbon? | Is Lisbon nicer than Porto in winter if I know Porto?
         Is the Family package cheaper? | Is the Individual package cheaper?
         Does the Lite edition have ads? | Does the Ultimate edition have ads?
     """,
     "polarity": """
         Freeze my card | Unfreeze my card
+        Does the phone have a stylus? | Does the phone lack a stylus?
+        Do all branches open on Saturday? | Do some branches open on Saturday?
         What's the limit of my debit card? | What's the limit of my credit card?
         fees for domestic transfers | fees for international transfers
         Is it safe to take aspirin? | Is it not safe to take aspirin?
@@ -341,6 +345,7 @@ REFUSED = {
         Did she use to live in Rome? | Does she live in Rome?
         Is he no longer a member? | Is he a member?
         Was the shop open? | Is the shop open?
+        Was the invoice sent? | Will the invoice be sent?
         Is Rita becoming a lawyer? | Is Rita a lawyer?
         Did he use to smoke? | Does he smoke?
         Is Mark Hill an actor? | Is Mark Hill becoming an actor?
@@ -350,6 +355,13 @@ REFUSED = {
 
 SERVED = """
     3 people | three people
+    Do you deliver on holidays? | Do you ship on holidays?
+    Can you ship my order to a friend? | Can I have my order shipped to a friend?
+    How do I say no to my boss? | What's a way to say no to my boss?
+    How do I become rich? | How can I get rich?
+    It is safe to swim here, isn't it? | Is it safe to swim here?
+    How do I recover my account? | How do I get my account back?
+    What are some amazing facts about bees? | What are some surprising facts about bees?
     1,000 users | 1000 users
     a thousand users | 1k users
     How can I be more happy? | How can I be less unhappy?
