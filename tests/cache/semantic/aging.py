@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import SecretStr
 
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.backends.wrapped import FullBackend
@@ -47,18 +48,27 @@ def response(prompt: str) -> CachedResponse:
 class Aging:
     """One store; `old` and `new` are managers over it with a model each."""
 
-    def __init__(self, backend: FullBackend | None = None, *, namespace: str = "default") -> None:
+    def __init__(
+        self, backend: FullBackend | None = None, *, namespace: str = "default", index_url: str | None = None
+    ) -> None:
         self.clock = ManualClock()
         self.backend = backend or MemoryBackend(max_size=100_000, clock=self.clock)
         self.embedder = Counting()
         self.namespace = namespace
+        self._index_url = index_url
         self.new = self.manager(self.embedder)
         self.old = self.manager(HashingEmbedder(32))
 
     def manager(self, embedder: HashingEmbedder) -> CacheManager:
         config = CacheConfig(url="memory://", namespace=self.namespace, strict=True, ttl_seconds=DAY)
         matcher = SimilarityMatcher(
-            SimilarityConfig(model="hashing", namespace=self.namespace, threshold=0.9, cache_embeddings=False),
+            SimilarityConfig(
+                model="hashing",
+                namespace=self.namespace,
+                threshold=0.9,
+                cache_embeddings=False,
+                index_url=None if self._index_url is None else SecretStr(self._index_url),
+            ),
             backend=self.backend,
             embedder=embedder,
             clock=self.clock,
@@ -87,7 +97,9 @@ class Aging:
         """Do all of it, each page as a fresh process would."""
         place = self.begin(wanted)
         while place.step != "done":
-            place = await self.work.advance(place, wanted, limit=limit)
+            work = self.work
+            place = await work.advance(place, wanted, limit=limit)
+            await work.aclose()
             self.clock.advance(1)
         await self.work.advance(place, wanted)
         return place

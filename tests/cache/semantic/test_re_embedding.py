@@ -20,6 +20,7 @@ from cache_management.cache.semantic.matcher import SimilarityMatcher
 from cache_management.cache.semantic.re_embedding import (
     CutOverRefused,
     Place,
+    ReEmbedding,
     Tally,
     Wanted,
     behind_a_scan,
@@ -231,6 +232,30 @@ def test_a_store_that_cannot_be_read_keeps_its_old_vectors() -> None:
     assert refusal_of_cut_over(msgspec.structs.replace(place, tally=Tally(entries=10, gone=5))) is None
 
 
+async def test_an_index_that_all_share_loses_the_vectors_of_other_models_too(postgres_url: str) -> None:
+    from cache_management.cache.vectors.pgvector import PgVectorIndex
+
+    aging = Aging(index_url=postgres_url)
+    await aging.store(PROMPTS[:5], by=aging.old)
+    older = aging.old.similarity_matcher
+    assert older is not None
+    await older.index_entry("stands alone", "r")
+
+    place = await aging.run(Wanted(check=True, drop_old=True))
+
+    sizes = []
+    for dims in (32, 64):
+        index = PgVectorIndex(postgres_url, dims=dims)
+        sizes.append(await index.size())
+        await index.aclose()
+    found = await aging.found([*PROMPTS[:5], "stands alone"], by=aging.new)
+    await aging.new.aclose()
+    await aging.old.aclose()
+    assert (place.tally.embedded, place.tally.dropped) == (5, 6)
+    assert sizes == [0, 6]
+    assert found == [*PROMPTS[:5], "stands alone"]
+
+
 # Reading by both models meanwhile
 
 
@@ -328,3 +353,24 @@ async def test_a_census_counts_and_changes_nothing() -> None:
     assert found.vectors == {"hashing-64": 5, "hashing-32": 4}
     assert found.space == "hashing-64"
     assert await aging.vectors() == before
+
+
+@pytest.mark.parametrize(("ago", "waits"), [(0.25, 0.75), (5.0, 0.0)])
+async def test_old_vectors_go_when_readers_have_heard_of_the_last_new_one(
+    ago: float, waits: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aging = Aging()
+    await aging.store(PROMPTS[:3], by=aging.old)
+    wanted = Wanted(drop_old=True)
+    place = msgspec.structs.replace(AT_THE_END, added_at=aging.clock() - ago)
+    slept: list[tuple[float, int]] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append((seconds, len(await aging.vectors())))
+
+    monkeypatch.setattr(re_embedding.asyncio, "sleep", sleep)
+    work = ReEmbedding(aging.matcher, clock=aging.clock, entry_limit_bytes=2**20)
+    await work.advance(place, wanted)
+
+    assert slept == [(pytest.approx(waits), 3)]
+    assert await aging.vectors() == {}
