@@ -404,8 +404,8 @@ def as_tags(tags: Sequence[str]) -> tuple[str, ...]:
     """
     if tags == ():
         return ()
-    if isinstance(tags, str):
-        raise InvalidInput(f"tags must be a list of texts, not the text {tags[:40]!r}")
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidInput(f"tags must be a list of texts, not {repr(tags)[:40]}")
     for tag in tags:
         if not isinstance(tag, str) or not 0 < len(tag) <= 200:
             raise InvalidInput(f"the tag {str(tag)[:40]!r} cannot be used: take 1 to 200 characters")

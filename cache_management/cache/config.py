@@ -257,9 +257,13 @@ def check_ttl(value: int | None) -> int | None:
     """Return a usable TTL: None (the default), -1 (never expires) or positive seconds.
 
     Raises:
-        ValueError: The value is 0, below -1, or over a hundred years.
+        ValueError: The value is no number, 0, below -1, or over a hundred years.
     """
-    if value is not None and (value == 0 or value < -1 or value > _HUNDRED_YEARS):
+    if value is None:
+        return None
+    # Not a number is neither -1 nor between the bounds.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not (value == -1 or 0 < value <= _HUNDRED_YEARS):
         raise ValueError("must be positive seconds up to a hundred years, -1 (never expires) or null (the default)")
     return value
 

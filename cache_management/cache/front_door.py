@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cache_management.cache.admission import Controls, parse_controls
+from cache_management.cache.arguments import check_life, check_similarity
 from cache_management.cache.clock import version_time
 from cache_management.cache.codec import Facts
 from cache_management.cache.compute import Compute, Computing, Held, Start, Wanted, as_tags, call
@@ -130,6 +131,7 @@ class FrontDoor:
         controls: Mapping[str, object] | None = None,
     ) -> CachedResponse:
         """Return what `lookup` finds, or compute it once and store it, see `LLMCache.get_or_compute`."""
+        check_life(ttl_seconds)
         read = parse_controls(controls)
         wanted = Wanted(
             entry_key(request),
@@ -361,9 +363,7 @@ class FrontDoor:
     def _floor(self, threshold: float | None) -> float:
         if threshold is None:
             return self.config.threshold
-        if not -1.0 <= threshold <= 1.0:
-            raise InvalidInput(f"threshold {threshold} is no cosine similarity; take a number from -1 to 1")
-        return threshold
+        return check_similarity(threshold)
 
 
 def newer_first(newer: Sequence[Candidate], older: Sequence[Candidate]) -> list[Candidate]:

@@ -30,9 +30,10 @@ def check_namespace(namespace: str) -> str:
     Raises:
         InvalidKey: It is not 1 to 64 letters, digits, dots, dashes or underscores.
     """
-    if not _NAMESPACE.fullmatch(namespace):
+    if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
         raise InvalidKey(
-            f"namespace {namespace[:80]!r} cannot be used: take 1 to 64 letters, digits, dots, dashes or underscores"
+            f"namespace {repr(namespace)[:80]} cannot be used: "
+            "take 1 to 64 letters, digits, dots, dashes or underscores"
         )
     return namespace
 

@@ -11,6 +11,7 @@ from typing import Self
 import msgspec
 
 from cache_management.cache.admission import life, parse_controls
+from cache_management.cache.arguments import check_compute, check_keys, check_life, check_mapping
 from cache_management.cache.backends import open_backend
 from cache_management.cache.backends.base import Backend, Leases, Tags
 from cache_management.cache.clock import Clock, VersionClock, system_clock
@@ -161,7 +162,7 @@ class LLMCache:
     async def get_many(self, keys: Iterable[str]) -> dict[str, CachedResponse]:
         """Return the responses that exist, in one call to the store."""
         started = perf_counter()
-        storage_keys = {key: self._keys.to_storage(key) for key in keys}
+        storage_keys = {key: self._keys.to_storage(key) for key in check_keys(keys)}
         try:
             records = await self.backend.get_many(list(storage_keys.values()))
         except BackendUnavailable as exc:
@@ -200,7 +201,7 @@ class LLMCache:
         sizes = {}
         if tags:
             facts = msgspec.structs.replace(facts, tags=as_tags(tags))
-        for key, response in responses.items():
+        for key, response in check_mapping(responses, "responses").items():
             storage_key = self._keys.to_storage(key)
             try:
                 records[storage_key] = self._encode(key, storage_key, response, ttl_seconds, None, facts)
@@ -226,7 +227,7 @@ class LLMCache:
         Raises:
             BackendUnavailable: Some may still be there, or come back.
         """
-        keys = list(keys)
+        keys = check_keys(keys)
         storage_keys = [self._keys.to_storage(key) for key in keys]
         if not storage_keys:
             return 0
@@ -315,6 +316,7 @@ class LLMCache:
         Raises:
             InvalidInput: The key, a tag or a control cannot be used.
         """
+        check_compute(compute)
         wanted = self._wanted(key, prompt, model, ttl_seconds, tags, controls)
         return await self._computing.run(wanted, compute)
 
@@ -333,6 +335,7 @@ class LLMCache:
 
         A stream is stored when it came to its end; one that failed or was left is not.
         """
+        check_compute(compute)
         return self._computing.stream(self._wanted(key, prompt, model, ttl_seconds, tags, controls), compute)
 
     async def get_stats(self) -> CacheStats:
@@ -615,6 +618,7 @@ class LLMCache:
         controls: Mapping[str, object] | None,
     ) -> Wanted:
         self._keys.to_storage(key)
+        check_life(ttl_seconds)
         parsed = parse_controls(controls)
         if parsed.namespace not in (None, self.namespace):
             raise InvalidInput(

@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import ValidationError
 
 from cache_management.cache.admission import parse_controls
+from cache_management.cache.arguments import (
+    check_compute,
+    check_count,
+    check_keys,
+    check_mapping,
+    check_similarity,
+    check_text,
+)
 from cache_management.cache.compute import Compute
 from cache_management.cache.config import explain_validation
 from cache_management.cache.errors import BackendUnavailable, ConfigurationError, InvalidInput
@@ -112,7 +120,8 @@ class CacheManager:
         """
         request = make_request(prompt, model=model, system=system, history=history, params=params)
         door = self._door_of(namespace)
-        filed = _as_response(request, response, metadata or {}, now=door.cache.clock())
+        added = {} if metadata is None else check_mapping(metadata, "metadata")
+        filed = _as_response(request, response, added, now=door.cache.clock())
         return await door.store(request, filed, ttl_seconds=ttl_seconds, tags=tags)
 
     async def get_or_compute(
@@ -144,7 +153,8 @@ class CacheManager:
             InvalidInput: A part of the request, a tag or a control cannot be used; names it.
         """
         request = make_request(prompt, model=model, system=system, history=history, params=params)
-        door = self._door_of(namespace or parse_controls(controls).namespace)
+        check_compute(compute)
+        door = self._door_of(parse_controls(controls).namespace if namespace is None else namespace)
         return await door.get_or_compute(
             request, compute, threshold=threshold, ttl_seconds=ttl_seconds, tags=tags, controls=controls
         )
@@ -171,8 +181,11 @@ class CacheManager:
             InvalidInput: This manager has no similarity_matcher, or the score is none.
             BackendUnavailable, EmbedderUnavailable: It is not noted.
         """
-        if isinstance(score, bool) or not isinstance(score, int | float) or not -1 <= score <= 1:
-            raise InvalidInput(f"score {score!r:.40} is no cosine similarity; take a number from -1 to 1")
+        check_text(prompt, "prompt")
+        check_text(key, "key")
+        check_similarity(score, "score")
+        if not isinstance(correct, bool):
+            raise InvalidInput(f"correct must be True or False, not {repr(correct)[:40]}")
         await self._verifier(namespace).feedback(prompt, key, score, correct=correct)
         self._door_of(namespace).forget_links()
 
@@ -210,6 +223,7 @@ class CacheManager:
         """
         if self.similarity_matcher is None:
             return IndexReport(0, 0, 0)
+        keys = check_keys(keys)
         try:
             return await index_keys(self.llm_cache, self.similarity_matcher, keys)
         except BackendUnavailable as exc:
@@ -226,6 +240,7 @@ class CacheManager:
         """
         if self.similarity_matcher is None:
             return 0
+        check_count(limit, "limit")
         missing = await self.similarity_matcher.without_vector(await self.llm_cache.list_keys())
         await self.index(missing[:limit])
         return max(0, len(missing) - limit)
@@ -260,9 +275,9 @@ class CacheManager:
     def _door_of(self, namespace: str | None) -> FrontDoor:
         if namespace is None or namespace == self.llm_cache.namespace:
             return self._door
-        door = self._neighbours.get(namespace)
+        door = self._neighbours.get(check_namespace(namespace))
         if door is None:
-            door = self._neighbours[namespace] = _neighbour(self._door, check_namespace(namespace), self._judge)
+            door = self._neighbours[namespace] = _neighbour(self._door, namespace, self._judge)
         self._neighbours.move_to_end(namespace)
         if len(self._neighbours) > _NEIGHBOURS_KEPT:
             self._neighbours.popitem(last=False)

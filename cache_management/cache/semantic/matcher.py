@@ -10,11 +10,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from cache_management.cache.arguments import check_count, check_life, check_similarity, check_text
 from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.clock import Clock, VersionClock, system_clock, version_time
 from cache_management.cache.codec import decode_fresh
-from cache_management.cache.config import SimilarityConfig, check_ttl
+from cache_management.cache.config import SimilarityConfig
 from cache_management.cache.embeddings import open_embedder
 from cache_management.cache.embeddings.base import Embedder
 from cache_management.cache.errors import (
@@ -191,14 +192,10 @@ class SimilarityMatcher:
             InvalidInput: The prompt is empty or longer than the model reads, or the TTL means nothing.
             EmbedderUnavailable, BackendUnavailable: Nothing was stored.
         """
-        if not prompt.strip():
+        if not check_text(prompt, "prompt").strip():
             raise InvalidInput("an empty prompt means nothing that could be found")
-        _check_text(prompt)
-        _check_text(response)
-        try:
-            ttl = check_ttl(ttl_seconds)
-        except ValueError as exc:
-            raise InvalidInput(f"ttl_seconds {ttl_seconds} {exc}") from None
+        check_text(response, "response")
+        ttl = check_life(ttl_seconds)
         expires_at = None if ttl is None or ttl == -1 else self._clock() + ttl
         await self.embedder.load()
         if not self.embedder.fits(prompt):
@@ -272,11 +269,9 @@ class SimilarityMatcher:
         Raises:
             As `find_similar`.
         """
-        floor = self.config.threshold if threshold is None else threshold
-        if not -1.0 <= floor <= 1.0:
-            raise InvalidInput(f"threshold {threshold} is no cosine similarity; take a number from -1 to 1")
-        if limit < 1:
-            raise InvalidInput(f"limit {limit} is below 1")
+        check_text(query, "query")
+        floor = self.config.threshold if threshold is None else check_similarity(threshold)
+        check_count(limit, "limit")
         vector = await self.vector_of(query)
         if vector is None:
             return []
@@ -567,10 +562,3 @@ def _standing_alone(vector: StoredVector, version: int) -> CachedResponse:
         model="unknown",
         timestamp=datetime.fromtimestamp(version_time(version), UTC),
     )
-
-
-def _check_text(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
-        raise InvalidInput(f"the text is not valid Unicode at character {exc.start}: {exc.reason}") from None
