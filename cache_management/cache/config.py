@@ -327,6 +327,9 @@ class SimilarityConfig(_Config):
     computed again to see. In `mode` "shadow" none is served, and what would have been is counted; "static" serves by
     threshold and gates alone.
 
+    A `second_opinion` of the manager is asked about what would be served at a similarity below `sure_from`, and refuses
+    when nothing comes within `opinion_timeout_seconds`.
+
     In `folder` vectors of texts are kept for other processes and later starts (`cache_embeddings`), and the index for
     a fast one; None keeps neither. `index_url` is a PostgreSQL with pgvector, which all processes share, in the place
     of an index in each of them.
@@ -346,6 +349,8 @@ class SimilarityConfig(_Config):
     mode: Literal["static", "verified", "shadow"] | None = None
     max_error_rate: float | None = Field(default=None, gt=0, lt=1)
     recheck_rate: float = Field(default=0.05, ge=0, le=1)
+    sure_from: float = Field(default=0.95, ge=-1.0, le=1.0)
+    opinion_timeout_seconds: float = Field(default=1.0, gt=0, le=3600)
     folder: Path | None = None
     index_url: SecretStr | None = None
 

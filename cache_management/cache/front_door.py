@@ -36,6 +36,7 @@ from cache_management.cache.values import CachedResponse, Lookup, LookupReason, 
 
 if TYPE_CHECKING:
     from cache_management.cache.semantic.matcher import Candidate, SimilarityMatcher
+    from cache_management.cache.semantic.second_opinion import SecondOpinion
     from cache_management.cache.semantic.verifier import Verifier
 
 logger = logging.getLogger("cache_management")
@@ -49,15 +50,21 @@ class FrontDoor:
     Args:
         matcher: Finds by meaning; without one only exact hits are served.
         verifier: Adds what evidence refuses.
+        opinion: Adds what it refuses of what would be served.
     """
 
     def __init__(
-        self, cache: LLMCache, matcher: SimilarityMatcher | None = None, verifier: Verifier | None = None
+        self,
+        cache: LLMCache,
+        matcher: SimilarityMatcher | None = None,
+        verifier: Verifier | None = None,
+        opinion: SecondOpinion | None = None,
     ) -> None:
         self.cache = cache
         self.matcher = matcher
         self.config = matcher.config if matcher is not None else SimilarityConfig(namespace=cache.namespace)
         self.verifier = verifier
+        self._opinion = opinion
         self._older = None if matcher is None else matcher.older()
         self._shelf = _RequestShelf(cache, self._filed)
         self._computing = Computing(self._shelf, cache.flights, clock=cache.clock)
@@ -279,6 +286,8 @@ class FrontDoor:
             found = newer_first(found, older)
         if self.verifier is not None:
             found = await self.verifier.weigh(text, found, threshold)
+        if self._opinion is not None:
+            found = await self._opinion.weigh(text, found, threshold)
         spent["search"] = spent.get("search", 0.0) + (perf_counter() - embedded) * 1000
         return found
 

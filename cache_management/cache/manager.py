@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cache_management.cache.semantic.comparing import Judge
     from cache_management.cache.semantic.evidence import FalseHits
     from cache_management.cache.semantic.matcher import SimilarityMatcher
+    from cache_management.cache.semantic.second_opinion import Opinion
     from cache_management.cache.semantic.verifier import Verifier
 
 
@@ -48,6 +49,9 @@ class CacheManager:
     meaning either. `namespace=` of a call serves another namespace of the same store.
 
     Args:
+        second_opinion: Says whether one answer serves both what is asked and the question of a stored answer that would
+            be served at a similarity below `sure_from`: a function that returns True, False, or None when it cannot
+            tell, or a `CrossEncoderOpinion`. May be async. It can only refuse; when it fails, nothing is served.
         judge: In verified mode, says whether two answers to a question say the same: takes the
             question and both; returns True, False, or None when it cannot tell. May be async.
     """
@@ -58,13 +62,14 @@ class CacheManager:
         similarity_matcher: SimilarityMatcher | None = None,
         *,
         judge: Judge | None = None,
+        second_opinion: Opinion | None = None,
     ) -> None:
         self.llm_cache = llm_cache
         self.similarity_matcher = similarity_matcher
         if similarity_matcher is not None:
             _check_pair(llm_cache, similarity_matcher)
-        self._judge = judge
-        self._door = _open_door(llm_cache, similarity_matcher, judge)
+        self._said_by = (judge, second_opinion)
+        self._door = _open_door(llm_cache, similarity_matcher, *self._said_by)
         self._neighbours: OrderedDict[str, FrontDoor] = OrderedDict()
 
     async def lookup(
@@ -277,22 +282,36 @@ class CacheManager:
             return self._door
         door = self._neighbours.get(check_namespace(namespace))
         if door is None:
-            door = self._neighbours[namespace] = _neighbour(self._door, namespace, self._judge)
+            door = self._neighbours[namespace] = _neighbour(self._door, namespace, *self._said_by)
         self._neighbours.move_to_end(namespace)
         if len(self._neighbours) > _NEIGHBOURS_KEPT:
             self._neighbours.popitem(last=False)
         return door
 
 
-def _open_door(cache: LLMCache, matcher: SimilarityMatcher | None, judge: Judge | None) -> FrontDoor:
+def _open_door(
+    cache: LLMCache, matcher: SimilarityMatcher | None, judge: Judge | None, ask: Opinion | None
+) -> FrontDoor:
     if matcher is None:
         return FrontDoor(cache)
     from cache_management.cache.semantic.verifier import Verifier
 
-    return FrontDoor(cache, matcher, Verifier(matcher, clock=cache.clock, listener=cache.tell, judge=judge))
+    verifier = Verifier(matcher, clock=cache.clock, listener=cache.tell, judge=judge)
+    if ask is None:
+        return FrontDoor(cache, matcher, verifier)
+    from cache_management.cache.semantic.second_opinion import SecondOpinion
+
+    opinion = SecondOpinion(
+        ask,
+        sure_from=matcher.config.sure_from,
+        timeout_seconds=matcher.config.opinion_timeout_seconds,
+        namespace=cache.namespace,
+        listener=cache.tell,
+    )
+    return FrontDoor(cache, matcher, verifier, opinion)
 
 
-def _neighbour(door: FrontDoor, namespace: str, judge: Judge | None) -> FrontDoor:
+def _neighbour(door: FrontDoor, namespace: str, judge: Judge | None, ask: Opinion | None) -> FrontDoor:
     """Return a door to another namespace of the same store; only its keys and its index are its own."""
     cache = LLMCache(
         door.cache.config.model_copy(update={"namespace": namespace}),
@@ -301,7 +320,7 @@ def _neighbour(door: FrontDoor, namespace: str, judge: Judge | None) -> FrontDoo
         clock=door.cache.clock,
     )
     matcher = None if door.matcher is None else door.matcher.in_namespace(namespace, listener=cache.tell)
-    return _open_door(cache, matcher, judge)
+    return _open_door(cache, matcher, judge, ask)
 
 
 def _as_response(
