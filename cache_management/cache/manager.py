@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+import asyncio
+import logging
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -37,16 +41,20 @@ if TYPE_CHECKING:
     from cache_management.cache.semantic.verifier import Verifier
 
 
+logger = logging.getLogger("cache_management")
+
 Prompt = str | Sequence[Mapping[str, Any]]
 
-_NEIGHBOURS_KEPT = 16
+_NEIGHBOURS_KEPT = 256
 
 
 class CacheManager:
     """Answers whole requests, by `lookup`, `store` and `get_or_compute`, from an LLMCache and a SimilarityMatcher.
 
     Share one backend between them, so that an answer that is gone is not found by
-    meaning either. `namespace=` of a call serves another namespace of the same store.
+    meaning either. `namespace=` of a call serves another namespace of the same store; each has an index of
+    its own, and those of the 256 used last are kept. One that gives way first finishes what it
+    computes in the background.
 
     Args:
         second_opinion: Says whether one answer serves both what is asked and the question of a stored answer that would
@@ -71,6 +79,9 @@ class CacheManager:
         self._said_by = (judge, second_opinion)
         self._door = _open_door(llm_cache, similarity_matcher, *self._said_by)
         self._neighbours: OrderedDict[str, FrontDoor] = OrderedDict()
+        self._guests: Counter[FrontDoor] = Counter()  # calls that are within a door of a neighbour
+        self._closing: set[asyncio.Task[None]] = set()
+        self._lock = threading.Lock()
 
     async def lookup(
         self,
@@ -99,7 +110,8 @@ class CacheManager:
             BackendUnavailable: Only with `strict`.
         """
         request = make_request(prompt, model=model, system=system, history=history, params=params)
-        return await self._door_of(namespace).lookup(request, threshold)
+        with self._within(namespace) as door:
+            return await door.lookup(request, threshold)
 
     async def store(
         self,
@@ -124,10 +136,10 @@ class CacheManager:
             BackendUnavailable: Only with `strict`.
         """
         request = make_request(prompt, model=model, system=system, history=history, params=params)
-        door = self._door_of(namespace)
         added = {} if metadata is None else check_mapping(metadata, "metadata")
-        filed = _as_response(request, response, added, now=door.cache.clock())
-        return await door.store(request, filed, ttl_seconds=ttl_seconds, tags=tags)
+        filed = _as_response(request, response, added, now=self.llm_cache.clock())
+        with self._within(namespace) as door:
+            return await door.store(request, filed, ttl_seconds=ttl_seconds, tags=tags)
 
     async def get_or_compute(
         self,
@@ -159,10 +171,10 @@ class CacheManager:
         """
         request = make_request(prompt, model=model, system=system, history=history, params=params)
         check_compute(compute)
-        door = self._door_of(parse_controls(controls).namespace if namespace is None else namespace)
-        return await door.get_or_compute(
-            request, compute, threshold=threshold, ttl_seconds=ttl_seconds, tags=tags, controls=controls
-        )
+        with self._within(parse_controls(controls).namespace if namespace is None else namespace) as door:
+            return await door.get_or_compute(
+                request, compute, threshold=threshold, ttl_seconds=ttl_seconds, tags=tags, controls=controls
+            )
 
     async def feedback(self, lookup: Lookup, *, correct: bool) -> None:
         """Say whether an answer found by meaning was right. A wrong one is not served to that question again.
@@ -191,8 +203,9 @@ class CacheManager:
         check_similarity(score, "score")
         if not isinstance(correct, bool):
             raise InvalidInput(f"correct must be True or False, not {repr(correct)[:40]}")
-        await self._verifier(namespace).feedback(prompt, key, score, correct=correct)
-        self._door_of(namespace).forget_links()
+        with self._within(namespace) as door:
+            await _verifier_of(door).feedback(prompt, key, score, correct=correct)
+            door.forget_links()
 
     async def false_hits(self, namespace: str | None = None) -> FalseHits:
         """Return how many of the answers found by meaning are wrong, as far as it is known.
@@ -201,9 +214,9 @@ class CacheManager:
             InvalidInput: This manager has no similarity_matcher.
             BackendUnavailable, EmbedderUnavailable: It cannot be read.
         """
-        door = self._door_of(namespace)
-        evidence = await self._verifier(namespace).evidence(at_once=True)
-        return evidence.summary(from_score=door.config.threshold)
+        with self._within(namespace) as door:
+            evidence = await _verifier_of(door).evidence(at_once=True)
+            return evidence.summary(from_score=door.config.threshold)
 
     async def get_llm_cache(self, key: str) -> CachedResponse | None:
         """Return the response stored under a key, or None."""
@@ -260,6 +273,9 @@ class CacheManager:
 
     async def aclose(self) -> None:
         """Wait for what is computed in the background, then free connections and files."""
+        loop = asyncio.get_running_loop()
+        while closing := [task for task in list(self._closing) if task.get_loop() is loop]:
+            await asyncio.wait(closing)
         while self._neighbours:
             await self._neighbours.popitem()[1].aclose()
         await self._door.aclose()
@@ -271,22 +287,50 @@ class CacheManager:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    def _verifier(self, namespace: str | None) -> Verifier:
-        verifier = self._door_of(namespace).verifier
-        if verifier is None:
-            raise InvalidInput("this manager has no similarity_matcher: give it one to judge what is found by meaning")
-        return verifier
-
-    def _door_of(self, namespace: str | None) -> FrontDoor:
+    @contextmanager
+    def _within(self, namespace: str | None) -> Iterator[FrontDoor]:
+        """Give the door to a namespace, which stays open meanwhile."""
         if namespace is None or namespace == self.llm_cache.namespace:
-            return self._door
-        door = self._neighbours.get(check_namespace(namespace))
-        if door is None:
-            door = self._neighbours[namespace] = _neighbour(self._door, namespace, *self._said_by)
-        self._neighbours.move_to_end(namespace)
-        if len(self._neighbours) > _NEIGHBOURS_KEPT:
-            self._neighbours.popitem(last=False)
-        return door
+            yield self._door
+            return
+        check_namespace(namespace)
+        with self._lock:
+            door = self._neighbours.get(namespace)
+            if door is None:
+                door = self._neighbours[namespace] = _neighbour(self._door, namespace, *self._said_by)
+            self._neighbours.move_to_end(namespace)
+            self._guests[door] += 1
+        try:
+            self._make_room()
+            yield door
+        finally:
+            with self._lock:
+                self._guests[door] -= 1
+                if not self._guests[door]:
+                    del self._guests[door]
+
+    def _make_room(self) -> None:
+        """Close the doors that were not used for longest, in the background; one that is in use stays."""
+        if len(self._neighbours) <= _NEIGHBOURS_KEPT:
+            return
+        with self._lock:
+            idle = [name for name, door in self._neighbours.items() if not self._guests[door]]
+            left = [self._neighbours.pop(name) for name in idle[: max(0, len(self._neighbours) - _NEIGHBOURS_KEPT)]]
+        for door in left:
+            task = asyncio.get_running_loop().create_task(door.aclose())
+            self._closing.add(task)
+            task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.warning("the index of a namespace was not closed as it should be", exc_info=task.exception())
+
+
+def _verifier_of(door: FrontDoor) -> Verifier:
+    if door.verifier is None:
+        raise InvalidInput("this manager has no similarity_matcher: give it one to judge what is found by meaning")
+    return door.verifier
 
 
 def _open_door(

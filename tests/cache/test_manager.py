@@ -3,13 +3,14 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from cache_management.cache import manager as manager_module
 from cache_management.cache.config import CacheConfig, SimilarityConfig
 from cache_management.cache.embeddings.hashing import HashingEmbedder
 from cache_management.cache.errors import BackendUnavailable, ConfigurationError, InvalidInput
@@ -19,6 +20,7 @@ from cache_management.cache.manager import CacheManager
 from cache_management.cache.semantic.matcher import IndexReport, SimilarityMatcher
 from cache_management.cache.values import CachedResponse
 from tests.contracts.broken import BreakableBackend
+from tests.contracts.clock import ManualClock
 from tests.waiting import eventually
 
 QUESTION = "how do I reset my password"
@@ -195,3 +197,91 @@ def test_one_event_loop_after_the_other_keeps_the_index() -> None:
         asyncio.run(use())
 
     assert len(set(map(id, seen))) == 1
+
+
+# Many namespaces
+
+
+class Scanned(BreakableBackend):
+    """Counts how often everything is read."""
+
+    scans = 0
+
+    async def scan(self, prefix: str = "") -> AsyncIterator[str]:
+        self.scans += 1
+        async for key in super().scan(prefix):
+            yield key
+
+
+async def test_many_namespaces_keep_their_indexes() -> None:
+    backend = Scanned(up=True)
+    manager = manager_on(backend)
+    for at in range(40):
+        await manager.store(QUESTION, f"r{at}", namespace=f"n{at}")
+        await manager.lookup("my password, how do I reset", namespace=f"n{at}")
+    before = backend.scans
+
+    for at in range(40):
+        found = await manager.lookup("my password, how do I reset", namespace=f"n{at}")
+        assert found.response is not None
+        assert found.response.response == f"r{at}"
+
+    assert backend.scans == before
+
+
+async def test_a_namespace_that_gives_way_finishes_its_background_work_and_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(manager_module, "_NEIGHBOURS_KEPT", 2)
+    closed: list[str] = []
+
+    async def aclose(matcher: SimilarityMatcher) -> None:
+        closed.append(matcher.namespace)
+
+    monkeypatch.setattr(SimilarityMatcher, "aclose", aclose)
+    clock, backend = ManualClock(), BreakableBackend(up=True)
+    cache = LLMCache(CacheConfig(stale_while_revalidate_seconds=60), backend=backend, clock=clock)
+    manager = CacheManager(cache, SimilarityMatcher(backend=backend, embedder=HashingEmbedder()))
+    await manager.store(QUESTION, "old", namespace="a", ttl_seconds=10)
+    clock.advance(11)
+    gate = asyncio.Event()
+
+    async def compute() -> str:
+        await gate.wait()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return "new"
+
+    assert (await manager.get_or_compute(QUESTION, compute, namespace="a")).response == "old"
+    for name in ("b", "c", "d"):
+        await manager.store(QUESTION, "r", namespace=name)
+    await asyncio.sleep(0)
+    assert closed == ["b"], "b had nothing to wait for"
+    gate.set()
+    await manager.aclose()
+
+    again = CacheManager(LLMCache(CacheConfig(namespace="a"), backend=backend, clock=clock))
+    assert sorted(closed) == ["a", "b", "c", "d", "default"]
+    found = await again.lookup(QUESTION)
+    assert found.response is not None
+    assert found.response.response == "new"
+
+
+async def test_a_namespace_in_use_does_not_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager_module, "_NEIGHBOURS_KEPT", 1)
+    manager = manager_on(BreakableBackend(up=True))
+    gate, within = asyncio.Event(), asyncio.Event()
+
+    async def compute() -> str:
+        within.set()
+        await gate.wait()
+        return "computed"
+
+    asked = asyncio.create_task(manager.get_or_compute(QUESTION, compute, namespace="a"))
+    await within.wait()
+    for name in ("b", "c"):
+        await manager.store(QUESTION, "r", namespace=name)
+    gate.set()
+
+    assert (await asked).response == "computed"
+    assert (await manager.lookup("my password, how do I reset", namespace="a")).kind == "semantic"
