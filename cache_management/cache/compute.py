@@ -25,6 +25,7 @@ from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+from pydantic import ValidationError
 
 from cache_management.cache.admission import (
     NO_CONTROLS,
@@ -38,7 +39,7 @@ from cache_management.cache.admission import (
 )
 from cache_management.cache.clock import Clock, version_time
 from cache_management.cache.codec import Facts, Stored
-from cache_management.cache.config import CacheConfig
+from cache_management.cache.config import CacheConfig, explain_validation
 from cache_management.cache.errors import InvalidEntry, InvalidInput
 from cache_management.cache.events import ComputeEvent, Event, RefusedEvent, StaleEvent
 from cache_management.cache.identity import LAYOUT, digest
@@ -383,14 +384,17 @@ class Computing:
             answer = Computed(response=answer)
         if not isinstance(answer, Computed):
             raise InvalidInput(f"compute must return text, a CachedResponse or Computed, not {type(answer).__name__}")
-        return CachedResponse(
-            prompt=wanted.prompt,
-            response=answer.response,
-            model=answer.model or wanted.model,
-            timestamp=datetime.fromtimestamp(self._clock(), UTC),
-            token_count=answer.token_count,
-            metadata=answer.metadata,
-        )
+        try:
+            return CachedResponse(
+                prompt=wanted.prompt,
+                response=answer.response,
+                model=answer.model or wanted.model,
+                timestamp=datetime.fromtimestamp(self._clock(), UTC),
+                token_count=answer.token_count,
+                metadata=answer.metadata,
+            )
+        except ValidationError as exc:
+            raise InvalidInput(explain_validation(exc, what="what compute returned")) from None
 
     def _name(self, key: str) -> str:
         return f"{LAYOUT}:lease:{self._shelf.namespace}:{digest(key)}"

@@ -11,7 +11,7 @@ from typing import Self
 import msgspec
 
 from cache_management.cache.admission import life, parse_controls
-from cache_management.cache.arguments import check_compute, check_keys, check_life, check_mapping
+from cache_management.cache.arguments import check_compute, check_keys, check_life, check_mapping, check_text
 from cache_management.cache.backends import open_backend
 from cache_management.cache.backends.base import Backend, Leases, Tags
 from cache_management.cache.clock import Clock, VersionClock, system_clock
@@ -247,7 +247,7 @@ class LLMCache:
             BackendUnavailable: Only with `strict`.
         """
         try:
-            pages = self._select(Selection(pattern=pattern))
+            pages = self._select(Selection(pattern=check_text(pattern, "pattern")))
             return sorted({each.key async for page in pages for each in page if each.key is not None})
         except BackendUnavailable as exc:
             self._tolerate(exc, "list_keys")
@@ -259,7 +259,7 @@ class LLMCache:
         Raises:
             BackendUnavailable: Some may still be there.
         """
-        return await self.invalidate(Selection(pattern=pattern))
+        return await self.invalidate(Selection(pattern=check_text(pattern, "pattern")))
 
     async def invalidate(self, selection: Selection, *, dry_run: bool = False) -> int:
         """Remove the entries of a selection; return how many there were.
@@ -271,6 +271,8 @@ class LLMCache:
             InvalidInput: The selection says nothing, or something that cannot be.
             BackendUnavailable: Some may still be there, or come back.
         """
+        if not isinstance(selection, Selection):
+            raise InvalidInput(f"selection must be a Selection, not {type(selection).__name__}")
         selection.check()
         if dry_run:
             return sum([len(page) async for page in self._select(selection)])
@@ -619,6 +621,9 @@ class LLMCache:
     ) -> Wanted:
         self._keys.to_storage(key)
         check_life(ttl_seconds)
+        check_text(model, "model")
+        if prompt is not None:
+            check_text(prompt, "prompt")
         parsed = parse_controls(controls)
         if parsed.namespace not in (None, self.namespace):
             raise InvalidInput(

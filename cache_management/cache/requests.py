@@ -57,8 +57,10 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 """What omitting a parameter means with every model. Temperature and top_p are not here: models differ."""
 
 _OWN_ARGUMENT = {
-    **{name: f"{name}=" for name in ("model", "system", "history", "prompt", "namespace", "tenant", "sample")},
-    "messages": "prompt= and history=",
+    **{name: f"give it as {name}=" for name in ("model", "system", "history", "prompt", "namespace")},
+    "messages": "give it as prompt= and history=",
+    "tenant": "give each tenant a namespace= of its own, or tenant= to make_request",
+    "sample": "ask for a further answer with controls={'no-cache': True}, or give sample= to make_request",
 }
 _SECRET_NAME = re.compile(
     r"(?:^|[_\-.])(?:api[_-]?key|secret|secret[_-]?key|password|passwd|authorization|credentials?|cookie"
@@ -469,7 +471,7 @@ def _params(params: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, An
         if value is None or _is_ignored(name):
             continue
         if name in _OWN_ARGUMENT:
-            raise InvalidInput(f"params must not hold {name!r}; give it as {_OWN_ARGUMENT[name]}")
+            raise InvalidInput(f"params must not hold {name!r}; {_OWN_ARGUMENT[name]}")
         kept[name] = value
     found: dict[str, Any] = _checked(kept, "params")
     for name, value in list(found.items()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cache_management.cache.compute import Computed
 from cache_management.cache.config import CacheConfig, SimilarityConfig
 from cache_management.cache.embeddings.hashing import HashingEmbedder
 from cache_management.cache.errors import CacheError
@@ -30,6 +31,19 @@ async def compute() -> str:
 def make_manager() -> CacheManager:
     cache = LLMCache(CacheConfig(url="memory://"))
     return CacheManager(cache, SimilarityMatcher(SimilarityConfig(), backend=cache.backend, embedder=HashingEmbedder()))
+
+
+def matcher_of(manager: CacheManager) -> SimilarityMatcher:
+    assert manager.similarity_matcher is not None
+    return manager.similarity_matcher
+
+
+async def compute_nonsense() -> Computed:
+    return Computed(response=5)  # type: ignore[arg-type]
+
+
+async def drained(pieces: AsyncIterator[str]) -> list[str]:
+    return [piece async for piece in pieces]
 
 
 WRONG: dict[str, tuple[str, Callable[[CacheManager], Awaitable[Any]]]] = {
@@ -63,6 +77,11 @@ WRONG: dict[str, tuple[str, Callable[[CacheManager], Awaitable[Any]]]] = {
         "compute must be a function",
         lambda m: m.llm_cache.get_or_compute("a", "b"),  # type: ignore[arg-type]
     ),
+    "tenant": ("namespace=", lambda m: m.lookup("a", params={"tenant": "acme"})),
+    "sample": ("no-cache", lambda m: m.lookup("a", params={"sample": 1})),
+    "scope": ("scope must be text", lambda m: matcher_of(m).find_similar("a", scope=5)),  # type: ignore[arg-type]
+    "key of a vector": ("key must be text", lambda m: matcher_of(m).remove_entry(None)),  # type: ignore[arg-type]
+    "computed": ("response: .*string", lambda m: m.get_or_compute("a", compute_nonsense)),
     "judged prompt": ("prompt must be text", lambda m: m.judge(5, "k", score=0.5, correct=True)),  # type: ignore[arg-type]
     "judged key": ("key must be text", lambda m: m.judge("a", 5, score=0.5, correct=True)),  # type: ignore[arg-type]
     "judgement": ("correct must be", lambda m: m.judge("a", "k", score=0.5, correct="y")),  # type: ignore[arg-type]
@@ -111,6 +130,23 @@ CALLS: list[Callable[[CacheManager, dict[str, Any]], Awaitable[Any]]] = [
     lambda m, w: m.llm_cache.set_many(w["a"], w["b"]),
     lambda m, w: m.llm_cache.delete(w["a"]),
     lambda m, w: m.llm_cache.get_or_compute(w["a"], w["b"], ttl_seconds=w["c"], tags=w["d"]),
+    lambda m, w: m.llm_cache.get_or_compute("a", compute, prompt=w["a"], model=w["b"], controls=w["c"]),
+    lambda m, w: drained(m.llm_cache.stream_or_compute(w["a"], w["b"], prompt=w["c"], model=w["d"], tags=w["e"])),
+    lambda m, w: m.llm_cache.set_many({"a": ANSWER}, w["a"], tags=w["b"]),
+    lambda m, w: m.llm_cache.set_many({w["a"]: w["b"]} if isinstance(w["a"], str) else w["b"]),
+    lambda m, w: m.llm_cache.exists(w["a"]),
+    lambda m, w: m.llm_cache.delete_many(w["a"]),
+    lambda m, w: m.llm_cache.list_keys(w["a"]),
+    lambda m, w: m.llm_cache.delete_pattern(w["a"]),
+    lambda m, w: m.llm_cache.invalidate(w["a"]),
+    lambda m, w: m.get_llm_cache(w["a"]),
+    lambda m, w: m.false_hits(w["a"]),
+    lambda m, w: m.index_missing(limit=w["a"]),
+    lambda m, w: matcher_of(m).find_similar(w["a"], w["b"], w["c"], scope=w["d"]),
+    lambda m, w: matcher_of(m).find_similar("a", scope=w["d"]),
+    lambda m, w: matcher_of(m).index_entry(w["a"], w["b"], key=w["c"], ttl_seconds=w["d"]),
+    lambda m, w: matcher_of(m).index_entry("a", "b", key=w["c"]),
+    lambda m, w: matcher_of(m).remove_entry(w["a"]),
 ]
 
 

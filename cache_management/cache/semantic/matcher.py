@@ -195,6 +195,8 @@ class SimilarityMatcher:
         if not check_text(prompt, "prompt").strip():
             raise InvalidInput("an empty prompt means nothing that could be found")
         check_text(response, "response")
+        if key is not None:
+            check_text(key, "key")
         ttl = check_life(ttl_seconds)
         expires_at = None if ttl is None or ttl == -1 else self._clock() + ttl
         await self.embedder.load()
@@ -236,6 +238,7 @@ class SimilarityMatcher:
 
     async def remove_entry(self, key: str) -> bool:
         """Forget a vector; return whether there was one."""
+        check_text(key, "key")
         await self.embedder.load()
         gone = [self._vectors.id_of(key)]
         scopes = {name: found.scope for name, (found, _) in (await self._vectors.load(gone)).items()}
@@ -272,6 +275,8 @@ class SimilarityMatcher:
         check_text(query, "query")
         floor = self.config.threshold if threshold is None else check_similarity(threshold)
         check_count(limit, "limit")
+        if scope is not None:
+            check_text(scope, "scope")
         vector = await self.vector_of(query)
         if vector is None:
             return []
