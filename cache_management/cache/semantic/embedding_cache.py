@@ -54,6 +54,7 @@ class CachingEmbedder:
         self._inner = inner
         self._max_size = max_size
         self._vectors: OrderedDict[bytes, Vector] = OrderedDict()
+        self._fits: OrderedDict[bytes, bool] = OrderedDict()
         self._flights: dict[bytes, asyncio.Future[Vector | None]] = {}
         self._tasks: set[asyncio.Task[dict[bytes, Vector]]] = set()
         self._lock = threading.Lock()
@@ -72,7 +73,16 @@ class CachingEmbedder:
         return self._inner.space
 
     def fits(self, text: str) -> bool:
-        return self._inner.fits(text)
+        name = _name(text)
+        known = self._fits.get(name)
+        if known is None:
+            # A repeated question costs a digest instead of a tokenizer.
+            known = self._inner.fits(text)
+            with self._lock:
+                self._fits[name] = known
+                while len(self._fits) > self._max_size:
+                    self._fits.popitem(last=False)
+        return known
 
     async def embed(self, texts: Sequence[str]) -> Vector:
         """Return shape (n, dims), float32, rows of length 1.

@@ -95,6 +95,19 @@ async def test_batch_larger_than_the_memory_is_answered() -> None:
     assert np.array_equal(rows, await HashingEmbedder().embed(texts))
 
 
+async def test_whether_a_text_fits_is_asked_once() -> None:
+    inner = HashingEmbedder()
+    asked: list[str] = []
+    inner.fits = lambda text: asked.append(text) or len(text) < 3  # type: ignore[method-assign, func-returns-value]
+    embedder = CachingEmbedder(inner, max_size=2)
+
+    assert [embedder.fits(text) for text in ("a", "abc", "a", "abc")] == [True, False, True, False]
+    assert asked == ["a", "abc"]
+    embedder.fits("b")
+    assert embedder.fits("a")
+    assert asked == ["a", "abc", "b", "a"]  # as many are kept as vectors
+
+
 async def test_nothing_asked_gives_no_rows() -> None:
     assert (await CachingEmbedder(HashingEmbedder(32)).embed([])).shape == (0, 32)
 
