@@ -270,17 +270,28 @@ def _check_names(data: Mapping[str, Any], model: type[BaseModel], *, where: str,
     for key, value in data.items():
         field = model.model_fields.get(key)
         if field is None:
-            everything = [".".join(name) for name in _known_leaves(Settings)]
-            near = difflib.get_close_matches(above + key, everything, n=1, cutoff=0.6) or difflib.get_close_matches(
-                key, [name.rpartition(".")[2] for name in everything], n=1, cutoff=0.6
-            )
-            hint = f"; did you mean {near[0]}?" if near else "; `cache-cli config show` lists the keys"
+            near = _nearest(above, key)
+            hint = f"; did you mean {near}?" if near else "; `cache-cli config show` lists the keys"
             raise ConfigurationError(f"{where}: unknown key {above + key}{hint}")
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             if not isinstance(value, dict):
                 raise ConfigurationError(f"{where}: {key} needs keys below it (got {value!r})")
             _check_names(value, inner, where=where, above=f"{above}{key}.")
+
+
+def _nearest(above: str, key: str) -> str | None:
+    """Return the setting that an unknown one may mean: written nearly so, or else one that shares a word with it."""
+    settings = [".".join(name) for name in _known_leaves(Settings)]
+    last = {name.rpartition(".")[2]: name for name in reversed(settings)}
+    # As in the environment, where everything begins so.
+    bare = key.removeprefix(ENV_PREFIX.lower())
+    if bare in last:
+        return last[bare]
+    words = set(bare.split("_"))
+    akin = [name for name in settings if words & set(name.rpartition(".")[2].split("_"))]
+    near = difflib.get_close_matches(above + key, settings, n=1) or difflib.get_close_matches(bare, last, n=1) or akin
+    return last.get(near[0], near[0]) if near else None
 
 
 def _known_leaves(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
+from cache_management.cache.clock import version_time
 from cache_management.cache.errors import InvalidInput
+from cache_management.cache.semantic.decision import reaches
 from cache_management.cache.values import Lookup
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
@@ -16,13 +18,17 @@ from cache_management.wiring import Platform
 _INDEX_AT_ONCE = 1_000
 
 
+_model = click.option("-m", "--model", help="As in the request: another model is another context.")
+_system = click.option("-s", "--system", help="The system prompt of the request.")
+
+
 @click.command()
 @click.argument("prompt")
 @click.option(
     "-t", "--threshold", type=float, help="Similarity threshold, -1 to 1  [default: similarity_threshold, 0.85]"
 )
-@click.option("-m", "--model", help="As in the request: another model is another context.")
-@click.option("-s", "--system", help="The system prompt of the request.")
+@_model
+@_system
 @click.option("--against", metavar="KEY", help="Compare with the entry of this key, however far away it is.")
 @json_option
 @pass_cli
@@ -46,7 +52,7 @@ def explain(
         found = await manager.lookup(prompt, model=model, system=system, threshold=threshold)
         compared = None
         if against is not None:
-            compared = await _compare(platform, prompt, against, found.threshold)
+            compared = await _compare(platform, found, against)
         return found, compared, left
 
     found, compared, left = cli.run(work)
@@ -62,7 +68,8 @@ def explain(
     return ExitCode.OK if is_answered else ExitCode.FAILED
 
 
-async def _compare(platform: Platform, prompt: str, key: str, threshold: float) -> dict[str, Any]:
+async def _compare(platform: Platform, asked: Lookup, key: str) -> dict[str, Any]:
+    """Weigh one entry as a lookup would have if it had come near; what evidence refuses is known of those that did."""
     from cache_management.cache.semantic import gates
 
     entries = await platform.llm_cache.load_entries([key])
@@ -72,36 +79,56 @@ async def _compare(platform: Platform, prompt: str, key: str, threshold: float) 
     matcher = platform.manager.similarity_matcher
     if matcher is None:
         raise InvalidInput("there is no model to compare meaning with")
-    ours, theirs = await matcher.vector_of(prompt), await matcher.vector_of(entry.response.prompt)
+    ours, theirs = await matcher.vector_of(asked.prompt), await matcher.vector_of(entry.response.prompt)
     score = None if ours is None or theirs is None else float(ours @ theirs)
-    config = matcher.config
-    vetoes = gates.vetoes(prompt, entry.response.prompt, fresh_seconds=config.fresh_seconds, off=config.gates_off)
-    if entry.scope != "":
-        vetoes = ("scope", *vetoes)
+    weighed = next((match for match in asked.candidates if match.key == key), None)
+    if weighed is not None:
+        vetoes = weighed.vetoes
+    else:
+        config = matcher.config
+        vetoes = gates.vetoes(
+            asked.prompt,
+            entry.response.prompt,
+            age_seconds=max(0.0, platform.llm_cache.clock() - version_time(entry.version)),
+            fresh_seconds=config.fresh_seconds,
+            off=config.gates_off,
+        )
+        if entry.scope is None or entry.scope != asked.scope:
+            vetoes = ("scope", *vetoes)
     return {
         "key": key,
         "prompt": entry.response.prompt,
         "score": score,
-        "threshold": threshold,
+        "threshold": asked.threshold,
         "vetoes": vetoes,
-        "would_answer": score is not None and score >= threshold and not vetoes,
+        "would_answer": score is not None and reaches(score, asked.threshold) and not vetoes,
     }
 
 
 @click.command()
 @click.argument("prompt")
+@_model
+@_system
 @click.option("--key", help="The entry that answered it  [default: the one that a lookup finds by meaning]")
 @click.option("--right/--wrong", "correct", default=None, help="Whether its answer was right.")
 @json_option
 @pass_cli
-def feedback(cli: CliContext, prompt: str, key: str | None, correct: bool | None, as_json: bool) -> int:
+def feedback(
+    cli: CliContext,
+    prompt: str,
+    model: str | None,
+    system: str | None,
+    key: str | None,
+    correct: bool | None,
+    as_json: bool,
+) -> int:
     """Say whether the answer that PROMPT got by meaning was right. A wrong one is not served to it again."""
     if correct is None:
         raise InvalidInput("say --right or --wrong")
 
     async def work(platform: Platform) -> str | None:
         manager = platform.manager
-        found = await manager.lookup(prompt)
+        found = await manager.lookup(prompt, model=model, system=system)
         # By default what a lookup serves, or what was called wrong before.
         match = next(
             (

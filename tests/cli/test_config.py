@@ -50,6 +50,10 @@ def test_a_valid_file_is_valid(cli: Cli) -> None:
     ("text", "says"),
     [
         ("redis_prot: 1", ["redis_prot", "did you mean redis_port?"]),
+        ("cache_url: 'memory://'", ["cache_url", "did you mean url?"]),
+        ("ttl: 5", ["did you mean ttl_seconds?"]),
+        ("recheckrate: 5", ["did you mean semantic.recheck_rate?"]),
+        ("zebra: 5", ["`cache-cli config show` lists the keys"]),
         ("backend: postgres", ["backend", "'postgres'", "redis"]),
         ("ttl_seconds: 0", ["ttl_seconds", "0"]),
         ("max_size: many", ["max_size", "'many'"]),

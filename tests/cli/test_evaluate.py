@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import gzip
 import json
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from cache_management.settings import load_settings
+from cache_management.wiring import open_platform
 from tests.cli.conftest import Cli
 
 SAME = [(f"how do I reset the {name} of my router", f"my router, how do I reset the {name}") for name in ("pin", "key")]
@@ -179,6 +182,48 @@ def test_explain_compares_with_one_entry_however_far(cli: Cli) -> None:
     absent = cli("explain", "x", "--against", "nothing")
     assert absent.code == 2
     assert "there is no entry under 'nothing'" in absent.err
+
+
+def stored_in_context(prompt: str, response: str) -> str:
+    """Store an answer as an app does, with a model and a system prompt; return its key."""
+
+    async def store() -> str:
+        platform = open_platform(load_settings().settings)
+        try:
+            return await platform.manager.store(prompt, response, model="gpt-4", system="Be brief.")
+        finally:
+            await platform.aclose()
+
+    return asyncio.run(store())
+
+
+IN_CONTEXT = ("-m", "gpt-4", "-s", "Be brief.")
+
+
+def test_explain_compares_with_an_entry_in_its_own_context(cli: Cli) -> None:
+    key = stored_in_context("fee for 10 transfers abroad", "1 EUR")
+    asked = "for 10 transfers abroad fee"
+
+    same = cli("explain", asked, *IN_CONTEXT, "--against", key, "--json")
+    far = cli("explain", "how do I bake bread", *IN_CONTEXT, "--against", key, "--json")
+    other = cli("explain", asked, "-m", "gpt-5", "--against", key, "--json")
+
+    assert (same.code, same.data["against"]["vetoes"], same.data["against"]["would_answer"]) == (0, [], True)
+    assert (far.code, far.data["against"]["would_answer"]) == (1, False)
+    assert "scope" not in far.data["against"]["vetoes"]
+    assert (other.code, other.data["against"]["vetoes"]) == (1, ["scope"])
+
+
+def test_feedback_reaches_an_answer_in_its_context(cli: Cli) -> None:
+    key = stored_in_context("how do I reset my password", "on the login page")
+    asked = "my password, how do I reset"
+
+    assert cli("feedback", asked, "--wrong").code == 1, "nothing answers the bare prompt"
+    noted = cli("feedback", asked, *IN_CONTEXT, "--wrong", "--json")
+    against = cli("explain", asked, *IN_CONTEXT, "--against", key, "--json")
+
+    assert (noted.code, noted.data["key"]) == (0, key)
+    assert against.data["against"]["vetoes"] == ["feedback_block"]
 
 
 def test_feedback_keeps_an_answer_from_its_question(cli: Cli) -> None:
