@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cache_management import CacheConfig, CachedResponse, CacheManager, Computed, LLMCache, SimilarityConfig
+from cache_management.cache import front_door
 from cache_management.cache.embeddings.hashing import HashingEmbedder
 from cache_management.cache.errors import BackendUnavailable, EmbedderUnavailable, InvalidInput, InvalidKey
 from cache_management.cache.events import Event, HitEvent, MissEvent, StaleEvent, UnavailableEvent, VetoEvent
@@ -614,6 +615,94 @@ async def test_a_model_that_is_late_costs_its_time_and_no_more() -> None:
 
     assert found.reason == "degraded"
     assert [event.reason for event in door.heard(UnavailableEvent)] == ["no vector in time"]
+
+
+@pytest.mark.parametrize("conversation", [False, True], ids=["question", "conversation"])
+async def test_a_late_model_keeps_nobody_from_storing_and_computing(
+    conversation: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    door = Door(embedder=Late(), embed_timeout_seconds=0.01)
+    turns = [turn for at in range(20) for turn in (user(f"question {at}"), assistant("r"))]
+    context: dict[str, Any] = {"history": turns} if conversation else {}
+
+    await door.store(ASKED, "stored", **context)
+    computed = await door.get_or_compute(REWORDED, lambda: "computed", **context)
+
+    assert computed.response == "computed"
+    assert [(await door.lookup(asked, **context)).kind for asked in (ASKED, REWORDED)] == ["exact", "exact"]
+    assert {event.reason for event in door.heard(UnavailableEvent)} == {"no vector in time"}
+    assert len([line for line in caplog.messages if "exactly only" in line]) == 1
+
+
+class Slow(HashingEmbedder):
+    """Takes 60 ms of a clock that only it moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.texts: list[str] = []
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.texts += texts
+        await asyncio.sleep(0)
+        self.now += 0.06
+        return await super().embed(texts)
+
+
+async def test_the_texts_of_one_request_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = Slow()
+    monkeypatch.setattr(front_door, "perf_counter", lambda: embedder.now)
+    door = Door(embedder=embedder, embed_timeout_seconds=0.1)
+    history: list[dict[str, str]] = []
+    reworded: list[dict[str, str]] = []
+    for at in range(10):
+        await door.store(f"question number {at}", "r", history=history)
+        history += [user(f"question number {at}"), assistant("r")]
+        reworded += [user(f"number {at} question"), assistant("r")]
+    embedder.texts.clear()
+
+    found = await door.lookup("last", history=reworded)
+
+    assert found.reason == "degraded"
+    assert len(embedder.texts) <= 3, "60 ms, 60 ms, and then the time is up"
+
+
+class Failing(HashingEmbedder):
+    """Raises what no embedder promised."""
+
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self.at = at
+
+    async def load(self) -> None:
+        if self.at == "load":
+            raise RuntimeError("the device is lost")
+
+    def fits(self, text: str) -> bool:
+        if self.at == "fits":
+            raise RuntimeError("the tokeniser is lost")
+        return True
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        raise ZeroDivisionError("the model is lost")
+
+
+@pytest.mark.parametrize("at", ["load", "fits", "embed"])
+async def test_a_model_that_fails_in_its_own_way_leaves_exact_answers(
+    at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    door = Door(embedder=Failing(at))
+
+    await door.store(ASKED, "r")
+    found = [await door.lookup(ASKED), await door.lookup(REWORDED)]
+    computed = await door.get_or_compute(REWORDED, lambda: "computed")
+
+    assert [each.reason for each in found] == ["exact", "degraded"]
+    assert computed.response == "computed"
+    assert len([line for line in caplog.messages if "exactly only" in line]) == 1
+    assert "is lost" in caplog.text
+    with pytest.raises(EmbedderUnavailable, match="is lost"):
+        await door.manager.find_similar(ASKED)
 
 
 async def test_a_store_that_is_down_is_a_miss_with_a_reason() -> None:

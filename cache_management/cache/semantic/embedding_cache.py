@@ -8,8 +8,9 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -62,7 +63,8 @@ class CachingEmbedder:
         _caches.add(self)
 
     async def load(self) -> None:
-        await self._inner.load()
+        with _told(self.model):
+            await self._inner.load()
 
     @property
     def dims(self) -> int:
@@ -77,7 +79,8 @@ class CachingEmbedder:
         known = self._fits.get(name)
         if known is None:
             # A repeated question costs a digest instead of a tokenizer.
-            known = self._inner.fits(text)
+            with _told(self.model):
+                known = self._inner.fits(text)
             with self._lock:
                 self._fits[name] = known
                 while len(self._fits) > self._max_size:
@@ -175,18 +178,14 @@ class CachingEmbedder:
 
     async def _ask(self, texts: Mapping[bytes, str], *, anew: bool = False) -> dict[bytes, Vector]:
         """Return the vectors of texts: from the file, else from the model; keep them."""
-        await self._inner.load()
+        await self.load()
         found: dict[bytes, Vector] = {}
         if self._file is not None and not anew:
             found = await self._file.get_many(list(texts), space=self.space, dims=self.dims)
         rest = {key: text for key, text in texts.items() if key not in found}
         if rest:
-            try:
+            with _told(self.model):
                 rows = await self._inner.embed(list(rest.values()))
-            except (CacheError, ImportError):
-                raise
-            except Exception as exc:  # the model's libraries raise what they like: no memory, a lost device
-                raise EmbedderUnavailable(f"{self.model} failed: {type(exc).__name__}: {str(exc)[:200]}") from exc
             rows = checked_rows(rows, model=self.model, texts=len(rest), dims=self.dims)
             # Copied, because a row that is kept would keep its whole batch.
             fresh = {key: row.copy() for key, row in zip(rest, rows, strict=True)}
@@ -201,6 +200,21 @@ class CachingEmbedder:
         self._flights, self._tasks = {}, set()
         if self._file is not None:
             self._file.begin()
+
+
+@contextmanager
+def _told(model: str) -> Iterator[None]:
+    """Raise what a model raises as what callers expect: its libraries raise what they like (no memory, a lost device).
+
+    Raises:
+        EmbedderUnavailable: The model failed.
+    """
+    try:
+        yield
+    except (CacheError, ImportError):
+        raise
+    except Exception as exc:
+        raise EmbedderUnavailable(f"{model} failed: {type(exc).__name__}: {str(exc)[:200]}") from exc
 
 
 def _all_came_out_of_a_fork() -> None:
