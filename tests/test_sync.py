@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -163,6 +165,97 @@ def test_a_manager_takes_synchronous_parts() -> None:
         manager.set_llm_cache("q", ANSWER)
 
         assert [match.response for match in manager.find_similar("q")] == ["a"]
+
+
+def front_door() -> CacheManager:
+    return CacheManager(
+        LLMCache(CacheConfig(url="memory://", stale_while_revalidate_seconds=60)),
+        SimilarityMatcher(embedder=HashingEmbedder()),
+    )
+
+
+def test_whole_requests_are_answered_without_a_loop() -> None:
+    asked, reworded = "how do I reset my password", "my password, how do I reset"
+    with front_door() as manager:
+        for context in ({}, {"model": "m", "system": "Be brief."}, {"namespace": "other"}):
+            manager.store(asked, "on the login page", **context)
+            exact, near = manager.lookup(asked, **context), manager.lookup(reworded, **context)
+            computed = manager.get_or_compute("another question", lambda: "computed", **context)
+
+            assert (exact.kind, near.kind, computed.response) == ("exact", "semantic", "computed")
+        manager.feedback(manager.lookup(reworded), correct=False)
+        assert manager.lookup(reworded).vetoes == ("feedback_block",)
+        assert [match.vetoes for match in manager.find_similar(reworded, limit=1)] == [("feedback_block",)]
+        assert manager.false_hits().blocked == 1
+
+
+def test_a_conversation_goes_on_without_a_loop() -> None:
+    history = [{"role": "user", "content": "tell me about Paris"}, {"role": "assistant", "content": "A city."}]
+    with front_door() as manager:
+        manager.store("tell me about Paris", "A city.")
+        manager.store("how many people live there", "Two million.", history=history)
+
+        reworded = [{**history[0], "content": "about Paris, tell me"}, history[1]]
+        assert manager.lookup("there live how many people", history=reworded).kind == "semantic"
+
+
+def test_threads_share_one_front_door() -> None:
+    with front_door() as manager, ThreadPoolExecutor(8) as pool:
+        computed: list[int] = []
+
+        def ask(at: int) -> str:
+            def compute() -> str:
+                computed.append(at)
+                return f"answer {at % 10}"
+
+            return str(manager.get_or_compute(f"question number {at % 10}", compute).response)
+
+        answers = list(pool.map(ask, range(200)))
+
+    assert answers == [f"answer {at % 10}" for at in range(200)]
+    assert len(computed) == 10
+
+
+FORKS = """
+import os
+from cache_management import CacheConfig, SimilarityConfig
+from cache_management.cache.embeddings.hashing import HashingEmbedder
+from cache_management.sync import CacheManager, LLMCache, SimilarityMatcher
+
+cache = LLMCache(CacheConfig(url={url!r}))
+manager = CacheManager(cache, SimilarityMatcher(embedder=HashingEmbedder()))
+manager.store("how do I reset my password", "on the login page")
+assert manager.lookup("my password, how do I reset").kind == "semantic"
+
+def use(name):
+    assert manager.lookup("my password, how do I reset").kind == "semantic"
+    manager.store(f"a question of the {{name}}", "r")
+    assert manager.lookup(f"of the {{name}} a question").kind == "semantic"
+    assert manager.get_or_compute(f"{{name}} computes", lambda: "computed").response == "computed"
+
+child = os.fork()
+if not child:
+    use("child")
+    print("child is through", flush=True)
+    os._exit(0)
+use("parent")
+assert os.waitpid(child, 0)[1] == 0
+manager.close()
+print("parent is through")
+"""
+
+
+@pytest.mark.parametrize("store", ["memory", "disk", "redis"])
+def test_a_front_door_works_on_both_sides_of_a_fork(store: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    urls = {"memory": lambda: "memory://", "disk": lambda: f"disk://{tmp_path}/cache"}
+    url = request.getfixturevalue("redis_url") if store == "redis" else urls[store]()
+
+    found = subprocess.run(
+        [sys.executable, "-c", FORKS.format(url=url)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (found.returncode, found.stderr) == (0, "")
+    assert sorted(found.stdout.splitlines()) == ["child is through", "parent is through"]
 
 
 def test_every_public_method_is_there_and_blocks() -> None:
