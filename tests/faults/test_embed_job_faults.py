@@ -44,7 +44,12 @@ class ByBothModels(SimilarityMatcher):
 @asynccontextmanager
 async def reader(url: str, *, by_both: bool = False, dims: int = 64) -> AsyncIterator[CacheManager]:
     cache = LLMCache(CacheConfig(url=url, strict=True, timeout_seconds=5))
-    config = SimilarityConfig(model="hashing", threshold=0.95, previous_model="hashing" if by_both else None)
+    config = SimilarityConfig(
+        model="hashing",
+        threshold=0.95,
+        previous_model="hashing" if by_both else None,
+        embed_timeout_seconds=60,  # a busy machine must not leave entries without a vector
+    )
     matcher = ByBothModels(config, backend=cache.backend, embedder=HashingEmbedder(dims))
     async with CacheManager(cache, matcher) as manager:
         yield manager
@@ -62,6 +67,7 @@ async def fill(url: str, count: int) -> None:
             await asyncio.gather(
                 *(manager.store(question(at), f"answer {at}", model="m") for at in range(start, start + 100))
             )
+    assert (await count_vectors(url))["hashing-32"] == count
 
 
 async def lost(url: str, count: int, **options: bool) -> list[int]:
