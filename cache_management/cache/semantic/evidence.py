@@ -14,6 +14,8 @@ served. The risks are observed over expected wrong ones, drawn to 1 by a few exp
     near_miss    what was computed anyway, beside the nearest stored answer
     feedback     somebody's word: blocks the pair, raises its entry's and cluster's risk; never a rate
 
+When rechecks say that more than the budget is wrong by now, the shares are forgotten and learned anew.
+
 The published idea (an error budget kept by learned thresholds) is that of Schroeder et al., "vCache",
 2025; nothing else of it is here. See docs/design/0011-verified-mode.md.
 """
@@ -26,7 +28,7 @@ from typing import Literal
 
 import msgspec
 
-from cache_management.cache.semantic.intervals import anytime
+from cache_management.cache.semantic.intervals import anytime, suspicion
 
 Source = Literal["recheck", "near_miss", "feedback"]
 Verdict = Literal["same", "different", "unsure"]
@@ -37,6 +39,7 @@ _HIGHEST_RISK = 100.0
 _ENTRIES_KEPT = 20_000
 _BLOCKED_KEPT = 50_000
 _OLD = 20_000.0  # comparisons, from where on old ones count half
+_ALARM = 1_000.0  # rechecks between false alarms, at least, when exactly as many as the budget allows are wrong
 
 
 class Observation(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -130,6 +133,7 @@ class State(msgspec.Struct, array_like=True):
     near_misses: list[_Tally]
     audited: int = 0
     seen: int = 0
+    suspicion: list[float] = []  # see intervals.suspicion
 
 
 class Evidence:
@@ -187,6 +191,9 @@ class Evidence:
         if seen.source == "recheck":
             state.rechecks.setdefault(seen.weight, _Tally()).add(seen.verdict, seen.weight)
             state.audited += 1
+            state.suspicion = suspicion(state.suspicion, wrong=wrong, expected=self.budget)
+            if sum(state.suspicion) >= _ALARM * len(state.suspicion):
+                self._begin_anew()
 
     def refuses(self, score: float, *, asked: str, entry: str, cluster: int) -> str | None:
         """Return why a candidate must not be served: "feedback_block", "unverified", or None when it may be."""
@@ -258,6 +265,12 @@ class Evidence:
         while len(self._entries) > _ENTRIES_KEPT:
             self._entries.popitem(last=False)
         return risk
+
+    def _begin_anew(self) -> None:
+        """Forget how right answers were: what is asked is another thing now, and old evidence speaks for it no more."""
+        self._state.bins = [_Tally() for _ in range(_BINS + 1)]
+        self._state.suspicion = []
+        self._uppers = None
 
     def _grow_old(self) -> None:
         for tally in (*self._state.bins, *self._state.rechecks.values()):

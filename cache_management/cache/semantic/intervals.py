@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import lgamma, log, log1p, sqrt
 from typing import NamedTuple
 
 from cache_management.cache.errors import InvalidInput
 
+_GROWN = (2, 4, 8)
 _STEPS = 28  # of halving: some 1e-9 of the whole
 
 
@@ -60,6 +61,21 @@ def anytime(wrong: float, total: float, *, error: float = 0.05, expected: float 
         return won <= wrong * log(p) + (total - wrong) * log1p(-p)
 
     return Interval(_edge(is_in, share, 0.0), share, _edge(is_in, share, 1.0))
+
+
+def suspicion(before: Sequence[float], *, wrong: bool, expected: float) -> list[float]:
+    """Return how strongly a share seems to have grown beyond `expected`, after one more observation.
+
+    One number for each way in which it may have grown (2, 4 and 8 times). As long as the share is at
+    most `expected`, their mean reaches N after N observations on average, or later, however long one watches.
+    Source: Shiryaev and Roberts' statistic as an e-detector: Shin, Ramdas and Rinaldo, "E-detectors", 2023.
+
+    Args:
+        before: What was returned before; empty at the beginning.
+    """
+    grown = [min(times * expected, (1 + expected) / 2) for times in _GROWN]
+    ratios = [share / expected if wrong else (1 - share) / (1 - expected) for share in grown]
+    return [(1 + known) * ratio for known, ratio in zip(before or [0.0] * len(grown), ratios, strict=True)]
 
 
 def _edge(is_in: Callable[[float], bool], inside: float, outside: float) -> float:

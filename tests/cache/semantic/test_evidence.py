@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cache_management.cache.semantic import evidence as evidence_module
 from cache_management.cache.semantic.evidence import (
     Evidence,
     Observation,
@@ -164,6 +165,40 @@ def test_a_model_that_grows_worse_is_noticed() -> None:
     assert before.served > 300
     assert after.served < 0.15 * 4000
     assert refusal(after.evidence, 0.99) == "unverified"
+
+
+def grown(comparisons: int, budget: float) -> Evidence:
+    """Return the evidence of a namespace that has served well for long."""
+    rng, evidence = random.Random(1), Evidence(budget)
+    for at in range(comparisons):
+        score, entry = min(1.0, max(0.8, rng.gauss(0.92, 0.04))), rng.randrange(300)
+        verdict: Verdict = "different" if rng.random() < falling(at, score) else "same"
+        evidence.add(Observation("near_miss", verdict, score, str(at), str(entry), entry % 64))
+    return evidence
+
+
+def test_after_a_long_good_time_a_shift_of_traffic_is_noticed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overspent() -> float:
+        found = simulate(12, 0.05, lambda _, __: 0.3, evidence=grown(15_000, 0.05), questions=2_000)
+        return found.wrong - 0.05 * found.served
+
+    watched = overspent()
+    monkeypatch.setattr(evidence_module, "_ALARM", float("inf"))
+
+    assert 0 < watched < 0.2 * overspent()
+
+
+def rechecked(rate: float, times: int, seed: int) -> Evidence:
+    evidence, rng = Evidence(0.02), random.Random(seed)
+    for _ in range(times):
+        evidence.add(observation("different" if rng.random() < rate else "same", source="recheck"))
+    return evidence
+
+
+def test_what_stays_within_the_budget_raises_no_alarm_and_what_does_not_soon_does() -> None:
+    for seed in range(3):
+        assert sum(tally.total for tally in rechecked(0.008, 2_000, seed).state.bins) == 2_000
+        assert sum(tally.total for tally in rechecked(0.16, 300, seed).state.bins) < 300
 
 
 def test_a_judge_that_never_says_no_is_found_out_by_the_same_test() -> None:

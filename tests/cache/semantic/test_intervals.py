@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_management.cache.errors import InvalidInput
-from cache_management.cache.semantic.intervals import anytime, wilson
+from cache_management.cache.semantic.intervals import anytime, suspicion, wilson
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,26 @@ def test_what_is_no_count_is_refused(wrong: int, total: int) -> None:
         wilson(wrong, total)
     with pytest.raises(InvalidInput, match="is no count"):
         anytime(wrong, total)
+
+
+def test_false_alarms_are_as_rare_as_promised() -> None:
+    rng = random.Random(1)
+    runs = []
+    for _ in range(60):
+        known: list[float] = []
+        length = 0
+        while not known or sum(known) < 50 * len(known):
+            known = suspicion(known, wrong=rng.random() < 0.05, expected=0.05)
+            length += 1
+        runs.append(length)
+
+    assert sum(runs) / len(runs) >= 50
+
+
+@given(st.lists(st.booleans(), max_size=50), st.floats(0.001, 0.5))
+def test_suspicion_is_a_finite_number_from_zero(seen: list[bool], expected: float) -> None:
+    known: list[float] = []
+    for wrong in seen:
+        known = suspicion(known, wrong=wrong, expected=expected)
+
+    assert all(0 <= each < float("inf") for each in known)
