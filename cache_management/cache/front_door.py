@@ -30,8 +30,8 @@ from cache_management.cache.events import HitEvent, UnavailableEvent
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.records import Indexable, IndexReport
 from cache_management.cache.requests import Request, entry_key, is_reserved_key
-from cache_management.cache.semantic.chains import Links
 from cache_management.cache.semantic.decision import decide
+from cache_management.cache.semantic.finding import Finder
 from cache_management.cache.values import CachedResponse, Lookup, LookupReason, SimilarityMatch
 
 if TYPE_CHECKING:
@@ -64,11 +64,18 @@ class FrontDoor:
         self.matcher = matcher
         self.config = matcher.config if matcher is not None else SimilarityConfig(namespace=cache.namespace)
         self.verifier = verifier
-        self._opinion = opinion
         self._older = None if matcher is None else matcher.older()
         self._shelf = _RequestShelf(cache, self._filed)
         self._computing = Computing(self._shelf, cache.flights, clock=cache.clock)
-        self._links = Links(self.config.conversations, held=self._shelf.held)
+        self._finder = Finder(
+            self.config,
+            matcher,
+            self._older,
+            verifier=verifier,
+            opinion=opinion,
+            held=self._shelf.held,
+            left_out=self._without_meaning,
+        )
         self._warned = False
 
     async def lookup(self, request: Request, threshold: float | None = None) -> Lookup:
@@ -203,12 +210,12 @@ class FrontDoor:
         scope: str | None = None
         if self.matcher is not None and missed != "degraded":
             try:
-                scope = await self.scope(request, threshold, spent)
-                found = (
-                    None
-                    if scope is None
-                    else await self._candidates(request, scope, threshold, spent, max_age_seconds=max_age_seconds)
-                )
+                scope = await self._finder.scope(request, threshold, spent)
+                found = None
+                if scope is not None:
+                    found = await self._finder.candidates(
+                        request, scope, threshold, spent, max_age_seconds=max_age_seconds
+                    )
             except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
                 self._without_meaning(exc)
                 missed = "degraded"
@@ -255,86 +262,17 @@ class FrontDoor:
             vetoes=(),
         )
 
-    async def _candidates(
-        self,
-        request: Request,
-        scope: str,
-        threshold: float,
-        spent: dict[str, float],
-        *,
-        max_age_seconds: float | None = None,
-    ) -> list[Candidate] | None:
-        """Return the nearest entries of a scope, or None for a text that the model cannot read whole.
-
-        `spent` is added to: the earlier turns of a request and its own text share one deadline for embedding.
-        """
-        if self.matcher is None:
-            return []
-        text = request.last_text or ""
-        began = perf_counter()
-        await self.matcher.embedder.load()  # once, and it may take seconds: no deadline
-        embedding = spent.get("embed", 0.0)
-        async with asyncio.timeout(self.config.embed_timeout_seconds - embedding / 1000):
-            vector = await self.matcher.vector_of(text)
-        embedded = perf_counter()
-        spent["embed"] = embedding + (embedded - began) * 1000
-        if vector is None:
-            return None
-        found = await self.matcher.nearest(text, vector, scope, threshold, max_age_seconds=max_age_seconds)
-        if self._older is not None:
-            older = await self._from_older(self._older, text, scope, threshold, max_age_seconds=max_age_seconds)
-            found = newer_first(found, older)
-        if self.verifier is not None:
-            found = await self.verifier.weigh(text, found, threshold)
-        if self._opinion is not None:
-            found = await self._opinion.weigh(text, found, threshold)
-        spent["search"] = spent.get("search", 0.0) + (perf_counter() - embedded) * 1000
-        return found
-
-    async def _from_older(
-        self, older: SimilarityMatcher, text: str, scope: str, threshold: float, *, max_age_seconds: float | None
-    ) -> list[Candidate]:
-        """Return the nearest entries that the model before this one embedded; without that model there are none."""
-        try:
-            # Once everything is embedded anew, the older model has nothing to say and is not asked.
-            vector = None if await older.is_empty() else await older.vector_of(text)
-        except (EmbedderUnavailable, ImportError) as exc:
-            self._without_meaning(exc)
-            return []
-        if vector is None:
-            return []
-        return await older.nearest(text, vector, scope, threshold, max_age_seconds=max_age_seconds)
-
-    async def scope(self, request: Request, threshold: float, spent: dict[str, float] | None = None) -> str | None:
-        """Return where a request may be found by meaning, or None when only exactly.
-
-        `threshold` decides which entries answer the earlier turns of its conversation.
-
-        Raises:
-            BackendUnavailable, EmbedderUnavailable, ImportError, TimeoutError: It cannot be told.
-        """
-        answer = partial(self._answer_of, threshold=threshold, spent={} if spent is None else spent)
-        return await self._links.scope(request, threshold, answer)
-
     async def scope_or_none(self, request: Request, threshold: float) -> str | None:
         """Return where a request is filed; what cannot be told is filed for exact hits only."""
         try:
-            return await self.scope(request, threshold)
+            return await self._finder.scope(request, threshold)
         except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
             self._without_meaning(exc)
             return None
 
     def forget_links(self) -> None:
-        """Resolve earlier turns anew: what answered them was judged."""
-        self._links.forget()
-
-    async def _answer_of(self, turn: Request, scope: str, *, threshold: float, spent: dict[str, float]) -> str | None:
-        """Return the key of the entry that answers an earlier turn by meaning, or None."""
-        if self.matcher is None or (self._older is None and not await self.matcher.may_hold(scope)):
-            return None  # so it is with most turns of a long conversation: nothing is embedded for them
-        candidates = await self._candidates(turn, scope, threshold, spent)
-        at, _ = decide([candidate.match for candidate in candidates or ()], threshold)
-        return None if at is None or not candidates else candidates[at].match.key
+        """Resolve the earlier turns of conversations anew: what answered them was judged."""
+        self._finder.forget_links()
 
     async def _filed(self, key: str, response: str) -> None:
         await self._make_findable(key)
@@ -373,13 +311,6 @@ class FrontDoor:
         if threshold is None:
             return self.config.threshold
         return check_similarity(threshold)
-
-
-def newer_first(newer: Sequence[Candidate], older: Sequence[Candidate]) -> list[Candidate]:
-    """Join what two models found, best first; of an entry that both know, the newer one's word counts."""
-    known = {candidate.match.key for candidate in newer}
-    both = [*newer, *(candidate for candidate in older if candidate.match.key not in known)]
-    return sorted(both, key=lambda candidate: -candidate.match.score)
 
 
 async def index_keys(cache: LLMCache, matcher: SimilarityMatcher, keys: Sequence[str]) -> IndexReport:

@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from cache_management import CacheConfig, CachedResponse, CacheManager, Computed, LLMCache, SimilarityConfig
-from cache_management.cache import front_door
 from cache_management.cache.embeddings.hashing import HashingEmbedder
 from cache_management.cache.errors import BackendUnavailable, EmbedderUnavailable, InvalidInput, InvalidKey
 from cache_management.cache.events import Event, HitEvent, MissEvent, StaleEvent, UnavailableEvent, VetoEvent
 from cache_management.cache.records import Record
 from cache_management.cache.requests import entry_key, make_request
+from cache_management.cache.semantic import finding
 from cache_management.cache.semantic.matcher import SimilarityMatcher
 from tests.contracts.broken import BreakableBackend
 from tests.contracts.clock import ManualClock
@@ -651,7 +651,7 @@ class Slow(HashingEmbedder):
 
 async def test_the_texts_of_one_request_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = Slow()
-    monkeypatch.setattr(front_door, "perf_counter", lambda: embedder.now)
+    monkeypatch.setattr(finding, "perf_counter", lambda: embedder.now)
     door = Door(embedder=embedder, embed_timeout_seconds=0.1)
     history: list[dict[str, str]] = []
     reworded: list[dict[str, str]] = []

@@ -1,0 +1,131 @@
+"""Which stored entries may answer a request by meaning: the nearest ones asked in its context and conversation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from cache_management.cache.config import SimilarityConfig
+from cache_management.cache.errors import EmbedderUnavailable
+from cache_management.cache.requests import Request
+from cache_management.cache.semantic.chains import Held, Links
+from cache_management.cache.semantic.decision import decide
+
+if TYPE_CHECKING:
+    from cache_management.cache.semantic.matcher import Candidate, SimilarityMatcher
+    from cache_management.cache.semantic.second_opinion import SecondOpinion
+    from cache_management.cache.semantic.verifier import Verifier
+
+
+class Finder:
+    """Finds candidates in the scope of a request, with all that refuses them.
+
+    Args:
+        matcher: None finds nothing, and still tells scopes.
+        older: Knows what the model before this one embedded.
+        verifier, opinion: Add what they refuse.
+        held: Tells which keys have an entry.
+        left_out: Hears why the older model was not asked.
+    """
+
+    def __init__(
+        self,
+        config: SimilarityConfig,
+        matcher: SimilarityMatcher | None,
+        older: SimilarityMatcher | None = None,
+        *,
+        verifier: Verifier | None = None,
+        opinion: SecondOpinion | None = None,
+        held: Held,
+        left_out: Callable[[Exception], None],
+    ) -> None:
+        self._config = config
+        self._matcher = matcher
+        self._older = older
+        self._verifier = verifier
+        self._opinion = opinion
+        self._left_out = left_out
+        self._links = Links(config.conversations, held=held)
+
+    async def scope(self, request: Request, threshold: float, spent: dict[str, float] | None = None) -> str | None:
+        """Return where a request may be found by meaning, or None when only exactly.
+
+        `threshold` decides which entries answer the earlier turns of its conversation.
+
+        Raises:
+            BackendUnavailable, EmbedderUnavailable, ImportError, TimeoutError: It cannot be told.
+        """
+        answer = partial(self._answer_of, threshold=threshold, spent={} if spent is None else spent)
+        return await self._links.scope(request, threshold, answer)
+
+    def forget_links(self) -> None:
+        """Resolve earlier turns anew: what answered them was judged."""
+        self._links.forget()
+
+    async def candidates(
+        self,
+        request: Request,
+        scope: str,
+        threshold: float,
+        spent: dict[str, float],
+        *,
+        max_age_seconds: float | None = None,
+    ) -> list[Candidate] | None:
+        """Return the nearest entries of a scope, or None for a text that the model cannot read whole.
+
+        `spent` is added to: the earlier turns of a request and its own text share one deadline for embedding.
+        """
+        if self._matcher is None:
+            return []
+        text = request.last_text or ""
+        began = perf_counter()
+        await self._matcher.embedder.load()  # once, and it may take seconds: no deadline
+        embedding = spent.get("embed", 0.0)
+        async with asyncio.timeout(self._config.embed_timeout_seconds - embedding / 1000):
+            vector = await self._matcher.vector_of(text)
+        embedded = perf_counter()
+        spent["embed"] = embedding + (embedded - began) * 1000
+        if vector is None:
+            return None
+        found = await self._matcher.nearest(text, vector, scope, threshold, max_age_seconds=max_age_seconds)
+        if self._older is not None:
+            older = await self._from_older(self._older, text, scope, threshold, max_age_seconds=max_age_seconds)
+            found = newer_first(found, older)
+        if self._verifier is not None:
+            found = await self._verifier.weigh(text, found, threshold)
+        if self._opinion is not None:
+            found = await self._opinion.weigh(text, found, threshold)
+        spent["search"] = spent.get("search", 0.0) + (perf_counter() - embedded) * 1000
+        return found
+
+    async def _from_older(
+        self, older: SimilarityMatcher, text: str, scope: str, threshold: float, *, max_age_seconds: float | None
+    ) -> list[Candidate]:
+        """Return the nearest entries that the model before this one embedded; without that model there are none."""
+        try:
+            # Once everything is embedded anew, the older model has nothing to say and is not asked.
+            vector = None if await older.is_empty() else await older.vector_of(text)
+        except (EmbedderUnavailable, ImportError) as exc:
+            self._left_out(exc)
+            return []
+        if vector is None:
+            return []
+        return await older.nearest(text, vector, scope, threshold, max_age_seconds=max_age_seconds)
+
+    async def _answer_of(self, turn: Request, scope: str, *, threshold: float, spent: dict[str, float]) -> str | None:
+        """Return the key of the entry that answers an earlier turn by meaning, or None."""
+        if self._matcher is None or (self._older is None and not await self._matcher.may_hold(scope)):
+            return None  # so it is with most turns of a long conversation: nothing is embedded for them
+        candidates = await self.candidates(turn, scope, threshold, spent)
+        at, _ = decide([candidate.match for candidate in candidates or ()], threshold)
+        return None if at is None or not candidates else candidates[at].match.key
+
+
+def newer_first(newer: Sequence[Candidate], older: Sequence[Candidate]) -> list[Candidate]:
+    """Join what two models found, best first; of an entry that both know, the newer one's word counts."""
+    known = {candidate.match.key for candidate in newer}
+    both = [*newer, *(candidate for candidate in older if candidate.match.key not in known)]
+    return sorted(both, key=lambda candidate: -candidate.match.score)
