@@ -350,22 +350,27 @@ class DiskBackend(FullBackend):
         Whoever has waited for `timeout_seconds` goes without. A file that is brought up to date
         may take longer than that: the work goes on, so that it is done once.
         """
-        opening = self._opening
-        if opening is None or opening.done():
-            opener = ThreadPoolExecutor(1, thread_name_prefix="cache-disk-open")
-            deadline = time.monotonic() + self._timeout
-            opening = self._opening = opener.submit(self._run_patiently, lambda _: None, deadline)
-            opener.shutdown(wait=False)  # a thread of its own, which ends with the work
-        await _done(opening, self._timeout)
-        if not opening.done():
-            raise BackendUnavailable(
-                f"the disk store {self.path}",
-                f"it is not open after {self._timeout:.3g} s: locked by another process, or being brought up to date",
-            )
-        error = opening.exception()
-        if isinstance(error, BackendUnavailable):
-            raise BackendUnavailable(error.backend, error.reason) from error
-        opening.result()
+        deadline = time.monotonic() + self._timeout
+        while True:
+            opening = self._opening
+            joined = opening is not None and not opening.done()
+            if opening is None or not joined:
+                opener = ThreadPoolExecutor(1, thread_name_prefix="cache-disk-open")
+                opening = self._opening = opener.submit(self._run_patiently, lambda _: None, deadline)
+                opener.shutdown(wait=False)  # a thread of its own, which ends with the work
+            await _done(opening, max(0.0, deadline - time.monotonic()))
+            if not opening.done():
+                raise BackendUnavailable(
+                    f"the disk store {self.path}",
+                    f"it is not open after {self._timeout:.3g} s: locked by another process, "
+                    "or being brought up to date",
+                )
+            error = opening.exception()
+            if joined and _gave_up_waiting(error) and time.monotonic() < deadline:
+                continue  # it ended with the time of whoever began it; the time of this caller goes on
+            if isinstance(error, BackendUnavailable):
+                raise BackendUnavailable(error.backend, error.reason) from error
+            return opening.result()
 
     def _run_patiently(
         self, work: Callable[[sqlite3.Connection], T], deadline: float, is_wanted: threading.Event | None = None
@@ -471,6 +476,11 @@ def _range(prefix: str) -> tuple[str, bytes]:
 def _chunks(keys: Sequence[str], size: int) -> Iterator[list[str]]:
     for start in range(0, len(keys), size):
         yield list(keys[start : start + size])
+
+
+def _gave_up_waiting(error: BaseException | None) -> bool:
+    cause = error.__cause__ if isinstance(error, BackendUnavailable) else None
+    return isinstance(cause, sqlite3.OperationalError) and _is_busy(cause)
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:

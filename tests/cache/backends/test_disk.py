@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -524,6 +525,22 @@ async def test_first_opening_waits_for_another_process_no_longer_than_its_budget
         db.execute("ROLLBACK")
 
     assert await backend.get(PREFIX + "a") is None
+    await backend.aclose()
+
+
+async def test_whoever_joins_an_opening_that_gives_up_has_a_budget_of_its_own(tmp_path: Path) -> None:
+    backend = opened(tmp_path)
+    begun_by_another = backend._opening = Future()
+    joined = asyncio.create_task(backend.get(PREFIX + "a"))
+    await asyncio.sleep(0)
+
+    locked = sqlite3.OperationalError("database is locked")
+    locked.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    gave_up = BackendUnavailable("the disk store", "database is locked")
+    gave_up.__cause__ = locked
+    begun_by_another.set_exception(gave_up)
+
+    assert await joined is None
     await backend.aclose()
 
 
