@@ -129,7 +129,7 @@ async def _ask(index: VectorIndex, asked: Rows, true: NDArray[np.int64]) -> tupl
         found = await index.search("p", query, k=_K)
         times.append(perf_counter() - begun)
         names = [int(each.id) for each in found]
-        first += names[0] == best[0]
+        first += int(names[0] == best[0])  # a number of numpy cannot be written as JSON
         ten += len(set(names) & set(best.tolist()))
     return times, first / len(asked), ten / (_K * len(asked))
 
