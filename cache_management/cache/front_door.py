@@ -165,11 +165,10 @@ class FrontDoor:
             InvalidInput: There is no matcher, or the threshold or the limit cannot be used.
             EmbedderUnavailable: The model cannot be loaded.
         """
-        if self.matcher is None or self.verifier is None:
+        if self.matcher is None:
             raise InvalidInput("this manager has no similarity_matcher: give it one to search by meaning")
-        found = await self.matcher.list_candidates(query, threshold, limit)
         try:
-            found = await self.verifier.weigh(query, found, self._floor(threshold))
+            found = await self._finder.close_to(query, threshold, limit)
         except BackendUnavailable as exc:
             self.cache.tell(UnavailableEvent(exc.backend, "find_similar", exc.reason))
             return []

@@ -18,6 +18,7 @@ from cache_management.cache.events import Event, HitEvent, MissEvent, StaleEvent
 from cache_management.cache.records import Record
 from cache_management.cache.requests import entry_key, make_request
 from cache_management.cache.semantic import finding
+from cache_management.cache.semantic import matcher as matcher_module
 from cache_management.cache.semantic.matcher import SimilarityMatcher
 from tests.contracts.broken import BreakableBackend
 from tests.contracts.clock import ManualClock
@@ -34,10 +35,17 @@ CONTEXT: dict[str, Any] = {
 class Door:
     """A manager in memory, with what it told. Words in another order mean the same to its model."""
 
-    def __init__(self, *, embedder: Any = None, cache: dict[str, Any] | None = None, **similarity: Any) -> None:
+    def __init__(
+        self,
+        *,
+        embedder: Any = None,
+        backend: BreakableBackend | None = None,
+        cache: dict[str, Any] | None = None,
+        **similarity: Any,
+    ) -> None:
         self.clock = ManualClock()
         self.events: list[Event] = []
-        self.backend = BreakableBackend(up=True, clock=self.clock)
+        self.backend = backend or BreakableBackend(up=True, clock=self.clock)
         llm_cache = LLMCache(
             CacheConfig(**cache or {}), backend=self.backend, clock=self.clock, listener=self.events.append
         )
@@ -766,6 +774,37 @@ async def test_after_a_change_of_the_model_nothing_is_lost_while_entries_are_emb
         missing = await matcher.without_vector(await cache.list_keys())
         assert len(missing) == left
         await after.index_missing(limit=2)
+
+
+async def test_what_the_model_before_embedded_is_listed_too() -> None:
+    before = Door()
+    await before.store(ASKED, "old", **CONTEXT)
+    after = Door(backend=before.backend, embedder=HashingEmbedder(dims=32), model="hashing", previous_model="hashing")
+    await after.store(f"{ASKED} ?", "new", **CONTEXT)
+
+    listed = await after.manager.find_similar(REWORDED, 0.5)
+
+    assert sorted(match.response for match in listed) == ["new", "old"]
+    assert len(await after.manager.find_similar(REWORDED, 0.5, limit=1)) == 1
+
+
+async def test_the_model_before_is_loaded_once_for_all_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def counting(model: str, **_: Any) -> HashingEmbedder:
+        opened.append(model)
+        return HashingEmbedder()
+
+    monkeypatch.setattr(matcher_module, "open_embedder", counting)
+    before = Door()
+    for name in ("default", "one", "two"):
+        await before.store(ASKED, name, namespace=name)
+    after = Door(backend=before.backend, embedder=HashingEmbedder(dims=32), model="hashing", previous_model="before")
+
+    for name in ("default", "one", "two"):
+        assert (await after.lookup(REWORDED, namespace=name)).kind == "semantic"
+
+    assert opened == ["before"]
 
 
 async def test_without_the_model_before_its_entries_are_found_exactly_only() -> None:

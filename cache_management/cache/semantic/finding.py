@@ -101,6 +101,30 @@ class Finder:
         spent["search"] = spent.get("search", 0.0) + (perf_counter() - embedded) * 1000
         return found
 
+    async def close_to(self, text: str, threshold: float | None, limit: int) -> list[Candidate]:
+        """Return what is close to a text in any context, by the model and the one before it, with what refuses it.
+
+        Raises:
+            InvalidInput: The text, the threshold or the limit cannot be used.
+            BackendUnavailable: The evidence cannot be read.
+            EmbedderUnavailable: The model cannot be loaded.
+        """
+        if self._matcher is None:
+            return []
+        found = await self._matcher.list_candidates(text, threshold, limit)
+        if self._older is not None:
+            try:
+                older = (
+                    [] if await self._older.is_empty() else await self._older.list_candidates(text, threshold, limit)
+                )
+            except (EmbedderUnavailable, ImportError) as exc:
+                self._left_out(exc)
+            else:
+                found = newer_first(found, older)[:limit]
+        if self._verifier is not None:
+            found = await self._verifier.weigh(text, found, self._config.threshold if threshold is None else threshold)
+        return found
+
     async def _from_older(
         self, older: SimilarityMatcher, text: str, scope: str, threshold: float, *, max_age_seconds: float | None
     ) -> list[Candidate]:

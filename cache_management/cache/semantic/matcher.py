@@ -15,7 +15,7 @@ from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.clock import Clock, VersionClock, system_clock, version_time
 from cache_management.cache.codec import decode_fresh
-from cache_management.cache.config import SimilarityConfig
+from cache_management.cache.config import EmbeddingModel, SimilarityConfig
 from cache_management.cache.embeddings import open_embedder
 from cache_management.cache.embeddings.base import Embedder
 from cache_management.cache.errors import (
@@ -108,14 +108,8 @@ class SimilarityMatcher:
         self._listener = fan_out([listener])
         self._entry_limit_bytes = entry_limit_bytes
         self.stands_alone = backend is None
-        inner = embedder or open_embedder(self.config.model, engine=self.config.engine, device=self.config.device)
-        folder = self.config.folder
-        if isinstance(inner, CachingEmbedder):
-            self.embedder: Embedder = inner
-        elif self.config.cache_embeddings:
-            self.embedder = CachingEmbedder(inner, folder=None if folder is None else folder / "texts")
-        else:
-            self.embedder = CachingEmbedder(inner, max_size=0)  # looks at what the model gives all the same
+        self.embedder = _opened(self.config, self.config.model, embedder)
+        self._older_embedder: Embedder | None = None
         self._given = index
         self._sides = PerLoop(self._open_side)
         self._entries = KeySpace("llm", self.namespace)
@@ -159,23 +153,26 @@ class SimilarityMatcher:
 
     def in_namespace(self, namespace: str, *, listener: Listener = ignore) -> SimilarityMatcher:
         """Return a matcher for another namespace of the same store, with the same model."""
-        return SimilarityMatcher(
-            # The embedder keeps vectors already, when it is to keep them.
-            self.config.model_copy(update={"namespace": namespace, "cache_embeddings": False}),
+        neighbour = SimilarityMatcher(
+            self.config.model_copy(update={"namespace": namespace}),
             backend=self.backend,
             embedder=self.embedder,
             listener=listener,
             clock=self._clock,
             entry_limit_bytes=self._entry_limit_bytes,
         )
+        neighbour._older_embedder = self._embedder_before()
+        return neighbour
 
     def older(self) -> SimilarityMatcher | None:
         """Return a matcher for what the configured `previous_model` embedded, or None where none is named."""
-        if self.config.previous_model is None:
+        embedder = self._embedder_before()
+        if embedder is None:
             return None
         older = SimilarityMatcher(
             self.config.model_copy(update={"model": self.config.previous_model, "previous_model": None}),
             backend=self.backend,
+            embedder=embedder,
             listener=self._listener,
             clock=self._clock,
             entry_limit_bytes=self._entry_limit_bytes,
@@ -480,6 +477,12 @@ class SimilarityMatcher:
         if self._writes_through:
             await self._follow().put(stored, {self._vectors.id_of(entry.key): entry.scope for entry in entries})
 
+    def _embedder_before(self) -> Embedder | None:
+        """Return what runs the configured `previous_model`; one for all namespaces, for it takes much memory."""
+        if self._older_embedder is None and self.config.previous_model is not None:
+            self._older_embedder = _opened(self.config, self.config.previous_model)
+        return self._older_embedder
+
     def _tell_vetoes(self, matches: Sequence[SimilarityMatch]) -> None:
         for match in matches:
             for gate in match.vetoes:
@@ -547,6 +550,16 @@ class SimilarityMatcher:
             prefix=self._vectors.prefix,
             versions=self._versions,
         )
+
+
+def _opened(config: SimilarityConfig, model: EmbeddingModel | str, given: Embedder | None = None) -> CachingEmbedder:
+    """Return an embedder that keeps vectors as configured; one that keeps none still looks at what the model gives."""
+    if isinstance(given, CachingEmbedder):
+        return given
+    inner = given or open_embedder(model, engine=config.engine, device=config.device)
+    if not config.cache_embeddings:
+        return CachingEmbedder(inner, max_size=0)
+    return CachingEmbedder(inner, folder=None if config.folder is None else config.folder / "texts")
 
 
 def _limited(candidate: Candidate, max_age_seconds: float | None) -> Candidate:
