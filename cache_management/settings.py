@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cache_management.cache.config import (
     CacheConfig,
     EmbeddingModel,
+    MeaningConfig,
     SimilarityConfig,
     default_data_dir,
 )
@@ -52,22 +53,6 @@ class MetricsSettings(_Part):
     path: str = "/metrics"
 
 
-class SemanticSettings(_Part):
-    """How meaning is compared, beside the model and its threshold; see SimilarityConfig."""
-
-    previous_model: EmbeddingModel | str | None = Field(default=None, union_mode="left_to_right")
-    engine: Literal["auto", "onnx", "torch"] = "auto"
-    device: str | None = None
-    gates_off: tuple[str, ...] = ()
-    fresh_seconds: float = Field(default=3600, ge=0)
-    conversations: Literal["linked", "strict", "off"] = "linked"
-    embed_timeout_seconds: float = Field(default=1.0, gt=0, le=3600)
-    mode: Literal["static", "verified", "shadow"] | None = None
-    max_error_rate: float | None = Field(default=None, gt=0, lt=1)
-    recheck_rate: float = Field(default=0.05, ge=0, le=1)
-    index_url: SecretStr | None = None
-
-
 class LoggingSettings(_Part):
     """What is logged, and where to; `file: null` is standard error."""
 
@@ -85,7 +70,7 @@ class Settings(CacheConfig):
     embedding_model: EmbeddingModel | str = Field(default=EmbeddingModel.MINILM, union_mode="left_to_right")
     similarity_threshold: float = Field(default=0.85, ge=-1.0, le=1.0)
     cache_embeddings: bool = True
-    semantic: SemanticSettings = SemanticSettings()
+    semantic: MeaningConfig = MeaningConfig()
 
     distributed: DistributedSettings = DistributedSettings()
     metrics: MetricsSettings = MetricsSettings()

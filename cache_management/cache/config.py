@@ -309,7 +309,43 @@ def _port(parts: SplitResult) -> int:
         raise ValueError("the port is a number up to 65535; write / in a password as %2F") from None
 
 
-class SimilarityConfig(_Config):
+class MeaningConfig(BaseModel):
+    """How meaning is compared, beside the model, its threshold and its place; see SimilarityConfig."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    previous_model: EmbeddingModel | str | None = Field(default=None, union_mode="left_to_right")
+    engine: Literal["auto", "onnx", "torch"] = "auto"
+    device: str | None = None
+    gates_off: tuple[str, ...] = ()
+    fresh_seconds: float = Field(default=3600, ge=0, le=_HUNDRED_YEARS)
+    conversations: Literal["linked", "strict", "off"] = "linked"
+    embed_timeout_seconds: float = Field(default=1.0, gt=0, le=3600)
+    mode: Literal["static", "verified", "shadow"] | None = None
+    max_error_rate: float | None = Field(default=None, gt=0, lt=1)
+    recheck_rate: float = Field(default=0.05, ge=0, le=1)
+    index_url: SecretStr | None = None
+
+    @field_validator("gates_off")
+    @classmethod
+    def _gates_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = next((name for name in value if name not in GATE_NAMES), None)
+        if unknown is not None:
+            raise ValueError(f"there is no gate {unknown!r}; the gates are {', '.join(GATE_NAMES)}")
+        return value
+
+    @property
+    def budget(self) -> float:
+        """Return the share of wrong answers that is allowed, 2 % where nobody says."""
+        return self.max_error_rate or 0.02
+
+    @property
+    def serves(self) -> Literal["static", "verified", "shadow"]:
+        """Return the mode: a budget alone asks for "verified"."""
+        return self.mode or ("static" if self.max_error_rate is None else "verified")
+
+
+class SimilarityConfig(MeaningConfig, _Config):
     """How meaning is compared.
 
     `model` is one of `EmbeddingModel`, another sentence-transformers name, or a folder. `engine` runs it: ONNX
@@ -339,35 +375,6 @@ class SimilarityConfig(_Config):
     threshold: float = Field(default=0.85, ge=-1.0, le=1.0)
     cache_embeddings: bool = True
     namespace: str = Field(default="default", pattern=f"^{NAMESPACE_PATTERN}$")
-    previous_model: EmbeddingModel | str | None = Field(default=None, union_mode="left_to_right")
-    engine: Literal["auto", "onnx", "torch"] = "auto"
-    device: str | None = None
-    gates_off: tuple[str, ...] = ()
-    fresh_seconds: float = Field(default=3600, ge=0, le=_HUNDRED_YEARS)
-    conversations: Literal["linked", "strict", "off"] = "linked"
-    embed_timeout_seconds: float = Field(default=1.0, gt=0, le=3600)
-    mode: Literal["static", "verified", "shadow"] | None = None
-    max_error_rate: float | None = Field(default=None, gt=0, lt=1)
-    recheck_rate: float = Field(default=0.05, ge=0, le=1)
     sure_from: float = Field(default=0.95, ge=-1.0, le=1.0)
     opinion_timeout_seconds: float = Field(default=1.0, gt=0, le=3600)
     folder: Path | None = None
-    index_url: SecretStr | None = None
-
-    @field_validator("gates_off")
-    @classmethod
-    def _gates_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = next((name for name in value if name not in GATE_NAMES), None)
-        if unknown is not None:
-            raise ValueError(f"there is no gate {unknown!r}; the gates are {', '.join(GATE_NAMES)}")
-        return value
-
-    @property
-    def budget(self) -> float:
-        """Return the share of wrong answers that is allowed, 2 % where nobody says."""
-        return self.max_error_rate or 0.02
-
-    @property
-    def serves(self) -> Literal["static", "verified", "shadow"]:
-        """Return the mode: a budget alone asks for "verified"."""
-        return self.mode or ("static" if self.max_error_rate is None else "verified")

@@ -49,6 +49,7 @@ def test_a_valid_file_is_valid(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("semantic:\n  gates_off: [numbers]\n", ["semantic.gates_off", "no gate 'numbers'", "the gates are number"]),
         ("redis_prot: 1", ["redis_prot", "did you mean redis_port?"]),
         ("cache_url: 'memory://'", ["cache_url", "did you mean url?"]),
         ("ttl: 5", ["did you mean ttl_seconds?"]),
