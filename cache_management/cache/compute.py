@@ -13,16 +13,13 @@ A store that is down never keeps anybody from computing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import inspect
 import random
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 from pydantic import ValidationError
@@ -43,10 +40,9 @@ from cache_management.cache.config import CacheConfig, explain_validation
 from cache_management.cache.errors import InvalidEntry, InvalidInput
 from cache_management.cache.events import ComputeEvent, Event, RefusedEvent, StaleEvent
 from cache_management.cache.identity import LAYOUT, digest
+from cache_management.cache.on_thread import on_thread
 from cache_management.cache.single_flight import ALONE, Holder, SingleFlight
 from cache_management.cache.values import CachedResponse
-
-T = TypeVar("T")
 
 _REPLAY_CHARACTERS = 64
 _REST_SECONDS = 5.0
@@ -418,42 +414,11 @@ def as_tags(tags: Sequence[str]) -> tuple[str, ...]:
 
 async def call(compute: Compute) -> Answer:
     """Run a computation; one that is not async gets a thread, so that it cannot block the loop."""
-    found = compute() if inspect.iscoroutinefunction(compute) else await _on_thread(compute)
+    found = compute() if inspect.iscoroutinefunction(compute) else await on_thread(compute, name="cache-compute")
     if inspect.isawaitable(found):
         awaited: Answer = await found
         return awaited
     return found
-
-
-async def _on_thread(call: Callable[[], T]) -> T:
-    """Run a plain function on a thread of its own and wait for it.
-
-    Not on the loop's few worker threads: models take seconds, host names are looked up on those
-    too, and computations that wait for other computations would wait for ever.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def settle(settle_it: Callable[[Any], None], outcome: object) -> None:
-        if not done.done():  # its waiter was cancelled
-            settle_it(outcome)
-
-    def work() -> None:
-        try:
-            told: tuple[Callable[[Any], None], object] = done.set_result, context.run(call)
-        except StopIteration as exc:
-            # As in a coroutine: a future cannot hand it on.
-            error = RuntimeError("the computation raised StopIteration")
-            error.__cause__ = exc
-            told = done.set_exception, error
-        except BaseException as exc:  # noqa: BLE001 - the thread has nobody else to tell
-            told = done.set_exception, exc
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-            loop.call_soon_threadsafe(settle, *told)
-
-    threading.Thread(target=work, name="cache-compute", daemon=True).start()
-    return await done
 
 
 def _pieces(text: str) -> list[str]:

@@ -396,7 +396,7 @@ class _Meaning:
             self._threshold,
             missed=missed,
             max_age_seconds=self._controls.s_maxage,
-            compute=self._compute,
+            compute=None if self._controls.no_store else self._compute,
         )
         self._scope = found.scope
         return found.response

@@ -126,7 +126,7 @@ def tune_command(cli: CliContext, pairs_file: Path, precision: float, as_json: b
                 "wrongly served, other half": wrong_of(each.reported_on),
             },
         )
-        click.echo(f"  $ cache-cli config set similarity_threshold {each.threshold:g}")
+        click.echo(f"  in cache_config.yaml:  similarity_threshold: {each.threshold:g}")
 
 
 async def judge_pairs(pairs: Sequence[LabelledPair], settings: Settings, *, quiet: bool) -> tuple[list[Judged], str]:

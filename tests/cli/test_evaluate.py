@@ -93,7 +93,7 @@ def test_a_threshold_is_chosen_on_one_half_and_told_on_the_other(cli: Cli, tmp_p
     assert 0.5 <= found["threshold"] <= 1
     halves = (found["chosen_on"], found["reported_on"])
     assert sum(half["positives"] + half["negatives"] for half in halves) == 20
-    assert "config set similarity_threshold" in cli("tune", tmp_path / "p.jsonl").out
+    assert "in cache_config.yaml:  similarity_threshold: 0." in cli("tune", tmp_path / "p.jsonl").out
 
 
 def test_a_precision_out_of_reach_says_what_the_best_is(cli: Cli, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ class CrossEncoderOpinion:
 
     Args:
         model: A folder with the weights, or a name of the hub.
-        at_least: The score from which they mean the same; depends on the model, see `cache-cli tune` for finding one.
+        at_least: The score from which they mean the same; each model has a scale of its own.
         device: torch's, such as "cuda".
     """
 

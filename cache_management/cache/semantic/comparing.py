@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 import unicodedata
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from cache_management.cache.embeddings.base import Embedder
+from cache_management.cache.on_thread import on_thread
 from cache_management.cache.semantic import gates
 from cache_management.cache.semantic.evidence import Verdict
 
 Judge = Callable[[str, str, str], bool | Awaitable[bool | None] | None]
-"""Takes the question and two answers; returns whether they say the same, None when it cannot tell."""
+"""Takes the question and two answers; returns whether they say the same, None when it cannot tell.
+
+May be async; a plain function runs on a thread. One that takes longer than a minute cannot tell.
+"""
 
 _FACTS = ("number", "unit", "id", "date", "polarity")
 _OFF = tuple(name for name in gates.NAMES if name not in _FACTS)
 _SAME, _DIFFERENT = 0.85, 0.6  # cosine; between them it is not sure
+_JUDGE_SECONDS = 60.0
 _NOT_WORDS = re.compile(r"[\W_]+")
 
 
@@ -30,8 +37,11 @@ async def compare(asked: str, stored: str, fresh: str, *, embedder: Embedder, ju
     if _plain(stored) == _plain(fresh):
         return "same"
     if judge is not None:
-        said = judge(asked, stored, fresh)
-        found = await said if inspect.isawaitable(said) else said
+        try:
+            async with asyncio.timeout(_JUDGE_SECONDS):
+                found = await _said(judge, asked, stored, fresh)
+        except TimeoutError:
+            return "unsure"
         return "unsure" if found is None else "same" if found else "different"
     if gates.vetoes(stored, fresh, off=_OFF):
         return "different"
@@ -40,6 +50,14 @@ async def compare(asked: str, stored: str, fresh: str, *, embedder: Embedder, ju
     rows = await embedder.embed([stored, fresh])
     near = float(rows[0] @ rows[1])
     return "same" if near >= _SAME else "different" if near < _DIFFERENT else "unsure"
+
+
+async def _said(judge: Judge, asked: str, stored: str, fresh: str) -> bool | None:
+    """Ask a judge; one that is not async gets a thread, because most of them ask a model."""
+    is_async = inspect.iscoroutinefunction(judge) or inspect.iscoroutinefunction(type(judge).__call__)
+    ask = partial(judge, asked, stored, fresh)
+    found = ask() if is_async else await on_thread(ask, name="cache-judge")
+    return await found if inspect.isawaitable(found) else found
 
 
 def _plain(text: str) -> str:

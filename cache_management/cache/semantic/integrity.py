@@ -221,7 +221,8 @@ class VectorCare:
             return False
         row = await self._embedder.embed([vector.prompt])
         entry = Indexable(vector.key, vector.prompt, held.expires_at, vector.scope)
-        stored = await self.store.put([entry], row, response=vector.response)
+        # An answer keeps its age: what depends on the day is as old as it was.
+        stored = await self.store.put([entry], row, response=vector.response, version=held.version)
         if self._matcher.index.is_shared:
             shared = SharedVectors(self._matcher.index, prefix=self.store.prefix)
             await shared.put(stored, dict.fromkeys(stored, vector.scope))

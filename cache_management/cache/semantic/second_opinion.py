@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from cache_management.cache.events import Listener, VetoEvent
+from cache_management.cache.on_thread import on_thread
 from cache_management.cache.semantic.decision import decide
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ SECOND_OPINION = "second_opinion"
 """The veto of a candidate that the opinion refused."""
 GATE_ERROR = "gate_error"
 """The veto where no opinion came: it failed, or was late."""
+
+_MOST_UNDER_WAY = 32
 
 
 class SecondOpinion:
@@ -48,6 +52,7 @@ class SecondOpinion:
         self._namespace = namespace
         self._listener = listener
         self._warned = False
+        self._free = threading.BoundedSemaphore(_MOST_UNDER_WAY)
 
     async def weigh(self, asked: str, candidates: Sequence[Candidate], threshold: float) -> list[Candidate]:
         """Return the candidates, with a veto on the one that would be served and on those behind it, if it is refused.
@@ -73,12 +78,29 @@ class SecondOpinion:
                 self._warned = True
                 logger.warning("no second opinion, so the answer is not served: %s: %s", type(exc).__name__, exc)
             return GATE_ERROR
-        return SECOND_OPINION if said is False else None
+        # A model's answer is False in many ways: numpy's, 0.
+        return None if said is None or bool(said) else SECOND_OPINION
 
     async def _said(self, asked: str, stored: str) -> bool | None:
         is_async = inspect.iscoroutinefunction(self._ask) or inspect.iscoroutinefunction(type(self._ask).__call__)
-        found = self._ask(asked, stored) if is_async else await asyncio.to_thread(self._ask, asked, stored)
+        if is_async:
+            found = self._ask(asked, stored)
+        else:
+            found = await self._on_thread(asked, stored)
         return await found if inspect.isawaitable(found) else found
+
+    async def _on_thread(self, asked: str, stored: str) -> bool | Awaitable[bool | None] | None:
+        """Ask a plain function; one that never ends costs a thread, and there are only so many of those."""
+        if not self._free.acquire(blocking=False):
+            raise TimeoutError(f"{_MOST_UNDER_WAY} opinions are still under way")
+
+        def ask() -> bool | Awaitable[bool | None] | None:
+            try:
+                return self._ask(asked, stored)
+            finally:
+                self._free.release()
+
+        return await on_thread(ask, name="cache-opinion")
 
 
 def _refused(candidate: Candidate, veto: str) -> Candidate:

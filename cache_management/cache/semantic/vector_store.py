@@ -73,17 +73,23 @@ class VectorStore:
         return found
 
     async def put(
-        self, entries: Sequence[Indexable], rows: NDArray[np.float32], *, response: str | None = None
+        self,
+        entries: Sequence[Indexable],
+        rows: NDArray[np.float32],
+        *,
+        response: str | None = None,
+        version: int | None = None,
     ) -> dict[str, NDArray[np.float32]]:
         """Store a vector for each entry, and tell the readers; return the vectors by id.
 
-        With a `response` the vector stands alone, and no entry decides whether it is served.
+        With a `response` the vector stands alone, and no entry decides whether it is served; `version` is
+        when that was said, now where none is given.
         """
         records: Mapping[str, Record] = {
             self.id_of(entry.key): Record(
                 value=encode_vector(entry.key, entry.prompt, response, row, scope=entry.scope),
                 expires_at=entry.expires_at,
-                version=self._versions.next(),
+                version=self._versions.next() if version is None else version,
             )
             for entry, row in zip(entries, rows, strict=True)
         }

@@ -175,6 +175,19 @@ async def test_an_answer_that_stands_alone_moves_to_the_new_model_with_its_expir
     assert (place.tally.dropped, place.tally.left) == (1, 1)
 
 
+async def test_an_answer_that_stands_alone_is_as_old_after_the_move() -> None:
+    aging = Aging()
+    assert aging.old.similarity_matcher is not None
+    await aging.old.similarity_matcher.index_entry("what is the price today", "r")
+    aging.clock.advance(30 * 86_400)
+
+    await aging.run(Wanted(drop_old=True))
+
+    (found,) = await aging.new.find_similar("what is the price today")
+    assert found.age_seconds == pytest.approx(30 * 86_400, abs=60)
+    assert found.vetoes == ("freshness",)
+
+
 class Growing(Aging):
     """A process with the former model goes on storing: each page brings an entry that was there all along."""
 

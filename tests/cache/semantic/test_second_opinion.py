@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cache_management.cache.config import CacheConfig, SimilarityConfig
@@ -44,7 +46,11 @@ async def later(answer: bool | None) -> bool | None:
     return answer
 
 
-@pytest.mark.parametrize("opinion", [lambda *_: False, lambda *_: later(False)], ids=["plain", "async"])
+@pytest.mark.parametrize(
+    "opinion",
+    [lambda *_: False, lambda *_: later(False), lambda *_: np.float32(0.1) > 0.5, lambda *_: 0],
+    ids=["plain", "async", "numpy", "number"],
+)
 async def test_what_it_refuses_is_not_served_and_says_so(opinion: Callable[..., Any]) -> None:
     heard: list[Event] = []
     manager = manager_with(opinion, heard=heard)
@@ -94,6 +100,23 @@ async def test_a_failing_or_late_opinion_refuses(opinion: Callable[..., Any]) ->
     assert not found.hit
     assert found.vetoes == ("gate_error",)
     assert (await manager.get_or_compute(ASKED, lambda: "fresh")).response == "fresh"
+
+
+async def test_opinions_that_never_come_leave_the_threads_of_others_alone() -> None:
+    end = threading.Event()
+    heard: list[Event] = []
+    manager = manager_with(lambda *_: end.wait(), heard=heard, opinion_timeout_seconds=0.005)
+    await manager.store(STORED, "answer")
+
+    found = [await manager.lookup(ASKED) for _ in range(40)]
+    others = [thread for thread in threading.enumerate() if thread.name == "cache-opinion"]
+    async with asyncio.timeout(10):
+        assert await asyncio.to_thread(lambda: "free") == "free"
+    end.set()
+
+    assert not any(found)
+    assert len(others) <= 32
+    assert heard.count(VetoEvent("gate_error", "default")) == 40
 
 
 async def test_other_namespaces_are_asked_about_too() -> None:
