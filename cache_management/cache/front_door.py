@@ -25,7 +25,7 @@ from cache_management.cache.clock import version_time
 from cache_management.cache.codec import Facts
 from cache_management.cache.compute import Compute, Computing, Held, Start, Wanted, as_tags, call
 from cache_management.cache.config import SimilarityConfig
-from cache_management.cache.errors import BackendUnavailable, EmbedderUnavailable, InvalidInput
+from cache_management.cache.errors import BackendUnavailable, ConfigurationError, EmbedderUnavailable, InvalidInput
 from cache_management.cache.events import HitEvent, UnavailableEvent
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.records import Indexable, IndexReport
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cache_management")
 
-_EMBEDDER_ERRORS = (EmbedderUnavailable, ImportError, TimeoutError)
+_NO_MEANING = (EmbedderUnavailable, ImportError, TimeoutError, ConfigurationError)  # the last one by an index
 
 
 class FrontDoor:
@@ -215,7 +215,7 @@ class FrontDoor:
                     found = await self._finder.candidates(
                         request, scope, threshold, spent, max_age_seconds=max_age_seconds
                     )
-            except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
+            except (BackendUnavailable, *_NO_MEANING) as exc:
                 self._without_meaning(exc)
                 missed = "degraded"
             else:
@@ -265,7 +265,7 @@ class FrontDoor:
         """Return where a request is filed; what cannot be told is filed for exact hits only."""
         try:
             return await self._finder.scope(request, threshold)
-        except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
+        except (BackendUnavailable, *_NO_MEANING) as exc:
             self._without_meaning(exc)
             return None
 
@@ -286,7 +286,7 @@ class FrontDoor:
             await self.matcher.embedder.load()
             async with asyncio.timeout(self.config.embed_timeout_seconds):
                 await index_keys(self.cache, self.matcher, [key])
-        except (BackendUnavailable, *_EMBEDDER_ERRORS) as exc:
+        except (BackendUnavailable, *_NO_MEANING) as exc:
             self._without_meaning(exc)
 
     def _without_meaning(self, error: Exception) -> None:
@@ -301,7 +301,8 @@ class FrontDoor:
                 raise error
             return
         reason = "no vector in time" if isinstance(error, TimeoutError) else str(error)
-        self.cache.tell(UnavailableEvent("embedder", "lookup", reason))
+        part = "index" if isinstance(error, ConfigurationError) else "embedder"
+        self.cache.tell(UnavailableEvent(part, "lookup", reason))
         if not self._warned:
             self._warned = True
             logger.warning("answers are found exactly only, not by meaning: %s", reason)

@@ -13,13 +13,21 @@ from numpy.typing import NDArray
 
 from cache_management import CacheConfig, CachedResponse, CacheManager, Computed, LLMCache, SimilarityConfig
 from cache_management.cache.embeddings.hashing import HashingEmbedder
-from cache_management.cache.errors import BackendUnavailable, EmbedderUnavailable, InvalidInput, InvalidKey
+from cache_management.cache.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    EmbedderUnavailable,
+    InvalidInput,
+    InvalidKey,
+)
 from cache_management.cache.events import Event, HitEvent, MissEvent, StaleEvent, UnavailableEvent, VetoEvent
 from cache_management.cache.records import Record
 from cache_management.cache.requests import entry_key, make_request
 from cache_management.cache.semantic import finding
 from cache_management.cache.semantic import matcher as matcher_module
 from cache_management.cache.semantic.matcher import SimilarityMatcher
+from cache_management.cache.vectors.base import VectorIndex
+from cache_management.cache.vectors.flat import FlatIndex
 from tests.contracts.broken import BreakableBackend
 from tests.contracts.clock import ManualClock
 
@@ -40,6 +48,7 @@ class Door:
         *,
         embedder: Any = None,
         backend: BreakableBackend | None = None,
+        index: VectorIndex | None = None,
         cache: dict[str, Any] | None = None,
         **similarity: Any,
     ) -> None:
@@ -53,6 +62,7 @@ class Door:
             SimilarityConfig(**{"threshold": 0.8, "cache_embeddings": False, **similarity}),
             backend=self.backend,
             embedder=embedder or HashingEmbedder(),
+            index=index,
             clock=self.clock,
             listener=llm_cache.tell,
         )
@@ -749,6 +759,31 @@ async def test_entries_of_requests_are_indexed_anew_in_their_own_context() -> No
 
     assert (await door.lookup(REWORDED, **CONTEXT)).kind == "semantic"
     assert not await door.lookup(REWORDED)
+
+
+class UnusableIndex(FlatIndex):
+    """What a PostgreSQL without pgvector is."""
+
+    is_shared = True
+
+    async def add(self, *_: Any) -> None:
+        raise ConfigurationError("the server lacks the extension")
+
+    async def search(self, *_: Any, **__: Any) -> list[Any]:
+        raise ConfigurationError("the server lacks the extension")
+
+
+async def test_an_index_that_is_not_set_up_leaves_exact_answers(caplog: pytest.LogCaptureFixture) -> None:
+    door = Door(index=UnusableIndex())
+
+    await door.store(ASKED, "stored")
+    computed = await door.get_or_compute("another one", lambda: "computed")
+
+    assert computed.response == "computed"
+    assert (await door.lookup(ASKED)).kind == "exact"
+    assert (await door.lookup(REWORDED)).reason == "degraded"
+    assert {event.backend for event in door.heard(UnavailableEvent)} == {"index"}
+    assert len([line for line in caplog.messages if "lacks the extension" in line]) == 1
 
 
 # Another model
