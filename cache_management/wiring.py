@@ -139,16 +139,10 @@ class _Neighbour(Platform):
 
     @cached_property
     def manager(self) -> CacheManager:
-        from cache_management.cache.semantic.matcher import SimilarityMatcher
-
         owners = self._owner.manager.similarity_matcher
-        matcher = SimilarityMatcher(
-            # The owner's embedder keeps vectors already, when it is to keep them.
-            self.settings.similarity().model_copy(update={"cache_embeddings": False}),
-            backend=self.llm_cache.backend,
-            embedder=owners.embedder if owners else None,
-            listener=self.llm_cache.tell,
-        )
+        matcher = None
+        if owners is not None:
+            matcher = owners.in_namespace(self.settings.namespace, listener=self.llm_cache.tell)
         return CacheManager(self.llm_cache, matcher)
 
     @cached_property

@@ -32,6 +32,7 @@ from cache_management.cache.records import Indexable, IndexReport
 from cache_management.cache.requests import Request, entry_key, is_reserved_key
 from cache_management.cache.semantic.decision import decide
 from cache_management.cache.semantic.finding import Finder
+from cache_management.cache.semantic.stored_entries import has_place
 from cache_management.cache.values import CachedResponse, Lookup, LookupReason, SimilarityMatch
 
 if TYPE_CHECKING:
@@ -322,10 +323,9 @@ async def index_keys(cache: LLMCache, matcher: SimilarityMatcher, keys: Sequence
     entries = await cache.load_entries(keys)
     return await matcher.index_entries(
         [
-            Indexable(entry.key, entry.response.prompt, entry.expires_at, entry.scope)
+            Indexable(entry.key, entry.response.prompt, entry.expires_at, entry.scope or "")
             for entry in entries.values()
-            # A fingerprint without a scope was stored by somebody who did not say in which context it is right.
-            if entry.scope is not None and (entry.scope or not is_reserved_key(entry.key))
+            if has_place(entry.key, entry.scope)
         ]
     )
 

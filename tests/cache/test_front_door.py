@@ -25,6 +25,7 @@ from cache_management.cache.records import Record
 from cache_management.cache.requests import entry_key, make_request
 from cache_management.cache.semantic import finding
 from cache_management.cache.semantic import matcher as matcher_module
+from cache_management.cache.semantic.embedding_cache import CachingEmbedder
 from cache_management.cache.semantic.matcher import SimilarityMatcher
 from cache_management.cache.vectors.base import VectorIndex
 from cache_management.cache.vectors.flat import FlatIndex
@@ -840,6 +841,21 @@ async def test_the_model_before_is_loaded_once_for_all_namespaces(monkeypatch: p
         assert (await after.lookup(REWORDED, namespace=name)).kind == "semantic"
 
     assert opened == ["before"]
+
+
+async def test_a_neighbour_that_is_closed_leaves_the_model_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(CachingEmbedder, "close", lambda each: closed.append(each.model))
+    monkeypatch.setattr(matcher_module, "open_embedder", lambda model, **_: HashingEmbedder())
+    door = Door(previous_model="hashing")
+    assert door.manager.similarity_matcher is not None
+
+    neighbour = door.manager.similarity_matcher.in_namespace("other")
+    await neighbour.aclose()
+    by_neighbour = list(closed)
+    await door.manager.aclose()
+
+    assert (by_neighbour, closed) == ([], ["hashing", "hashing"])
 
 
 async def test_without_the_model_before_its_entries_are_found_exactly_only() -> None:

@@ -108,8 +108,9 @@ class SimilarityMatcher:
         self._listener = fan_out([listener])
         self._entry_limit_bytes = entry_limit_bytes
         self.stands_alone = backend is None
-        self.embedder = _opened(self.config, self.config.model, embedder)
-        self._older_embedder: Embedder | None = None
+        self._made: list[CachingEmbedder] = []  # ours to close
+        self.embedder = self._open_embedder(self.config.model, embedder)
+        self._older_embedder: CachingEmbedder | None = None
         self._given = index
         self._sides = PerLoop(self._open_side)
         self._entries = KeySpace("llm", self.namespace)
@@ -390,8 +391,8 @@ class SimilarityMatcher:
                 await side.follower.aclose()
                 side.follower = None
             await side.index.aclose()
-        if isinstance(self.embedder, CachingEmbedder):
-            self.embedder.close()
+        for embedder in self._made:
+            embedder.close()
 
     async def _match(  # noqa: PLR0917 - private, one search handed on
         self,
@@ -477,10 +478,21 @@ class SimilarityMatcher:
         if self._writes_through:
             await self._follow().put(stored, {self._vectors.id_of(entry.key): entry.scope for entry in entries})
 
-    def _embedder_before(self) -> Embedder | None:
+    def _open_embedder(self, model: EmbeddingModel | str, given: Embedder | None = None) -> CachingEmbedder:
+        """Return an embedder that keeps vectors as configured, and looks at what the model gives in any case."""
+        if isinstance(given, CachingEmbedder):
+            return given
+        config = self.config
+        inner = given or open_embedder(model, engine=config.engine, device=config.device)
+        folder = None if config.folder is None else config.folder / "texts"
+        made = CachingEmbedder(inner, folder=folder) if config.cache_embeddings else CachingEmbedder(inner, max_size=0)
+        self._made.append(made)
+        return made
+
+    def _embedder_before(self) -> CachingEmbedder | None:
         """Return what runs the configured `previous_model`; one for all namespaces, for it takes much memory."""
         if self._older_embedder is None and self.config.previous_model is not None:
-            self._older_embedder = _opened(self.config, self.config.previous_model)
+            self._older_embedder = self._open_embedder(self.config.previous_model)
         return self._older_embedder
 
     def _tell_vetoes(self, matches: Sequence[SimilarityMatch]) -> None:
@@ -550,16 +562,6 @@ class SimilarityMatcher:
             prefix=self._vectors.prefix,
             versions=self._versions,
         )
-
-
-def _opened(config: SimilarityConfig, model: EmbeddingModel | str, given: Embedder | None = None) -> CachingEmbedder:
-    """Return an embedder that keeps vectors as configured; one that keeps none still looks at what the model gives."""
-    if isinstance(given, CachingEmbedder):
-        return given
-    inner = given or open_embedder(model, engine=config.engine, device=config.device)
-    if not config.cache_embeddings:
-        return CachingEmbedder(inner, max_size=0)
-    return CachingEmbedder(inner, folder=None if config.folder is None else config.folder / "texts")
 
 
 def _limited(candidate: Candidate, max_age_seconds: float | None) -> Candidate:

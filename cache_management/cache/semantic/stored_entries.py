@@ -66,10 +66,15 @@ class StoredEntries:
         if key is None:
             key, _ = decode_unknown(record.value, limit_bytes=self._limit_bytes)
         response, facts = decode_stored(key, record.value, limit_bytes=self._limit_bytes)
-        # A fingerprint without a scope was stored by somebody who did not say in which context it is right.
-        has_place = facts.scope is not None and (facts.scope or not is_reserved_key(key))
         # What is past its life is kept for bad times, and not found by meaning.
         is_fresh = facts.fresh_until is None or facts.fresh_until > self._clock()
-        return StoredEntry(
-            key, response.prompt, record.expires_at, facts.scope or "", bool(has_place and is_fresh), record.version
-        )
+        findable = has_place(key, facts.scope) and is_fresh
+        return StoredEntry(key, response.prompt, record.expires_at, facts.scope or "", findable, record.version)
+
+
+def has_place(key: str, scope: str | None) -> bool:
+    """Tell whether an entry may be found by meaning: it is known in which context it is right.
+
+    A fingerprint without a scope was stored by somebody who did not say that; None is exact hits only.
+    """
+    return scope is not None and (scope != "" or not is_reserved_key(key))
