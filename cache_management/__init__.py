@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cache_management.cache.config import EvictionPolicy as EvictionPolicy
     from cache_management.cache.config import SimilarityConfig as SimilarityConfig
     from cache_management.cache.decorator import cached as cached
+    from cache_management.cache.embeddings.cross_encoder import CrossEncoderOpinion as CrossEncoderOpinion
     from cache_management.cache.invalidation import Selection as Selection
     from cache_management.cache.llm import LLMCache as LLMCache
     from cache_management.cache.manager import CacheManager as CacheManager
@@ -35,6 +36,7 @@ _HOME = {
     "CacheWarmer": "cache.warmer",
     "CachedResponse": "cache.values",
     "Computed": "cache.compute",
+    "CrossEncoderOpinion": "cache.embeddings.cross_encoder",
     "EmbeddingModel": "cache.config",
     "EvictionPolicy": "cache.config",
     "LLMCache": "cache.llm",

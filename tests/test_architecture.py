@@ -38,7 +38,7 @@ REFERENCE_NAMES = {
     "SimilarityMatcher",
     "ToTNode",
 }
-OWN_NAMES = {"Computed", "Lookup", "Selection", "cached", "enqueue_warm"}
+OWN_NAMES = {"CrossEncoderOpinion", "Computed", "Lookup", "Selection", "cached", "enqueue_warm"}
 NOT_BUILT_YET = {
     "CoTStep",
     "DistributedCache",

@@ -18,7 +18,13 @@ from tests.bench import publish
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-EXPECTED = ["Python is a high-level programming language.", "gpt-4 on Python", "refused by polarity", "('polarity',)"]
+EXPECTED = [
+    "Python is a high-level programming language.",
+    "gpt-4 on Python",
+    "refused by polarity",
+    "('polarity',)",
+    "refused by second_opinion",
+]
 
 
 def table(heading: str) -> list[list[str]]:
