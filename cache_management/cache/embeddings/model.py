@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cache_management.cache.embeddings.micro_batch import MicroBatcher
+from cache_management.cache.errors import EmbedderUnavailable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 # English has about four characters a token: a prefix this much longer than the limit tells nearly always.
 _CHARACTERS_A_TOKEN = 12
+_RETRY_SECONDS = 10.0  # between two attempts to load a model that is not there
 _embedders: weakref.WeakSet[ModelEmbedder] = weakref.WeakSet()
 
 
@@ -41,14 +44,16 @@ class LoadedModel(NamedTuple):
 class ModelEmbedder:
     """Runs a model on a thread of its own, so that the event loop stays free.
 
-    The library and the weights load at first use. Single texts that are asked for while the model
-    runs go through it together.
+    The library and the weights load at first use; that they are not there is believed for ten seconds.
+    Single texts that are asked for while the model runs go through it together.
     """
 
     def __init__(self, model: str, load: Callable[[], LoadedModel]) -> None:
         self.model = model
         self._load = load
         self._loaded: LoadedModel | None = None
+        self._failure: Exception | None = None
+        self._retry_at = 0.0
         self._begin()
         _embedders.add(self)
 
@@ -97,8 +102,20 @@ class ModelEmbedder:
     def _model(self) -> LoadedModel:
         with self._lock:
             if self._loaded is None:
-                self._loaded = self._load()
+                self._loaded = self._load_now()
             return self._loaded
+
+    def _load_now(self) -> LoadedModel:
+        if self._failure is not None and time.monotonic() < self._retry_at:
+            # A look takes as long as a network that does not answer; not every caller shall wait for that.
+            raise EmbedderUnavailable(str(self._failure)) from self._failure
+        try:
+            loaded = self._load()
+        except (EmbedderUnavailable, ImportError) as exc:
+            self._failure, self._retry_at = exc, time.monotonic() + _RETRY_SECONDS
+            raise
+        self._failure = None
+        return loaded
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
