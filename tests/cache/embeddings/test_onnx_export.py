@@ -166,6 +166,50 @@ def test_graph_with_other_vectors_is_refused(tmp_path: Path, monkeypatch: pytest
     assert not list((tmp_path / "models").glob("*/model.onnx"))
 
 
+def steps_of(folder: Path) -> list[str]:
+    import onnx
+
+    return [node.op_type for node in onnx.load(str(folder / "model.onnx")).graph.node]
+
+
+@needs_torch
+@pytest.mark.slow
+def test_attention_is_one_step_of_the_graph(tmp_path: Path) -> None:
+    from cache_management.cache.embeddings.onnx_export import export
+
+    folder = export(str(tiny(tmp_path / "m", "bert", pooling("mean"))), models_dir=tmp_path / "models")
+
+    assert {"Attention", "SkipLayerNormalization"} <= set(steps_of(folder))
+    assert "Softmax" not in steps_of(folder)
+
+
+@needs_torch
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["raises", "gives other vectors"])
+def test_graph_that_the_optimizer_spoils_stays_as_it_was(
+    harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxruntime.transformers import optimizer
+
+    from cache_management.cache.embeddings.onnx_export import export
+
+    whole = optimizer.optimize_model
+
+    def spoil(*args: Any, **kwargs: Any) -> Any:
+        if harm == "raises":
+            raise KeyError("layer")
+        made = whole(*args, **kwargs)
+        for weights in made.model.graph.initializer:
+            weights.raw_data = bytes(len(weights.raw_data))
+        return made
+
+    monkeypatch.setattr(optimizer, "optimize_model", spoil)
+
+    folder = export(str(tiny(tmp_path / "m", "bert", pooling("mean"))), models_dir=tmp_path / "models")
+
+    assert "Softmax" in steps_of(folder)
+
+
 @needs_torch
 @pytest.mark.slow
 def test_many_exporters_at_once_make_one_whole_model(tmp_path: Path) -> None:
