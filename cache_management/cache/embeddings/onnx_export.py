@@ -200,7 +200,7 @@ def _fused(model: Any, exported: Exported) -> Exported:
             manifest = replace(exported.manifest, model_sha256=hashlib.sha256(graph).hexdigest())
             fused = replace(exported, model=graph, manifest=manifest)
             _refuse_other_vectors(model, fused)
-        except Exception as exc:  # a graph that the optimizer does not know is as good, only slower
+        except Exception as exc:  # noqa: BLE001 - a graph that the optimizer does not know is as good, only slower
             logger.info("%s keeps its graph as torch wrote it: %s", exported.manifest.space, str(exc)[:200])
             return exported
     return fused

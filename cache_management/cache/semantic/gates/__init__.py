@@ -19,7 +19,7 @@ from cache_management.cache.semantic.gates import asking, meaning, substitution,
 from cache_management.cache.semantic.gates.alignment import Pair, align
 from cache_management.cache.semantic.gates.facets import Facets, facets
 
-VERSION = 2
+VERSION = 3
 """Rises when a gate decides anything differently; facets kept under another version are read again."""
 
 GATES: Mapping[str, Callable[[Pair], bool] | None] = {
@@ -31,6 +31,7 @@ GATES: Mapping[str, Callable[[Pair], bool] | None] = {
     "polarity": meaning.polarity,
     "direction": meaning.direction,
     "action": asking.action,
+    "question": asking.question,
     "destructive": asking.destructive,
     "freshness": None,  # needs the age of the answer too
     "principal": asking.principal,

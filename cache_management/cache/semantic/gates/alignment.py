@@ -12,6 +12,7 @@ from cache_management.cache.semantic.gates.closed_classes import REVERSALS, SAME
 from cache_management.cache.semantic.gates.facets import Facets, Word
 
 _LONG_NAMES = 15  # letters of both together
+_FEW = 3  # leftovers of both together among which antonyms face each other wherever they stand
 _SEARCHED = 24  # leftovers compared with one another; more than these and nothing depends on the rest
 
 
@@ -40,7 +41,10 @@ class Pair(msgspec.Struct, frozen=True, gc=False):
 
 
 def _is_adverb(word: Word) -> bool:
-    return not word.name and lexicon.main_part(word.lemma) == lexicon.ADVERB
+    if word.name or lexicon.main_part(word.lemma) != lexicon.ADVERB:
+        return False
+    # Before a noun it tells kinds apart: "forward contract".
+    return not (lexicon.can_be(word.lemma, lexicon.ADJECTIVE) and lexicon.main_part(word.after) == lexicon.NOUN)
 
 
 _REVERSED = frozenset(frozenset(pair.split()) for pair in REVERSALS)
@@ -88,7 +92,7 @@ def align(asked: Facets, stored: Facets) -> Pair:
     if len(left) > _SEARCHED or len(right) > _SEARCHED:
         return Pair(asked, stored, tuple(left), tuple(right), (), frozenset(shared))
     found: list[tuple[Word, Word]] = []
-    alone = len(left) == len(right) == 1
+    alone = len(left) + len(right) <= _FEW
     for one in list(left):
         for two in right:
             if (alone or _same_place(one, two)) and opposed(one, two):
@@ -160,7 +164,9 @@ def _misspelt(one: Word, two: Word) -> bool:
 
     Of two names it knows neither of, only long ones with a letter left out inside are one: Jon and John are two people.
     """
-    a, b = one.text, two.text
+    a, b = _american(one.text), _american(two.text)
+    if a == b:
+        return True
     if a[0] != b[0] or abs(len(a) - len(b)) > 1 or len(a) + len(b) < 10:
         return False
     known = lexicon.is_known(a) + lexicon.is_known(b)
@@ -169,6 +175,17 @@ def _misspelt(one: Word, two: Word) -> bool:
     if known == 0 and (one.raw[0].isupper() or two.raw[0].isupper()):
         return len(a) + len(b) >= _LONG_NAMES and len(a) != len(b) and a[-2:] == b[-2:] and _one_edit(a, b)
     return _one_edit(a, b)
+
+
+_SPELLINGS = (("isation", "ization"), ("ising", "izing"), ("ised", "ized"), ("ise", "ize"), ("our", "or"))
+
+
+def _american(word: str) -> str:
+    """Write "organisation" with a z and "colour" without a u."""
+    for british, american in _SPELLINGS:
+        if len(word) > len(british) + 3 and word.endswith(british):
+            return word[: -len(british)] + american
+    return word
 
 
 def _one_edit(a: str, b: str) -> bool:
@@ -193,7 +210,8 @@ def _joined(left: list[Word], other: Facets) -> list[Word]:
         text = word.text
         if text in joins or word.lemma in joins:
             continue
-        if 2 <= len(text) <= 5 and word.raw.isupper() and text in "".join(lemma[0] for lemma in lemmas):
+        acronym = word.raw.isupper() or (len(text) > 2 and not lexicon.is_known(text))
+        if 2 <= len(text) <= 5 and acronym and text in "".join(lemma[0] for lemma in lemmas):
             continue
         rest.append(word)
     return rest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.alignment import Pair
-from cache_management.cache.semantic.gates.closed_classes import OTHER_PRONOUNS, UNDOING
+from cache_management.cache.semantic.gates.closed_classes import BE, OTHER_PRONOUNS, UNDOING
 from cache_management.cache.semantic.gates.facets import Word
 
 
@@ -12,11 +12,20 @@ def action(pair: Pair) -> bool:
     """Refuse when one text asks how to do what the other asks to be done."""
     ours, theirs = pair.asked.request, pair.stored.request
     if {ours.act, theirs.act} != {"do", "ask"}:
-        return False
+        # "Write me a letter" tells in the end, but not how one is written.
+        return ours.how != theirs.how and ours.verb == theirs.verb != "" and (ours.orders or theirs.orders)
     if ours.whether and theirs.whether:
         return False  # "can you ship it", "can I have it shipped": neither asks for the way
     do, ask = (pair.asked, pair.stored) if ours.act == "do" else (pair.stored, pair.asked)
     return do.request.verb in ask.lemmas or do.request.verb in pair.shared
+
+
+def question(pair: Pair) -> bool:
+    """Refuse when the same is asked with another question word: where, when, who, why, how."""
+    ours, theirs = pair.asked.question, pair.stored.question
+    if not ours or not theirs or ours == theirs or {ours, theirs} == {"how", "where"}:
+        return False  # "how" and "where do I find it" are one question
+    return not pair.heavy_left and not pair.heavy_right
 
 
 def destructive(pair: Pair) -> bool:
@@ -26,7 +35,8 @@ def destructive(pair: Pair) -> bool:
         return True
     # "Get it back" undoes as "recover it" does.
     back = "back" in pair.asked.lemmas or "back" in pair.stored.lemmas
-    if ours.undoes != theirs.undoes and not back and not any(_matters(word) for word in (*pair.left, *pair.right)):
+    rest = (*pair.left, *pair.right, *(word for both in pair.opposed for word in both))
+    if ours.undoes != theirs.undoes and not back and any(map(_undoes, rest)) and not any(map(_matters, rest)):
         return True
     mine, others = {kind for kind, _ in ours.destructive}, {kind for kind, _ in theirs.destructive}
     if mine == others:
@@ -59,11 +69,21 @@ def principal(pair: Pair) -> bool:
             continue
         if not _anybody(pair, mine, other):
             return True
+    if _defines(pair, ours) != _defines(pair, theirs) and not pair.heavy_left and not pair.heavy_right:
+        return True
     if any(not lexicon.is_person(word.lemma) for word in (*pair.left, *pair.right)):
         return False
     we, they = pair.asked.subjects - pair.stored.subjects, pair.stored.subjects - pair.asked.subjects
     # "They" and "you" are said of anybody; he, she, I and my wife are not each other.
     return bool(we and they) and (we | they) <= {"first", "he", "she", "third"}
+
+
+def _defines(pair: Pair, owners: dict[str, str]) -> bool:
+    """Tell whether a text asks what a thing of the asker's is; "what is a balance" beside it asks for a definition."""
+    texts = (pair.asked.lemmas, pair.stored.lemmas)
+    return "first" in owners.values() and all(
+        lemmas[0] == "what" and lemmas[1] in BE for lemmas in texts if len(lemmas) > 1
+    )
 
 
 def _anybody(pair: Pair, mine: str, other: str) -> bool:
@@ -79,5 +99,9 @@ def _anybody(pair: Pair, mine: str, other: str) -> bool:
     return named in pair.asked.lemmas and named in pair.stored.lemmas  # "his" after the name
 
 
+def _undoes(word: Word) -> bool:
+    return word.lemma in UNDOING or word.lemma == "roll"
+
+
 def _matters(word: Word) -> bool:
-    return not word.light and word.lemma not in UNDOING and word.lemma != "roll"
+    return not word.light and not _undoes(word)

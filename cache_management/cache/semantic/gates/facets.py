@@ -27,7 +27,9 @@ from cache_management.cache.semantic.gates.closed_classes import (
     word_set,
 )
 from cache_management.cache.semantic.gates.dates import Part, dates
+from cache_management.cache.semantic.gates.moments import moments
 from cache_management.cache.semantic.gates.numbers import Quantity, quantities
+from cache_management.cache.semantic.gates.phrases import PERIODS, shortened
 from cache_management.cache.semantic.gates.requests import Request, read_request
 from cache_management.cache.semantic.gates.tokens import Kind, Token, tokens
 
@@ -67,12 +69,17 @@ class Facets(msgspec.Struct, frozen=True, gc=False):
     roles: tuple[tuple[str, str], ...]  # preposition and the content word it leads to
     agent: tuple[str, str, str] | None  # who, does, to whom: in a passive, turned round
     request: Request
+    periods: frozenset[str]  # how often: "monthly"
+    moments: frozenset[str]  # when, seen from now: "yesterday", "last month"
+    question: str  # the one question word that opens it or closes it, or ""
+    scopes: tuple[tuple[str, str], ...]  # "all", "any" or "one", and of what
     now: bool
     tail: frozenset[tuple[str, int]]  # words beyond the limit, with their number
 
 
 def _read(text: str) -> Facets:
     found, rest = tokens(text)
+    found = shortened(found)
     parts, dated = dates(found)
     undated = [_blank(token) if at in dated else token for at, token in enumerate(found)] if dated else found
     amounts, counted = quantities(undated)
@@ -81,7 +88,7 @@ def _read(text: str) -> Facets:
     shouting = _shouts(found)
     plain = [(at, token) for at, token in enumerate(found) if token.kind in {Kind.WORD, Kind.CODE} and at not in taken]
     texts = [token.text for _, token in plain]
-    lemmas = [lexicon.lemma(word) if word not in _GRAMMAR else "a" if word == "an" else word for word in texts]
+    lemmas = [_base_form(token) for _, token in plain]
     words = _content(plain, texts, lemmas, shouting)
     content_at = {word.at: word for word in words}
     opens = frozenset(at for at, (_, token) in enumerate(plain) if token.opens)
@@ -101,12 +108,25 @@ def _read(text: str) -> Facets:
         roles=_roles(texts, content_at),
         agent=_agent(texts, words),
         request=read_request(texts, lemmas, [token.opens for _, token in plain], text.rstrip().endswith("?")),
+        periods=frozenset(PERIODS[word] for word in texts if word in PERIODS),
+        moments=moments(texts),
+        question=_question(texts),
+        scopes=_scopes(texts, content_at),
         now=_depends_on_now(texts),
         tail=_tail(rest),
     )
 
 
 facets = lru_cache(maxsize=REMEMBERED)(_read)
+
+
+def _base_form(token: Token) -> str:
+    word = token.text
+    if word in _GRAMMAR:
+        return "a" if word == "an" else word
+    if len(word) > 2 and token.raw[-1] == "s" and token.raw[:-1].isupper():
+        return word[:-1]  # "APIs"
+    return lexicon.lemma(word)
 
 
 def _blank(token: Token) -> Token:
@@ -204,6 +224,10 @@ def _is_tag(texts: Sequence[str], at: int, opens: frozenset[int]) -> bool:
     return last and at > 2 and texts[at - 1] in AUXILIARIES and texts[at + 1] in PRONOUNS
 
 
+def _is_compared(word: Word) -> bool:
+    return word.text != word.lemma and lexicon.can_be(word.lemma, lexicon.ADJECTIVE)
+
+
 def _degrees(texts: Sequence[str], content_at: dict[int, Word]) -> tuple[tuple[int, str], ...]:
     out = []
     for at, word in enumerate(texts):
@@ -211,6 +235,8 @@ def _degrees(texts: Sequence[str], content_at: dict[int, Word]) -> tuple[tuple[i
         if sign:
             graded = _next_content(at, texts, content_at, 2)
             out.append((sign, graded.lemma if graded else ""))
+        elif word.endswith(("er", "est")) and at in content_at and _is_compared(content_at[at]):
+            out.append((1, content_at[at].lemma))
     return tuple(out)
 
 
@@ -266,19 +292,32 @@ def _aspect(texts: Sequence[str]) -> str:
     return ""
 
 
+def _is_infinitive(at: int, texts: Sequence[str], content_at: dict[int, Word]) -> bool:
+    """Tell "to visit Japan" from "to Japan" and "to work in"."""
+    verb = content_at.get(at + 1)
+    if verb is None or verb.name or verb.text != verb.lemma or not lexicon.can_be(verb.lemma, lexicon.VERB):
+        return False
+    return at + 2 in content_at or (at + 2 < len(texts) and texts[at + 2] in DETERMINERS | OWNERS.keys())
+
+
 def _roles(texts: Sequence[str], content_at: dict[int, Word]) -> tuple[tuple[str, str], ...]:
     out = []
     for at, word in enumerate(texts):
         if word in {"from", "to", "into", "than", "over", "before", "after", "against", "without", "instead", "by"}:
             led = _next_content(at, texts, content_at, 3)
-            if led:
+            if led and not (word == "to" and _is_infinitive(at, texts, content_at)):
                 out.append((word, led.lemma))
     return tuple(out)
 
 
+def _tells_when(lemma: str) -> bool:
+    """Tell whether a word may stand before a verb without a part in what is done: "last", "often"."""
+    return lexicon.can_be(lemma, lexicon.ADVERB) and lexicon.main_part(lemma) != lexicon.NOUN
+
+
 def _agent(texts: Sequence[str], words: Sequence[Word]) -> tuple[str, str, str] | None:
     """Read who does what to whom, where a verb stands between two words that can be people or things."""
-    solid = [word for word in words if not word.light]
+    solid = [word for word in words if not word.light and (word.name or not _tells_when(word.lemma))]
     if len(solid) < 3:
         return None
     passive = "by" in texts and any(word in BE for word in texts)
@@ -297,6 +336,33 @@ def _agent(texts: Sequence[str], words: Sequence[Word]) -> tuple[str, str, str] 
                 return None  # "offered at the school": nobody is said to offer
             return before.lemma, verb.lemma, after.lemma
     return None
+
+
+def _question(texts: Sequence[str]) -> str:
+    """Return the only question word of a text; "how many" and "what time" ask for what follows them: they are none."""
+    found = [at for at, word in enumerate(texts) if word in QUESTION_WORDS]
+    if len(found) != 1 or texts[found[0]] not in {"where", "when", "who", "why", "how"}:
+        return ""
+    at = found[0]
+    after = texts[at + 1] if at + 1 < len(texts) else ""
+    if texts[at] == "how" and after not in AUXILIARIES and after not in PRONOUNS and after != "to":
+        return ""
+    return texts[at]
+
+
+_ALL = word_set("all every entire whole each")
+_ONE = word_set("one single individual")
+
+
+def _scopes(texts: Sequence[str], content_at: dict[int, Word]) -> tuple[tuple[str, str], ...]:
+    out = []
+    for at, word in enumerate(texts):
+        scope = "all" if word in _ALL else "one" if word in _ONE else "any" if word == "any" else ""
+        if scope:
+            of = _next_content(at, texts, content_at, 3)
+            if of is not None:
+                out.append((scope, of.lemma))
+    return tuple(out)
 
 
 _SPANS = word_set("week weekend month year quarter season morning afternoon evening night hour minute")

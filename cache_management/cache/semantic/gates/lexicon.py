@@ -16,7 +16,7 @@ import msgspec
 import zstandard
 
 from cache_management.cache.errors import ConfigurationError
-from cache_management.cache.semantic.gates.closed_classes import NEGATIVE_PREFIXES
+from cache_management.cache.semantic.gates.closed_classes import NEGATIVE_PREFIXES, word_set
 
 VERSION = 1
 NOUN, VERB, ADJECTIVE, ADVERB = 0, 1, 2, 3  # as in the data; the flag of each is 1 << part
@@ -92,7 +92,7 @@ def lemma(word: str) -> str:
                     return found
             if ending in {"ing", "ed", "er", "est"} and len(stem) > 2 and stem[-1] == stem[-2] and stem[:-1] in known:
                 return stem[:-1]
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")) and word not in known:
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is", "os")) and word not in known:
         return word[:-1]
     return word
 
@@ -137,9 +137,13 @@ def is_proper(word: str) -> bool:
     return bool(_flags(word) & _PROPER)
 
 
+# The dictionary knows them as other things first.
+_KIN = word_set("mum mummy mom mommy dad daddy granny grandma grandpa hubby kid")
+
+
 def is_person(word: str) -> bool:
     """Tell whether a noun means first of all a person: "wife", "manager"."""
-    return bool(_flags(word) & _PERSON)
+    return word in _KIN or bool(_flags(word) & _PERSON)
 
 
 @lru_cache(maxsize=20_000)

@@ -7,7 +7,14 @@ from functools import lru_cache
 
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.alignment import Pair
-from cache_management.cache.semantic.gates.closed_classes import AUXILIARIES, BE, OPPOSITE_PARTICLES, STOP, SYMMETRIC
+from cache_management.cache.semantic.gates.closed_classes import (
+    AUXILIARIES,
+    BE,
+    OPPOSITE_PARTICLES,
+    STOP,
+    SYMMETRIC,
+    word_set,
+)
 from cache_management.cache.semantic.gates.facets import Facets
 
 
@@ -19,12 +26,36 @@ def polarity(pair: Pair) -> bool:
     # A negator says little about texts that differ otherwise; two antonyms in one place say more.
     if len(pair.heavy_left) + len(pair.heavy_right) > (1 if _negations(pair) else 2):
         return False
-    # "Is A better than B" and "is B worse than A" turn twice.
-    return not _swapped(pair, frozenset(("than", "before", "after")))
+    # "Is A better than B" and "is B worse than A" turn twice, and so do "A before B" and "B after A".
+    return not _swapped(pair, frozenset(("than", "before", "after"))) and not _order_exchanged(pair)
+
+
+def _order_exchanged(pair: Pair) -> bool:
+    mine, theirs = _ordered(pair.asked), _ordered(pair.stored)
+    return bool(mine and theirs) and mine != theirs and mine <= pair.shared and theirs <= pair.shared
+
+
+def _ordered(facets: Facets) -> frozenset[str]:
+    """Return what "before" and "after" lead to."""
+    return frozenset(led for role, led in facets.roles if role in {"before", "after"})
 
 
 def _turns(pair: Pair) -> int:
-    return _negations(pair) + len(pair.opposed) + _degrees(pair) + _particles(pair)
+    return _negations(pair) + len(pair.opposed) + _degrees(pair) + _particles(pair) + _exclusions(pair)
+
+
+def _exclusions(pair: Pair) -> int:
+    """Count what only one text leaves out: "outside the EU", "except cats"."""
+    if pair.asked.negated or pair.stored.negated:
+        return 0
+    return abs(_excludes(pair.asked.lemmas) - _excludes(pair.stored.lemmas))
+
+
+def _excludes(lemmas: tuple[str, ...]) -> int:
+    return sum(
+        word == "except" or (word == "outside" and lemmas[at + 1 : at + 2] in (("the",), ("of",)))
+        for at, word in enumerate(lemmas)
+    )
 
 
 def _negations(pair: Pair) -> int:
@@ -43,8 +74,10 @@ def _governed(facets: Facets, pair: Pair) -> list[str]:
 def _degrees(pair: Pair) -> int:
     if not pair.asked.degrees or not pair.stored.degrees:
         return 0
-    ours = Counter(sign for sign, _ in pair.asked.degrees)
-    theirs = Counter(sign for sign, _ in pair.stored.degrees)
+    # "Neater" and "less messy": of words that are neither the same nor opposites nobody knows whether they turn.
+    strange = {word.lemma for word in (*pair.left, *pair.right)}
+    ours = Counter(sign for sign, graded in pair.asked.degrees if graded not in strange)
+    theirs = Counter(sign for sign, graded in pair.stored.degrees if graded not in strange)
     left, right = ours - theirs, theirs - ours
     return min(sum(left.values()), sum(right.values())) if left.keys() != right.keys() else 0
 
@@ -60,8 +93,25 @@ def _particles(pair: Pair) -> int:
         if (one in ours and two in theirs and two not in ours and one not in theirs) or (
             two in ours and one in theirs and one not in ours and two not in theirs
         ):
-            turns += _same_place(pair.asked, pair.stored, one, two)
+            if _both_turn(pair, one, two):
+                continue  # "speed up", "slow down"
+            turns += (one == "before" and _beside_the_same_act(pair)) or _same_place(pair.asked, pair.stored, one, two)
     return turns
+
+
+def _beside_the_same_act(pair: Pair) -> bool:
+    """Tell "before a race", "once I have run a race" from "eat before I run", "run after I eat"."""
+    if len(pair.heavy_left) + len(pair.heavy_right) > 1:
+        return False
+    return bool(_ordered(pair.asked) and _ordered(pair.stored)) and not _order_exchanged(pair)
+
+
+def _both_turn(pair: Pair, one: str, two: str) -> bool:
+    """Tell whether the verbs before two particles are turned round already."""
+    return any(
+        {mine.after, theirs.after} == {one, two} and lexicon.can_be(mine.lemma, lexicon.VERB)
+        for mine, theirs in pair.opposed
+    )
 
 
 def _same_place(asked: Facets, stored: Facets, one: str, two: str) -> bool:
@@ -96,7 +146,7 @@ def _swapped(pair: Pair, only: frozenset[str] | None = None) -> bool:
         return False
     ours, theirs = _single(pair.asked.roles), _single(pair.stored.roles)
     for role, mine in ours.items():
-        other = theirs.get(role)
+        other = theirs.get(role) or theirs.get(_LEADS_ALIKE.get(role, ""))
         if other is None or other == mine or (only is not None and role not in only):
             continue
         if mine in pair.stored.lemmas and other in pair.asked.lemmas:
@@ -106,6 +156,7 @@ def _swapped(pair: Pair, only: frozenset[str] | None = None) -> bool:
     return False
 
 
+_LEADS_ALIKE = {"to": "into", "into": "to"}
 _ONE_WAY = frozenset(("from", "into", "than", "over"))  # though what is merged or compared could be exchanged
 
 
@@ -123,12 +174,23 @@ def _listed(lemmas: tuple[str, ...], one: str, two: str) -> bool:
 
 def _is_symmetric(pair: Pair) -> bool:
     """Tell whether what is said holds both ways round: "married to", "a friend of"."""
-    return any(_holds_both_ways(lemma) for lemma in pair.asked.lemmas if lemma not in {"and", "or"})
+    content = {word.lemma for word in pair.asked.words if word.text != "shares"}  # of a company
+    return any(
+        _holds_both_ways(lemma)
+        for lemma in pair.asked.lemmas
+        if lemma not in {"and", "or"} and (lemma != "share" or lemma in content)
+    )
 
 
 @lru_cache(maxsize=20_000)
 def _holds_both_ways(lemma: str) -> bool:
-    return lemma in SYMMETRIC or any(lexicon.synonyms(lemma, lexicon.lemma(other)) for other in SYMMETRIC)
+    if lemma in SYMMETRIC:
+        return True
+    # Not by words of many meanings: "last" is a synonym of "close".
+    return any(lexicon.synonyms(lemma, lexicon.lemma(other)) for other in SYMMETRIC if other not in _LOOSE)
+
+
+_LOOSE = word_set("close near next far like over match meet met share date relative twin tie")
 
 
 def _agents_differ(pair: Pair) -> bool:
@@ -186,6 +248,8 @@ def tense(pair: Pair) -> bool:
     rest = [word for word in rest if lexicon.main_part(word.lemma) != lexicon.ADVERB or word.name]
     if rest:
         return False
+    if pair.asked.question == pair.stored.question == "when" and "past" in {ours, theirs}:
+        return bool((_DID - BE) & (pair.asked.grammar ^ pair.stored.grammar))  # "when does it", "when did it open"
     if "habit" in {ours, theirs}:
         return True
     asks_whether = pair.asked.lemmas[:1] and pair.stored.lemmas[:1] and _asks_whether(pair)
@@ -196,10 +260,13 @@ def tense(pair: Pair) -> bool:
     # "Was it open" against "is it open": only of a question for yes or no. "What was it built in" asks for the same.
     if not (pair.asked.lemmas and pair.asked.lemmas[0] in BE and pair.stored.lemmas and pair.stored.lemmas[0] in BE):
         return False
-    if [word for word in pair.asked.lemmas if word not in BE] != [
-        word for word in pair.stored.lemmas if word not in BE
-    ]:
+    if _beside_time(pair.asked) != _beside_time(pair.stored):
         return False
-    return len(pair.asked.lemmas) == len(pair.stored.lemmas) and bool(
-        (set(pair.asked.grammar) ^ set(pair.stored.grammar)) & BE
-    )
+    return bool((set(pair.asked.grammar) ^ set(pair.stored.grammar)) & BE)
+
+
+def _beside_time(facets: Facets) -> list[str]:
+    return [word for word in facets.lemmas if word not in BE and word not in _EVER]
+
+
+_EVER = frozenset(("ever", "still", "yet", "once", "already"))

@@ -29,6 +29,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     how: bool  # asks for the way to do it
     whether: bool  # put as a question for yes or no, without a please: it may ask for the act or whether it is done
     verb: str  # base form of what shall be done or explained
+    orders: bool  # an order to tell or write something
     destructive: tuple[tuple[str, str], ...]  # kind and base form of each irreversible verb
     undoes: bool
 
@@ -45,7 +46,8 @@ def read_request(texts: Sequence[str], lemmas: Sequence[str], opens: Sequence[bo
         for at, lemma in enumerate(lemmas)
         if lemma in DESTRUCTIVE and _is_verb_here(texts, at)
     )
-    return Request(act, how, _whether(texts), verb, destructive, _undoes(lemmas))
+    orders = act == "ask" and not how and verb in TELLING and verb in lemmas[:3] and lemmas[0] not in QUESTION_WORDS
+    return Request(act, how, _whether(texts), verb, orders, destructive, _undoes(lemmas))
 
 
 def _whether(texts: Sequence[str]) -> bool:
@@ -64,6 +66,8 @@ def _is_verb_here(texts: Sequence[str], at: int) -> bool:
         return (not before or before in {"to", "i", "we", "you", "please", "not", "and", "can", "or", "just"}) and (
             after not in {"to", "of", ""}
         )
+    if texts[at].endswith("est"):
+        return False  # "the closest branch"
     # "Deleted messages" are a kind of messages.
     return not texts[at].endswith("ed") or before in AUXILIARIES or before in PRONOUNS
 
@@ -139,7 +143,7 @@ def _asked_to(texts: Sequence[str], lemmas: Sequence[str], at: int) -> tuple[str
         for near in range(at + 1, min(at + 8, len(texts))):
             if texts[near] == "how":
                 return "ask", True, _verb_after(texts, lemmas, near + 1)
-        return "ask", False, ""
+        return "ask", False, verb
     unknown = not lexicon.is_known(verb) and after in _OBJECTS  # "unsubscribe me"
     if not unknown and (texts[at] != verb or not lexicon.can_be(verb, lexicon.VERB)):
         return "", False, ""

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.alignment import Pair
-from cache_management.cache.semantic.gates.closed_classes import DESTRUCTIVE, SAME_USE, STOP, TO_A_PLACE
+from cache_management.cache.semantic.gates.closed_classes import (
+    DESTRUCTIVE,
+    DETERMINERS,
+    OWNERS,
+    SAME_USE,
+    STOP,
+    TO_A_PLACE,
+)
 from cache_management.cache.semantic.gates.facets import Word
 from cache_management.cache.semantic.gates.values import tail_differs
 
 _REPLACED = 2  # words a side; where more differ, the texts are not one question with a name changed
 _LONG_NAME = 4
+_LONG_PHRASE = 3
+_FRAME = 0.85  # where less is the same, people mostly ask the same in other words
 
 
 def entity(pair: Pair) -> bool:
@@ -41,12 +52,98 @@ def variant(pair: Pair) -> bool:
     """Refuse when one thing stands in the place of another kind of it: gold card, platinum card."""
     if tail_differs(pair):
         return True
+    if _light_replaced(pair):
+        return True
     left, right = pair.heavy_left, pair.heavy_right
-    if not left or not right or len(left) > _REPLACED or len(right) > _REPLACED:
+    if not left or not right or len(left) > _LONG_PHRASE or len(right) > _LONG_PHRASE:
         return False
-    if len(left) == len(right) and _one_place(pair, left, right):
+    if len(left) == len(right) <= _REPLACED and _one_place(pair, left, right):
         return not any(_could_be_same(one, two) for one in left for two in right)
-    return len(left) == len(right) == 1 and _is_sister(left[0], right[0])
+    if len(left) == len(right) == 1 and _is_sister(left[0], right[0]):
+        return True
+    framed = _share_of_the_same(pair) >= _FRAME
+    return _kind_replaced(left, right, framed=framed) or (framed and _phrase_replaced(pair, left, right))
+
+
+def _light_replaced(pair: Pair) -> bool:
+    """Tell "get a loan" from "repay a loan", where all other words are the same and stand in the same order."""
+    if len(pair.left) != 1 or len(pair.right) != 1 or not (pair.left[0].light or pair.right[0].light):
+        return False
+    one, two = pair.left[0], pair.right[0]
+    ours, theirs = list(pair.asked.lemmas), list(pair.stored.lemmas)
+    if one.at != two.at or len(ours) != len(theirs):
+        return False
+    del ours[one.at], theirs[two.at]
+    if ours != theirs:
+        return False
+    if one.before not in STOP and all(lexicon.can_be(word.lemma, lexicon.NOUN) for word in (one, two)):
+        return not lexicon.near(one.lemma, two.lemma)
+    verbs = all(lexicon.can_be(word.lemma, lexicon.VERB) for word in (one, two))
+    return verbs and one.light != two.light and not lexicon.near(one.lemma, two.lemma)
+
+
+def _share_of_the_same(pair: Pair) -> float:
+    """Return how much of all but articles and what is left over is the same, grammar included, in any order."""
+    ours, theirs = (
+        Counter(word for word in facets.lemmas if word not in DETERMINERS) - Counter(word.lemma for word in left)
+        for facets, left in ((pair.asked, pair.heavy_left), (pair.stored, pair.heavy_right))
+    )
+    return (ours & theirs).total() / max(ours.total(), theirs.total(), 1)
+
+
+def _kind_replaced(left: list[Word], right: list[Word], *, framed: bool) -> bool:
+    """Tell "everyday current account" from "everyday savings account" wherever the two stand."""
+    return any(
+        one.after == two.after
+        and one.after not in STOP
+        and lexicon.can_be(one.after, lexicon.NOUN)
+        and (framed or (one.before == two.before and one.before not in STOP))
+        and not _could_be_same(one, two)
+        for one in left
+        for two in right
+    )
+
+
+def _phrase_replaced(pair: Pair, left: list[Word], right: list[Word]) -> bool:
+    """Tell "my car loan" from "my mortgage": one phrase a side, each a thing, beside the same word."""
+    if not _is_phrase(left) or not _is_phrase(right):
+        return False
+    if not _beside_the_same(pair, left, right):
+        return False
+    # Of unequal length, the heads face each other: "car loan" and "mortgage".
+    facing = zip(reversed(left), reversed(right), strict=False)
+    return not any(_could_be_same(one, two) for one, two in facing) and not any(
+        lexicon.synonyms(one.lemma, two.lemma) for one in left for two in right
+    )
+
+
+def _is_phrase(words: list[Word]) -> bool:
+    return words[-1].at - words[0].at < len(words) and (words[-1].name or _is_noun(words[-1].lemma))
+
+
+def _beside_the_same(pair: Pair, left: list[Word], right: list[Word]) -> bool:
+    ours, theirs = pair.asked.lemmas, pair.stored.lemmas
+    before, other = _before(ours, left[0].at), _before(theirs, right[0].at)
+    if before and before == other:
+        return True
+    after, other = _after(ours, left[-1].at), _after(theirs, right[-1].at)
+    return bool(after) and after == other
+
+
+def _before(lemmas: tuple[str, ...], at: int) -> str:
+    """Return the word before a phrase, past its article or owner, and the particle of a verb: "pay off my loan"."""
+    while at and (lemmas[at - 1] in DETERMINERS or lemmas[at - 1] in OWNERS or lemmas[at - 1] in _PARTICLES):
+        at -= 1
+    return lemmas[at - 1] if at else ""
+
+
+def _after(lemmas: tuple[str, ...], at: int) -> str:
+    while at + 1 < len(lemmas) and lemmas[at + 1] in _PARTICLES:
+        at += 1
+    return lemmas[at + 1] if at + 1 < len(lemmas) else ""
+
+
+_PARTICLES = frozenset(("up", "off", "out", "down"))
 
 
 def _one_place(pair: Pair, left: list[Word], right: list[Word]) -> bool:

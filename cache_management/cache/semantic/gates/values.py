@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 
 from cache_management.cache.semantic.gates.alignment import Pair
+from cache_management.cache.semantic.gates.closed_classes import AUXILIARIES
 from cache_management.cache.semantic.gates.facets import Facets
 from cache_management.cache.semantic.gates.numbers import Quantity
 
@@ -18,6 +19,8 @@ def _differ(ours: Iterable[Hashable], theirs: Iterable[Hashable]) -> bool:
 
 def number(pair: Pair) -> bool:
     """Refuse when each text has a number that the other has not. A number on one side only is an addition."""
+    if _scope_differs(pair):
+        return True
     left, right = _unmatched(pair)
     if not left or not right:
         return _tail_differs(pair, digits=True)
@@ -26,8 +29,20 @@ def number(pair: Pair) -> bool:
     return not _same_written(left, right)
 
 
+def _scope_differs(pair: Pair) -> bool:
+    """Tell "one email" from "all my email", and "does every state" from "does any state"."""
+    ours, theirs = set(pair.asked.scopes), set(pair.stored.scopes)
+    others = {"one"}
+    if all(facets.lemmas[0] in AUXILIARIES for facets in (pair.asked, pair.stored) if facets.lemmas):
+        others.add("any")
+    lone = ours ^ theirs
+    return any(scope == "all" and any((other, of) in lone for other in others) for scope, of in lone)
+
+
 def unit(pair: Pair) -> bool:
     """Refuse when one number stands with unlike units: 10 USD and 10 EUR, 5 miles and 5 km."""
+    if pair.asked.periods - pair.stored.periods and pair.stored.periods - pair.asked.periods:
+        return True  # the daily limit, the monthly limit
     left, right = _unmatched(pair)
     return bool(left and right) and _same_written(left, right)
 
@@ -43,7 +58,10 @@ def _unmatched(pair: Pair) -> tuple[list[Quantity], list[Quantity]]:
             if theirs.unit == ours.unit:
                 same = theirs.value == ours.value
             else:
-                same = theirs.written == ours.written and (not theirs.unit or not ours.unit)
+                # "5k" walked are 5 km.
+                same = (not theirs.unit or not ours.unit) and (
+                    theirs.written == ours.written or theirs.value == ours.value
+                )
             if same:
                 left.remove(ours)
                 break
@@ -69,6 +87,8 @@ def _id_key(text: str) -> str:
 
 def date(pair: Pair) -> bool:
     """Refuse when both texts name days, months, years or hours and these differ."""
+    if pair.asked.moments and pair.stored.moments and not pair.asked.moments & pair.stored.moments:
+        return True
     ours, theirs = _calendar(pair.asked), _calendar(pair.stored)
     if not ours or not theirs:
         return False

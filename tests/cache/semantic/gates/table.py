@@ -7,6 +7,8 @@ from __future__ import annotations
 
 REFUSED = {
     "number": """
+        How do I archive one message? | How do I archive all my messages?
+        Does every airline allow cats in the cabin? | Does any airline allow cats in the cabin?
         What's new in Python 3.10? | What's new in Python 3.11?
         What is the price of the iPhone 12? | What is the price of the iPhone 13?
         What's the interest rate on a 15-year fixed mortgage? | What's the interest rate on a 30-year fixed mortgage?
@@ -24,6 +26,9 @@ REFUSED = {
         Can I feed my dog 2 grapes? | Can I feed my dog 20 grapes?
     """,
     "unit": """
+        What's the daily data allowance? | What's the monthly data allowance?
+        How much may I withdraw each day? | How much may I withdraw per month?
+        inflation year over year in May | inflation month over month in May
         send 10 USD | send 10 EUR
         5 miles in km | 5 km in miles
         How long is 10 minutes | How long is 10 hours
@@ -46,6 +51,8 @@ REFUSED = {
         report for Q1 | report for Q2
     """,
     "date": """
+        What's the toll today? | What was the toll last year?
+        trains tomorrow morning | trains this morning
         flights on March 5 | flights on March 6
         taxes for 2023 | taxes for 2024
         Who won the world cup in 2014? | Who won the world cup in 2018?
@@ -87,6 +94,10 @@ REFUSED = {
         Does the Lite edition have ads? | Does the Ultimate edition have ads?
     """,
     "polarity": """
+        Which museums are free? | Which museums outside the city centre are free?
+        What happens to rents when wages go up? | If wages fall, what happens to rents?
+        What should I drink before a race? | Once I have run a race, what should I drink?
+        How can I speed up an audio book? | How can I slow down an audio book?
         Freeze my card | Unfreeze my card
         Does the phone have a stylus? | Does the phone lack a stylus?
         Do all branches open on Saturday? | Do some branches open on Saturday?
@@ -179,6 +190,9 @@ REFUSED = {
         Is the beta stable? | Is the beta unstable?
     """,
     "direction": """
+        How many Kodak patents did Apple buy? | How many Apple patents did Kodak buy?
+        When did Kenya last beat Wales? | When was Kenya last beaten by Wales?
+        If I change francs into yen, who sets the rate? | Who sets the rate if I change yen to francs?
         How do I transfer from savings to checking? | How do I transfer from checking to savings?
         convert USD to EUR | convert EUR to USD
         Does Google own YouTube? | Does YouTube own Google?
@@ -205,6 +219,7 @@ REFUSED = {
         Do I tip before paying? | Do I pay before tipping?
     """,
     "action": """
+        How would I write a eulogy? | Write me a eulogy.
         How do I close my account? | Close my account
         Can you close my account? | How can I close my account?
         Cancel my subscription | How do I cancel my subscription?
@@ -217,6 +232,11 @@ REFUSED = {
         Send an invoice to ACME | How do I send an invoice to ACME?
         Can you cancel my order? | What's the way to cancel my order?
         Create a backup of my phone | How can I create a backup of my phone?
+    """,
+    "question": """
+        Where was the treaty signed? | When was the treaty signed?
+        Who invented the zip? | How was the zip invented?
+        Why did the bridge fall? | When did the bridge fall?
     """,
     "destructive": """
         How do I delete project Apollo? | How do I archive project Apollo?
@@ -250,6 +270,7 @@ REFUSED = {
         What's the stock price of Apple right now? | What's the stock price of Apple right now?
     """,
     "principal": """
+        What is my credit limit? | What is a credit limit?
         What is my balance? | What is your balance?
         What is my balance? | What is John's balance?
         What is my account balance? | What is my wife's account balance?
@@ -270,6 +291,14 @@ REFUSED = {
         Would he reject her if they were alone? | Would she reject him if they were alone?
     """,
     "variant": """
+        What documents are needed for a mortgage? | What documents are needed for a car loan?
+        What happens if I miss a repayment on my personal loan? | What happens if I miss a repayment on my credit card?
+        What does the app charge for a forward contract? | What does the app charge for a spot contract?
+        How much interest is there on the everyday current account? | What interest has the everyday savings account?
+        What is a call option? | What is a put option?
+        How do I get a loan? | How do I repay a loan?
+        Pay my credit card bill | Pay my electricity bill
+        What do I owe on my mortgage? | What do I owe on my car loan?
         What is the annual fee for the Gold card? | What is the annual fee for the Platinum card?
         fee for the gold card | fee for the platinum card
         How do I install Docker on Windows? | How do I install Docker on macOS?
@@ -340,6 +369,8 @@ REFUSED = {
         unit tests in Rust | integration tests in Rust
     """,
     "tense": """
+        When does the tower close? | When did the tower close?
+        Are there still bears in Wales? | Were there ever bears in Wales?
         Did John use to be a doctor? | Is John a doctor?
         Is Mark becoming a doctor? | Is Mark a doctor?
         Did she use to live in Rome? | Does she live in Rome?
@@ -354,6 +385,18 @@ REFUSED = {
 }
 
 SERVED = """
+    Where do I find my invoices? | How do I find my invoices?
+    Where is the closest branch? | Which branch is near me?
+    Can the change be reversed? | Is the change reversible?
+    Is ten hours a day too much? | Is ten hours per day too much?
+    How are dividends taxed in the US? | How are dividends taxed in the United States?
+    Do I need a visa as a US citizen? | As an American citizen, do I need a visa?
+    What is organisation design? | What is organization design?
+    Are REST APIs stateless? | Is a REST API stateless?
+    Which one is cheaper? | Which one is less expensive?
+    how long does a 5k walk take | How long does it take to walk five kilometres?
+    What are SEO basics? | What are the basics of search engine optimization?
+    Did ducks eat before the swans? | Did the swans eat after ducks?
     3 people | three people
     Do you deliver on holidays? | Do you ship on holidays?
     Can you ship my order to a friend? | Can I have my order shipped to a friend?
@@ -535,9 +578,6 @@ STILL_SERVED = """
     How do I dispute a charge? | How do I dispute a credit score?
     What is the routing number for wire transfers? | What is the routing number for direct deposit?
     What's the APY on the high-yield savings account? | What's the APY on a certificate of deposit?
-    Pay my credit card bill | Pay my electricity bill
-    What is a call option? | What is a put option?
-    What do I owe on my mortgage? | What do I owe on my car loan?
     What's the fee for cash advances? | What's the fee for balance transfers?
     How can I deposit a check with my phone? | How can I deposit a check at an ATM?
     How do I roll back a deployment? | How do I start a deployment?
@@ -545,7 +585,6 @@ STILL_SERVED = """
     How do I hide my last name? | How do I hide my phone number?
     Translate 'hello' into Spanish | Translate 'goodbye' into Spanish
     Classify this review as positive: great food | Classify this review as positive: terrible food
-    Is yoga good for back pain? | Is yoga good for neck pain?
     Is Mark Hill an actor? | Is Mark Hill an accredited actor?
     Who thinks Ryan is smart? | Who does Ryan think is smart?
     a flight for two adults and one child | a flight for one adult and two children
