@@ -32,6 +32,14 @@ class Pair(msgspec.Struct, frozen=True, gc=False):
         return len(self.heavy_left) <= 2 and len(self.heavy_right) <= 2
 
     @property
+    def left_lemmas(self) -> frozenset[str]:
+        return frozenset(word.lemma for word in self.left)
+
+    @property
+    def right_lemmas(self) -> frozenset[str]:
+        return frozenset(word.lemma for word in self.right)
+
+    @property
     def heavy_left(self) -> list[Word]:
         return [word for word in self.left if not word.light and not _is_adverb(word)]
 
@@ -86,8 +94,8 @@ def align(asked: Facets, stored: Facets) -> Pair:
         if one is not None and two is not None:
             left, right = [one], [two]
     if not left or not right:
-        left = _joined(left, stored) if left else left
-        right = _joined(right, asked) if right else right
+        left = _joined(left, stored, shared) if left else left
+        right = _joined(right, asked, shared) if right else right
         return Pair(asked, stored, tuple(left), tuple(right), (), frozenset(shared))
     if len(left) > _SEARCHED or len(right) > _SEARCHED:
         return Pair(asked, stored, tuple(left), tuple(right), (), frozenset(shared))
@@ -101,8 +109,8 @@ def align(asked: Facets, stored: Facets) -> Pair:
                 right.remove(two)
                 break
     left, right = _cancel(left, right, shared)
-    left = _joined(left, stored)
-    right = _joined(right, asked)
+    left = _joined(left, stored, shared)
+    right = _joined(right, asked, shared)
     right.sort(key=lambda word: word.at)
     return Pair(asked, stored, tuple(left), tuple(right), tuple(found), frozenset(shared))
 
@@ -138,7 +146,7 @@ def _cancel(left: list[Word], right: list[Word], shared: set[str]) -> tuple[list
     right = list(right)
     for one in left:
         for two in right:
-            if _alike(one.lemma, two.lemma) or _misspelt(one, two):
+            if (alike(one.lemma, two.lemma) and not _told_apart(one, two)) or _misspelt(one, two):
                 right.remove(two)
                 shared.add(one.lemma)
                 shared.add(two.lemma)
@@ -148,8 +156,19 @@ def _cancel(left: list[Word], right: list[Word], shared: set[str]) -> tuple[list
     return rest, right
 
 
+def _told_apart(one: Word, two: Word) -> bool:
+    """Tell words that are alike elsewhere: "The Piano", "The Pianist"; an order delivered, an order shipped."""
+    if one.text.endswith("ed") and two.text.endswith("ed"):
+        return "deliver" in {one.lemma, two.lemma} and one.lemma != two.lemma
+    if _MEANINGS.get(one.lemma, _NO_MEANING) & _MEANINGS.get(two.lemma, _NO_MEANING):
+        return False
+    titles = one.raw[0].isupper() and two.raw[0].isupper() and one.name and two.name
+    return titles and not (lexicon.is_proper(one.lemma) or lexicon.is_proper(two.lemma)) and one.raw != two.raw
+
+
 @lru_cache(maxsize=50_000)
-def _alike(one: str, two: str) -> bool:
+def alike(one: str, two: str) -> bool:
+    """Tell whether two base forms are matched off: synonyms, derivations, one stem."""
     if lexicon.synonyms(one, two) or _MEANINGS.get(one, _NO_MEANING) & _MEANINGS.get(two, _NO_MEANING):
         return True
     # "programme" and "programming", "photo" and "photography": one begins with the other or both with a long stem.
@@ -167,9 +186,11 @@ def _misspelt(one: Word, two: Word) -> bool:
     a, b = _american(one.text), _american(two.text)
     if a == b:
         return True
-    if a[0] != b[0] or abs(len(a) - len(b)) > 1 or len(a) + len(b) < 10:
+    if a[0] != b[0] or abs(len(a) - len(b)) > 1 or len(a) + len(b) < 9:
         return False
     known = lexicon.is_known(a) + lexicon.is_known(b)
+    if known == 0 and len(a) + len(b) < 10:
+        return False
     if known == 2 or (known == 0 and len(a) < 7):
         return False
     if known == 0 and (one.raw[0].isupper() or two.raw[0].isupper()):
@@ -199,7 +220,7 @@ def _one_edit(a: str, b: str) -> bool:
     return a[at + 1 :] == b[at + 1 :] or (a[at : at + 2] == b[at : at + 2][::-1] and a[at + 2 :] == b[at + 2 :])
 
 
-def _joined(left: list[Word], other: Facets) -> list[Word]:
+def _joined(left: list[Word], other: Facets, shared: set[str]) -> list[Word]:
     """Drop what the other text writes as two words, as one, or by its initials."""
     if not left or not other.lemmas:
         return left
@@ -209,9 +230,11 @@ def _joined(left: list[Word], other: Facets) -> list[Word]:
     for word in left:
         text = word.text
         if text in joins or word.lemma in joins:
+            shared.add(word.lemma)
             continue
         acronym = word.raw.isupper() or (len(text) > 2 and not lexicon.is_known(text))
         if 2 <= len(text) <= 5 and acronym and text in "".join(lemma[0] for lemma in lemmas):
+            shared.add(word.lemma)
             continue
         rest.append(word)
     return rest

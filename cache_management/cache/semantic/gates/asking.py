@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cache_management.cache.semantic.gates import lexicon
-from cache_management.cache.semantic.gates.alignment import Pair
-from cache_management.cache.semantic.gates.closed_classes import BE, OTHER_PRONOUNS, UNDOING
-from cache_management.cache.semantic.gates.facets import Word
+from cache_management.cache.semantic.gates.alignment import Pair, alike
+from cache_management.cache.semantic.gates.closed_classes import BE, OTHER_PRONOUNS, UNDOING, word_set
+from cache_management.cache.semantic.gates.facets import Facets, Word
 
 
 def action(pair: Pair) -> bool:
@@ -20,9 +20,24 @@ def action(pair: Pair) -> bool:
     return do.request.verb in ask.lemmas or do.request.verb in pair.shared
 
 
+def _defines_too(word: Word) -> bool:
+    """Tell whether a word makes another question the one for a definition, or for more than one: "the process"."""
+    return not word.light or word.lemma in _DEFINING or lexicon.main_part(word.lemma) == lexicon.NOUN
+
+
+def _how_it_is(*both: Facets) -> bool:
+    """Tell "how is the weather", which asks what it is like."""
+    return any(facets.lemmas[0] == "how" and facets.lemmas[1] in BE for facets in both if len(facets.lemmas) > 1)
+
+
+_DEFINING = word_set("define describe explain mean call")
+
+
 def question(pair: Pair) -> bool:
     """Refuse when the same is asked with another question word: where, when, who, why, how."""
     ours, theirs = pair.asked.question, pair.stored.question
+    if "what is" in {ours, theirs} and "" not in {ours, theirs} and ours != theirs:
+        return not any(map(_defines_too, (*pair.left, *pair.right))) and not _how_it_is(pair.asked, pair.stored)
     if not ours or not theirs or ours == theirs or {ours, theirs} == {"how", "where"}:
         return False  # "how" and "where do I find it" are one question
     return not pair.heavy_left and not pair.heavy_right
@@ -49,6 +64,8 @@ def destructive(pair: Pair) -> bool:
     lone = [word for word in left if word.lemma in verbs]
     if verbs & facing:
         return True
+    if "remove" in verbs and len(verbs) == 1 and {"off", "out"} & set(pair.asked.lemmas + pair.stored.lemmas):
+        return False  # "get the stain out"
     # The other text has another act in its place; without one the verb is an addition.
     return bool(lone) and any(not word.light for word in right) and pair.nearly_equal
 
@@ -65,7 +82,7 @@ def principal(pair: Pair) -> bool:
     ours, theirs = dict(pair.asked.owners), dict(pair.stored.owners)
     for owned in ours.keys() & theirs.keys():
         mine, other = ours[owned], theirs[owned]
-        if mine == other:
+        if mine == other or alike(mine, other):
             continue
         if not _anybody(pair, mine, other):
             return True

@@ -341,9 +341,13 @@ def _agent(texts: Sequence[str], words: Sequence[Word]) -> tuple[str, str, str] 
 def _question(texts: Sequence[str]) -> str:
     """Return the only question word of a text; "how many" and "what time" ask for what follows them: they are none."""
     found = [at for at, word in enumerate(texts) if word in QUESTION_WORDS]
-    if len(found) != 1 or texts[found[0]] not in {"where", "when", "who", "why", "how"}:
+    if len(found) != 1:
         return ""
     at = found[0]
+    if texts[at] == "what" and at == 0 and texts[1:2] in (["is"], ["are"]):
+        return "" if (PREPOSITIONS | PRONOUNS | OWNERS.keys()).intersection(texts) else "what is"
+    if texts[at] not in {"where", "when", "who", "why", "how"}:
+        return ""
     after = texts[at + 1] if at + 1 < len(texts) else ""
     if texts[at] == "how" and after not in AUXILIARIES and after not in PRONOUNS and after != "to":
         return ""

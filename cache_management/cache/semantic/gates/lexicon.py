@@ -195,6 +195,8 @@ def synonyms(one: str, two: str) -> bool:
 
 def _kin(one: str, two: str, first: int, second: int) -> bool:
     """Tell whether both derive from the same word, and look alike: "payment" and "payer" by "pay"."""
+    if is_proper(one) and is_proper(two):
+        return False  # Niger, Nigeria
     alike = min(4, len(one), len(two))
     lexicon = load()
     return one[:alike] == two[:alike] and bool(set(lexicon.related[first]) & set(lexicon.related[second]))

@@ -6,7 +6,7 @@ from collections import Counter
 from functools import lru_cache
 
 from cache_management.cache.semantic.gates import lexicon
-from cache_management.cache.semantic.gates.alignment import Pair
+from cache_management.cache.semantic.gates.alignment import Pair, alike
 from cache_management.cache.semantic.gates.closed_classes import (
     AUXILIARIES,
     BE,
@@ -22,7 +22,7 @@ def polarity(pair: Pair) -> bool:
     """Refuse when the texts differ by an odd number of turns: negators, antonyms, more against less."""
     flips = _turns(pair)
     if flips % 2 == 0:
-        return False
+        return flips == len(pair.opposed) and _two_things_turned(pair)
     # A negator says little about texts that differ otherwise; two antonyms in one place say more.
     if len(pair.heavy_left) + len(pair.heavy_right) > (1 if _negations(pair) else 2):
         return False
@@ -38,6 +38,11 @@ def _order_exchanged(pair: Pair) -> bool:
 def _ordered(facets: Facets) -> frozenset[str]:
     """Return what "before" and "after" lead to."""
     return frozenset(led for role, led in facets.roles if role in {"before", "after"})
+
+
+def _two_things_turned(pair: Pair) -> bool:
+    """Tell "fall after good news" from "rise after bad news": what is said of two things does not cancel."""
+    return len(pair.opposed) == 2 and pair.nearly_equal and not _swapped(pair) and not _order_exchanged(pair)
 
 
 def _turns(pair: Pair) -> int:
@@ -83,10 +88,9 @@ def _degrees(pair: Pair) -> int:
 
 
 def _particles(pair: Pair) -> int:
-    ours, theirs = pair.asked.grammar, pair.stored.grammar
+    mine, others = Counter(pair.asked.lemmas), Counter(pair.stored.lemmas)
+    ours, theirs = mine - others, others - mine
     turns = 0
-    if ours <= theirs or theirs <= ours:
-        return 0
     for one, two in OPPOSITE_PARTICLES:
         if one == "to" and pair.opposed:
             continue  # "upload to", "download from": the verb turns already
@@ -137,7 +141,25 @@ def direction(pair: Pair) -> bool:
         return not turned
     if turned:
         return False
-    return _agents_differ(pair) or _exchanged(pair)
+    return _agents_differ(pair) or _exchanged(pair) or _asks_for_the_other_side(pair)
+
+
+def _asks_for_the_other_side(pair: Pair) -> bool:
+    """Tell "who did Macbeth kill" from "who killed Macbeth"."""
+    sides = [_side(facets) for facets in (pair.asked, pair.stored)]
+    return sides[0] != sides[1] and "" not in sides and not _is_symmetric(pair)
+
+
+def _side(facets: Facets) -> str:
+    """Say whether a question for a person asks who does or to whom it is done; "" where it does neither."""
+    lemmas = facets.lemmas
+    if len(lemmas) < 3 or lemmas[0] not in {"who", "whom"}:
+        return ""
+    if lemmas[1] in {"do", "did", "does"}:
+        return "to whom"
+    if lexicon.can_be(lemmas[1], lexicon.VERB) and lemmas[1] not in STOP and len(facets.words) > 1:
+        return "who"
+    return ""
 
 
 def _swapped(pair: Pair, only: frozenset[str] | None = None) -> bool:
@@ -149,11 +171,16 @@ def _swapped(pair: Pair, only: frozenset[str] | None = None) -> bool:
         other = theirs.get(role) or theirs.get(_LEADS_ALIKE.get(role, ""))
         if other is None or other == mine or (only is not None and role not in only):
             continue
-        if mine in pair.stored.lemmas and other in pair.asked.lemmas:
-            if _listed(pair.asked.lemmas, mine, other) and _listed(pair.stored.lemmas, mine, other):
+        if _stands_in(mine, pair.stored) and _stands_in(other, pair.asked):
+            both = {mine, other} <= set(pair.asked.lemmas) & set(pair.stored.lemmas)
+            if both and _listed(pair.asked.lemmas, mine, other) and _listed(pair.stored.lemmas, mine, other):
                 continue
             return role in _ONE_WAY or not _is_symmetric(pair)
     return False
+
+
+def _stands_in(lemma: str, facets: Facets) -> bool:
+    return lemma in facets.lemmas or any(alike(lemma, word.lemma) for word in facets.words)
 
 
 _LEADS_ALIKE = {"to": "into", "into": "to"}

@@ -6,12 +6,19 @@ from collections.abc import Sequence
 
 from cache_management.cache.semantic.gates.closed_classes import word_set
 
-_NOW = word_set("today tonight now currently nowadays")
-_DAYS = word_set("yesterday tomorrow")
+_NOW = word_set("today now currently nowadays")
+_DAYS = word_set("yesterday tomorrow tonight")
+_PARTS = {
+    "weekend": "weekend",
+    "morning": "morning",
+    "afternoon": "afternoon",
+    "evening": "tonight",
+    "night": "tonight",
+}
 _SIDES = {"last": "last", "past": "last", "previous": "last", "this": "now", "current": "now", "next": "next"}
 _SPANS = word_set(
-    "day week weekend month quarter year season decade century night morning evening monday tuesday wednesday thursday "
-    "friday saturday sunday"
+    "day week weekend month quarter year season decade century night morning afternoon evening monday tuesday wednesday "
+    "thursday friday saturday sunday"
 )
 
 
@@ -26,5 +33,5 @@ def moments(texts: Sequence[str]) -> frozenset[str]:
             found.add(word)
         elif word in _SIDES and after in _SPANS:
             side = _SIDES[word]
-            found.add("now" if side == "now" else f"{side} {after}")
+            found.add(_PARTS.get(after, "now") if side == "now" else f"{side} {after}")
     return frozenset(found)

@@ -70,6 +70,7 @@ _measure(
 )
 _measure("metre", x1609_344="mile miles", x0_3048="ft foot feet", x0_0254="inch inches", x0_9144="yard yards")
 _measure("gram", x1="g gram grams", x1000="kg kgs kilo kilos kilogram kilograms", x0_001="mg milligram milligrams")
+POUND_GRAMS = "453.59237"
 _measure("gram", x453_59237="lb lbs", x28_349523125="oz ounce ounces", x1000000="tonne tonnes")
 _measure("litre", x1="litre litres liter liters l", x0_001="ml millilitre millilitres milliliter milliliters")
 _measure("litre", x3_785411784="gallon gallons")
@@ -84,11 +85,12 @@ _measure("watt", x1="watt watts w", x1000="kw kilowatt kilowatts")
 _measure("mph", x1="mph")
 _measure("kph", x1="kph kmh")
 _measure("percent", x1="% percent percentage pct")
-_measure("celsius", x1="celsius")
-_measure("fahrenheit", x1="fahrenheit")
+_measure("celsius", x1="celsius °c")
+_measure("fahrenheit", x1="fahrenheit °f")
 _measure("usd", x1="$ usd dollar dollars", x0_01="cent cents")
 _measure("eur", x1="€ eur euro euros")
-_measure("gbp", x1="£ gbp pound pounds", x0_01="pence")
+_measure("gbp", x1="£ gbp", x0_01="pence")
+_measure("pound", x1="pound pounds")  # of money or of weight
 _measure("inr", x1="₹ inr rupee rupees rs")
 _measure("jpy", x1="¥ jpy yen")
 CURRENCIES = word_set("usd eur gbp inr jpy chf cad aud cny sek nok dkk pln brl mxn krw sgd hkd nzd zar rub try")
@@ -184,6 +186,8 @@ def _in_base(plain: str, unit: str) -> Quantity:
     if plain.count(".") > 1 or len(plain) > 40:
         return _bare(plain, base)
     value = (Decimal(plain) * Decimal(factor)).normalize()
+    if base == "fahrenheit":
+        base, value = "celsius", round((value - 32) * 5 / 9, 1).normalize()
     return Quantity(f"{value:f}", base, _trimmed(plain))
 
 

@@ -40,6 +40,26 @@ _SAID_OTHERWISE = {
     "as well as": "and",
     "in order to": "to",
     "per cent": "percent",
+    "turn on": "enable",
+    "turned on": "enabled",
+    "switch on": "enable",
+    "turn off": "disable",
+    "turned off": "disabled",
+    "switch off": "disable",
+    "degrees celsius": "celsius",
+    "degrees c": "celsius",
+    "degrees fahrenheit": "fahrenheit",
+    "degrees f": "fahrenheit",
+    "half a million": "500000",
+    "quarter of a million": "250000",
+    "half an hour": "30 minutes",
+    "quarter of an hour": "15 minutes",
+    "an hour and a half": "90 minutes",
+    "a year and a half": "18 months",
+    "half a year": "6 months",
+    "half a dozen": "6",
+    "a dozen": "12",
+    "a fortnight": "2 weeks",
     "yoy": "year-over-year",
     "qoq": "quarter-over-quarter",
 }
@@ -93,7 +113,8 @@ def shortened(found: Sequence[Token]) -> list[Token]:
             ):
                 raw = found[end - 1].raw
                 out.extend(
-                    Token(raw, part, Kind.WORD, token.opens and not nth) for nth, part in enumerate(word.split())
+                    Token(raw, part, Kind.NUMBER if part.isdigit() else Kind.WORD, token.opens and not nth)
+                    for nth, part in enumerate(word.split())
                 )
                 at = end
                 break

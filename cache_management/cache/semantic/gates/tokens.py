@@ -42,6 +42,7 @@ _TOKEN = re.compile(
     r"|(?P<path>(?<!\w)(?:~|\.{1,2})?(?:/[\w.-]+){2,}/?|\b[A-Za-z]:\\[^\s]+)"
     r"|(?P<id>(?<!\w)(?=[^\W_]*\d)(?=[^\W_]*[^\W\d_])[^\W_]+)"
     r"|(?P<number>(?<![\w.,])-?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])(?:(?:k|m|bn)\b)?|(?<![\w.])-?\d+(?:\.\d+)*)"
+    r"|(?P<degree>°\s?[CF]\b)"
     r"|(?P<dotted>\b(?:[^\W\d_]\.){2,}(?:[^\W\d_]\b)?)"
     r"|(?P<coded>(?<![\w])[A-Za-z](?:\+\+|\#)(?!\w))"
     r"|(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)?|\d+)"
@@ -60,6 +61,7 @@ _KINDS = {
     "word": Kind.WORD,
     "plain": Kind.WORD,
     "dotted": Kind.WORD,
+    "degree": Kind.WORD,
     "mark": Kind.MARK,
 }
 _COUNTED = re.compile(
@@ -89,6 +91,17 @@ _IRREGULAR = {
     "im": ("i", "am"),
     "whats": ("what", "is"),
     "let's": ("let", "us"),
+    "wat": ("what",),
+    "teh": ("the",),
+    "wich": ("which",),
+    "hwo": ("how",),
+    "wen": ("when",),
+    "abt": ("about",),
+    "thru": ("through",),
+    "cuz": ("because",),
+    "bcoz": ("because",),
+    "coz": ("because",),
+    "r": ("are",),
 }
 _BE_AFTER = word_set("what who where when how why that it there here he she this which")
 
@@ -110,6 +123,9 @@ def tokens(text: str) -> tuple[list[Token], str]:
                 lower = lower.replace(".", "")
                 add(Token(raw, "usa" if lower == "us" else lower, kind, opens))
                 opens = False
+                continue
+            if group == "degree":
+                add(Token(raw, lower.replace(" ", ""), kind, False))
                 continue
             if lower in _IRREGULAR:
                 for part in _IRREGULAR[lower]:

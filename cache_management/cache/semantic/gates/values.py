@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable
+from decimal import Decimal
 
 from cache_management.cache.semantic.gates.alignment import Pair
 from cache_management.cache.semantic.gates.closed_classes import AUXILIARIES
 from cache_management.cache.semantic.gates.facets import Facets
-from cache_management.cache.semantic.gates.numbers import Quantity
+from cache_management.cache.semantic.gates.numbers import POUND_GRAMS, Quantity
 
 
 def _differ(ours: Iterable[Hashable], theirs: Iterable[Hashable]) -> bool:
@@ -57,6 +58,8 @@ def _unmatched(pair: Pair) -> tuple[list[Quantity], list[Quantity]]:
         for ours in left:
             if theirs.unit == ours.unit:
                 same = theirs.value == ours.value
+            elif "pound" in {theirs.unit, ours.unit}:
+                same = _same_pounds(ours, theirs)
             else:
                 # "5k" walked are 5 km.
                 same = (not theirs.unit or not ours.unit) and (
@@ -68,6 +71,15 @@ def _unmatched(pair: Pair) -> tuple[list[Quantity], list[Quantity]]:
         else:
             right.append(theirs)
     return left, right
+
+
+def _same_pounds(one: Quantity, two: Quantity) -> bool:
+    """Compare pounds with an amount of money, a weight, or a bare number."""
+    pounds, other = (one, two) if one.unit == "pound" else (two, one)
+    if other.unit in {"gbp", ""}:
+        return pounds.value == other.value
+    weight = Decimal(pounds.value) * Decimal(POUND_GRAMS) if pounds.value.replace(".", "").isdigit() else None
+    return other.unit == "gram" and weight is not None and f"{weight.normalize():f}" == other.value
 
 
 def _same_written(left: list[Quantity], right: list[Quantity]) -> bool:

@@ -51,6 +51,7 @@ REFUSED = {
         report for Q1 | report for Q2
     """,
     "date": """
+        Which shops are open tonight? | Which shops are open this weekend?
         What's the toll today? | What was the toll last year?
         trains tomorrow morning | trains this morning
         flights on March 5 | flights on March 6
@@ -67,6 +68,8 @@ REFUSED = {
         Book a table for Friday at 7pm | Book a table for Friday at 8pm
     """,
     "entity": """
+        Who painted The Pianist? | Who painted The Piano?
+        How big is Niger? | How big is Nigeria?
         Who is the president of the USA? | Who is the president of Mexico?
         Does the S&P 500 include Tesla? | Does the Nasdaq include Tesla?
         How do I install the agent on Ubuntu? | How do I install the agent on CentOS?
@@ -94,6 +97,8 @@ REFUSED = {
         Does the Lite edition have ads? | Does the Ultimate edition have ads?
     """,
     "polarity": """
+        How do I turn on mail sorting on my phone? | How do I turn off mail sorting on my phone?
+        Why do rents fall after bad news? | Why do rents rise after good news?
         Which museums are free? | Which museums outside the city centre are free?
         What happens to rents when wages go up? | If wages fall, what happens to rents?
         What should I drink before a race? | Once I have run a race, what should I drink?
@@ -190,6 +195,9 @@ REFUSED = {
         Is the beta stable? | Is the beta unstable?
     """,
     "direction": """
+        Who thinks Ryan is smart? | Who does Ryan think is smart?
+        Who did Brutus betray? | Who betrayed Brutus?
+        Which illnesses can people get from pigeons? | Which illnesses can pigeons get from humans?
         How many Kodak patents did Apple buy? | How many Apple patents did Kodak buy?
         When did Kenya last beat Wales? | When was Kenya last beaten by Wales?
         If I change francs into yen, who sets the rate? | Who sets the rate if I change yen to francs?
@@ -234,6 +242,7 @@ REFUSED = {
         Create a backup of my phone | How can I create a backup of my phone?
     """,
     "question": """
+        What is tempeh? | How do you make tempeh?
         Where was the treaty signed? | When was the treaty signed?
         Who invented the zip? | How was the zip invented?
         Why did the bridge fall? | When did the bridge fall?
@@ -385,6 +394,17 @@ REFUSED = {
 }
 
 SERVED = """
+    How do I lose 20 pounds? | How do I lose 20 lbs?
+    Is 39 °C a fever? | Does 102.2°F count as a fever?
+    Is half an hour enough? | Are 30 minutes enough?
+    Are a dozen eggs too many? | Are 12 eggs too many?
+    How do I get rust off a pan? | How can I remove rust from a pan?
+    How do I end my subscription? | How do I cancel my subscription?
+    How is the weather in May? | What is the weather like in May?
+    Why doesn't my AC start? | Why does my air conditioner not start?
+    wat are the erly signs of diabetis | What are the early signs of diabetes?
+    How do I sort a list in JS? | sorting a list in JavaScript, how?
+    How can I make my garden neater? | How do I get a less messy garden?
     Where do I find my invoices? | How do I find my invoices?
     Where is the closest branch? | Which branch is near me?
     Can the change be reversed? | Is the change reversible?
@@ -586,6 +606,5 @@ STILL_SERVED = """
     Translate 'hello' into Spanish | Translate 'goodbye' into Spanish
     Classify this review as positive: great food | Classify this review as positive: terrible food
     Is Mark Hill an actor? | Is Mark Hill an accredited actor?
-    Who thinks Ryan is smart? | Who does Ryan think is smart?
     a flight for two adults and one child | a flight for one adult and two children
 """
