@@ -169,7 +169,7 @@ def _swapped(pair: Pair, only: frozenset[str] | None = None) -> bool:
     ours, theirs = _single(pair.asked.roles), _single(pair.stored.roles)
     for role, mine in ours.items():
         other = theirs.get(role) or theirs.get(_LEADS_ALIKE.get(role, ""))
-        if other is None or other == mine or (only is not None and role not in only):
+        if other is None or other == mine or alike(mine, other) or (only is not None and role not in only):
             continue
         if _stands_in(mine, pair.stored) and _stands_in(other, pair.asked):
             both = {mine, other} <= set(pair.asked.lemmas) & set(pair.stored.lemmas)

@@ -17,8 +17,8 @@ _PARTS = {
 }
 _SIDES = {"last": "last", "past": "last", "previous": "last", "this": "now", "current": "now", "next": "next"}
 _SPANS = word_set(
-    "day week weekend month quarter year season decade century night morning afternoon evening monday tuesday wednesday "
-    "thursday friday saturday sunday"
+    "day week weekend month quarter year season decade century night morning afternoon evening monday tuesday "
+    "wednesday thursday friday saturday sunday"
 )
 
 
