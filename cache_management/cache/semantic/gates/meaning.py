@@ -171,7 +171,9 @@ def _swapped(pair: Pair, only: frozenset[str] | None = None) -> bool:
         other = theirs.get(role) or theirs.get(_LEADS_ALIKE.get(role, ""))
         if other is None or other == mine or alike(mine, other) or (only is not None and role not in only):
             continue
-        if _stands_in(mine, pair.stored) and _stands_in(other, pair.asked):
+        # Behind "after" stands a whole clause, whose first word says little: "after it shipped", "after my order was".
+        loosely = role not in {"before", "after"}
+        if _stands_in(mine, pair.stored, loosely) and _stands_in(other, pair.asked, loosely):
             both = {mine, other} <= set(pair.asked.lemmas) & set(pair.stored.lemmas)
             if both and _listed(pair.asked.lemmas, mine, other) and _listed(pair.stored.lemmas, mine, other):
                 continue
@@ -179,8 +181,8 @@ def _swapped(pair: Pair, only: frozenset[str] | None = None) -> bool:
     return False
 
 
-def _stands_in(lemma: str, facets: Facets) -> bool:
-    return lemma in facets.lemmas or any(alike(lemma, word.lemma) for word in facets.words)
+def _stands_in(lemma: str, facets: Facets, loosely: bool) -> bool:
+    return lemma in facets.lemmas or (loosely and any(alike(lemma, word.lemma) for word in facets.words))
 
 
 _LEADS_ALIKE = {"to": "into", "into": "to"}
