@@ -61,6 +61,8 @@ def variant(pair: Pair) -> bool:
         return not any(_could_be_same(one, two) for one in left for two in right)
     if len(left) == len(right) == 1 and _is_sister(left[0], right[0]):
         return True
+    if _object_replaced(pair, left, right):
+        return True
     framed = _share_of_the_same(pair) >= _FRAME
     return _kind_replaced(left, right, framed=framed) or (framed and _phrase_replaced(pair, left, right))
 
@@ -115,6 +117,24 @@ def _phrase_replaced(pair: Pair, left: list[Word], right: list[Word]) -> bool:
     return not any(_could_be_same(one, two) for one, two in facing) and not any(
         lexicon.synonyms(one.lemma, two.lemma) for one in left for two in right
     )
+
+
+def _object_replaced(pair: Pair, left: list[Word], right: list[Word]) -> bool:
+    """Tell "damage to my roof" from "damage to my car": one thing behind the same two words, whatever else is said."""
+    if len(left) != 1 or len(right) != 1 or not (_is_phrase(left) and _is_phrase(right)):
+        return False
+    if _is_plural(left[0]) != _is_plural(right[0]):
+        return False
+    before, other = _two_before(pair.asked.lemmas, left[0].at), _two_before(pair.stored.lemmas, right[0].at)
+    if len(before) < 2 or before != other or not any(word not in STOP for word in before):
+        return False
+    return not _could_be_same(left[0], right[0])
+
+
+def _two_before(lemmas: tuple[str, ...], at: int) -> tuple[str, ...]:
+    while at and (lemmas[at - 1] in DETERMINERS or lemmas[at - 1] in OWNERS):
+        at -= 1
+    return lemmas[max(at - 2, 0) : at]
 
 
 def _is_phrase(words: list[Word]) -> bool:
