@@ -300,7 +300,7 @@ REFUSED = {
         Would he reject her if they were alone? | Would she reject him if they were alone?
     """,
     "variant": """
-        How do I report damage to my shed? | I want to report damage to my boat, how does that go?
+        How do I report damage to my garage? | I want to report damage to my boat, how does that go?
         What documents are needed for a mortgage? | What documents are needed for a car loan?
         What happens if I miss a repayment on my personal loan? | What happens if I miss a repayment on my credit card?
         What does the app charge for a forward contract? | What does the app charge for a spot contract?
