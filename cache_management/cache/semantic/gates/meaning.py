@@ -53,10 +53,13 @@ def _exclusions(pair: Pair) -> int:
     """Count what only one text leaves out: "outside the EU", "except cats"."""
     if pair.asked.negated or pair.stored.negated:
         return 0
-    return abs(_excludes(pair.asked.lemmas) - _excludes(pair.stored.lemmas))
+    return abs(_excludes(pair.asked) - _excludes(pair.stored))
 
 
-def _excludes(lemmas: tuple[str, ...]) -> int:
+def _excludes(facets: Facets) -> int:
+    if facets.grammar.isdisjoint(("except", "outside")):
+        return 0
+    lemmas = facets.lemmas
     return sum(
         word == "except" or (word == "outside" and lemmas[at + 1 : at + 2] in (("the",), ("of",)))
         for at, word in enumerate(lemmas)
@@ -87,16 +90,21 @@ def _degrees(pair: Pair) -> int:
     return min(sum(left.values()), sum(right.values())) if left.keys() != right.keys() else 0
 
 
+_PARTICLES = frozenset(word for pair in OPPOSITE_PARTICLES for word in pair)
+
+
 def _particles(pair: Pair) -> int:
-    mine, others = Counter(pair.asked.lemmas), Counter(pair.stored.lemmas)
-    ours, theirs = mine - others, others - mine
+    said = (pair.asked.grammar | pair.stored.grammar) & _PARTICLES
+    surplus = {word: pair.asked.lemmas.count(word) - pair.stored.lemmas.count(word) for word in said}
+    ours = {word for word, count in surplus.items() if count > 0}
+    theirs = {word for word, count in surplus.items() if count < 0}
+    if not ours or not theirs:
+        return 0
     turns = 0
     for one, two in OPPOSITE_PARTICLES:
         if one == "to" and pair.opposed:
             continue  # "upload to", "download from": the verb turns already
-        if (one in ours and two in theirs and two not in ours and one not in theirs) or (
-            two in ours and one in theirs and one not in ours and two not in theirs
-        ):
+        if (one in ours and two in theirs) or (two in ours and one in theirs):
             if _both_turn(pair, one, two):
                 continue  # "speed up", "slow down"
             turns += (one == "before" and _beside_the_same_act(pair)) or _same_place(pair.asked, pair.stored, one, two)
