@@ -54,6 +54,7 @@ logger = logging.getLogger("cache_management")
 _STANDALONE_SIZE = 1_000_000
 _ENTRY_LIMIT_BYTES = 64 * 2**20
 _PAGE = 500
+_INDEX_ERROR = 0.005  # of a similarity that an index keeps in fewer bits
 _OVERFETCH = 8  # gates refuse some and entries vanish; asking for more costs next to nothing
 
 
@@ -407,7 +408,7 @@ class SimilarityMatcher:
         wanted = limit + _OVERFETCH
         while True:
             neighbours = await self.index.search(follower.partition(scope), vector, k=wanted)
-            close = [each for each in neighbours if reaches(each.similarity, floor)]
+            close = [each for each in neighbours if reaches(each.similarity, floor - _INDEX_ERROR)]
             found = []
             for response, stored, version in (await self._answers(close, scope)).values():
                 # The index may be behind the store: the score is that of the vector read just now.

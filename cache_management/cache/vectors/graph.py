@@ -33,7 +33,10 @@ except ImportError as exc:
 
 from cache_management.cache.records import Neighbour
 
-LIBRARY = f"usearch {usearch.__version__}"
+# Half of 32 bits as it is: processors compare it faster than IEEE half precision. Scores are taken from whole vectors.
+_DTYPE = "bf16"
+LIBRARY = f"usearch {usearch.__version__} {_DTYPE}"
+"""What wrote a graph; another one's is not read."""
 
 _CONNECTIVITY = 32
 _EXPANSION_ADD = 128
@@ -41,7 +44,7 @@ _SLACK = 4  # asked for beyond k, because a few slots may be dead
 
 
 class Graph:
-    """Vectors under slots 0 to n-1, in half precision; a slot is never used again.
+    """Vectors under slots 0 to n-1, in 16 bits each; a slot is never used again.
 
     A slot answers once `adopt` has given it an id, until `forget`. The graph itself only grows:
     whoever owns it makes a new one when too many slots are dead.
@@ -52,7 +55,7 @@ class Graph:
         self.ids: list[str | None] = []
         self._slot_of: dict[str, int] = {}
         self._index = Index(
-            ndim=dims, metric="ip", dtype="f16", connectivity=_CONNECTIVITY, expansion_add=_EXPANSION_ADD
+            ndim=dims, metric="ip", dtype=_DTYPE, connectivity=_CONNECTIVITY, expansion_add=_EXPANSION_ADD
         )
         self._searching = threading.Lock()  # calls that use the scratch memory
         self._changing = threading.Lock()  # insertions, and copies of the whole; taken before the other
@@ -95,7 +98,7 @@ class Graph:
         return True
 
     def rows(self, slots: Sequence[int]) -> NDArray[np.float32]:
-        """Return the vectors of slots, shape (n, d), as they are kept: in half precision."""
+        """Return the vectors of slots, shape (n, d), as they are kept: in 16 bits each."""
         with self._changing, self._searching:
             found = self._index.get(np.array(slots, dtype=np.uint64))
         return np.asarray(found, dtype=np.float32).reshape(len(slots), self.dims)

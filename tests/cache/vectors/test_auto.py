@@ -35,6 +35,8 @@ class TestSmallPartitions(VectorIndexContract):
 class TestPartitionsOnTheirWay(VectorIndexContract):
     """Every partition of a vector or two moves into a graph, and back."""
 
+    tolerance = 6e-3  # four numbers of 16 bits each
+
     async def make(self) -> VectorIndex:
         return AutoIndex(switch_size=1, flat_rest=0)
 
@@ -103,7 +105,7 @@ async def test_what_changes_while_it_moves_is_as_it_was_changed() -> None:
     assert await index.size("p") == 11
     found = await index.search("p", rows[10], k=11)
     assert "11" not in {each.id for each in found}
-    assert (found[-1].id, found[-1].similarity) == ("10", pytest.approx(-1.0, abs=1e-3))
+    assert (found[-1].id, found[-1].similarity) == ("10", pytest.approx(-1.0, abs=6e-3))
 
 
 async def test_drop_while_a_slice_moves_leaves_nothing() -> None:
@@ -215,7 +217,7 @@ async def test_what_changes_while_a_graph_is_made_anew_is_as_it_was_changed() ->
 
     found = await index.search("p", rows[21], k=40)
     assert {each.id for each in found} == set(names(25, 15)) - {"20"}
-    assert (found[-1].id, found[-1].similarity) == ("21", pytest.approx(-1.0, abs=1e-3))
+    assert (found[-1].id, found[-1].similarity) == ("21", pytest.approx(-1.0, abs=6e-3))
     assert await index.size("p") == 24
 
 

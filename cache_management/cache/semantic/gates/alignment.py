@@ -99,7 +99,18 @@ def align(asked: Facets, stored: Facets) -> Pair:
         return Pair(asked, stored, tuple(left), tuple(right), (), frozenset(shared))
     if len(left) > _SEARCHED or len(right) > _SEARCHED:
         return Pair(asked, stored, tuple(left), tuple(right), (), frozenset(shared))
-    found: list[tuple[Word, Word]] = []
+    found = _facing(left, right)
+    left, right = _cancel(left, right, shared)
+    found += _facing(left, right)
+    left = _joined(left, stored, shared)
+    right = _joined(right, asked, shared)
+    right.sort(key=lambda word: word.at)
+    return Pair(asked, stored, tuple(left), tuple(right), tuple(found), frozenset(shared))
+
+
+def _facing(left: list[Word], right: list[Word]) -> list[tuple[Word, Word]]:
+    """Take antonyms that face each other out of what is left; where little is left, wherever they stand."""
+    found = []
     alone = len(left) + len(right) <= _FEW
     for one in list(left):
         for two in right:
@@ -108,11 +119,7 @@ def align(asked: Facets, stored: Facets) -> Pair:
                 left.remove(one)
                 right.remove(two)
                 break
-    left, right = _cancel(left, right, shared)
-    left = _joined(left, stored, shared)
-    right = _joined(right, asked, shared)
-    right.sort(key=lambda word: word.at)
-    return Pair(asked, stored, tuple(left), tuple(right), tuple(found), frozenset(shared))
+    return found
 
 
 def _only_difference(asked: Facets, stored: Facets) -> tuple[Word | None, Word | None]:

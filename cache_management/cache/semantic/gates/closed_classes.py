@@ -85,6 +85,7 @@ DOWN = word_set("less least fewer")
 # Where one of a pair is a negator ("with", "without"), that one counts already.
 OPPOSITE_PARTICLES = (
     ("before", "after"),
+    ("before", "since"),
     ("above", "below"),
     ("over", "under"),
     ("on", "off"),
@@ -110,6 +111,10 @@ REVERSALS = (
     "import export",
     "gain lose",
     "win lose",
+    "close reopen",
+    "cancel reinstate",
+    "delete restore",
+    "delete recover",
     "beat lose",
     "defeat lose",
     "strengthen weaken",

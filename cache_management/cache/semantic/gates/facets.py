@@ -211,6 +211,8 @@ def _negated(texts: Sequence[str], content_at: dict[int, Word], opens: frozenset
             if _is_tag(texts, at, opens):
                 continue
             governed = _next_content(at, texts, content_at, opens=opens)
+            if governed is not None and governed.light:  # "do not get worked by squats"
+                governed = _next_content(governed.at, texts, content_at, 1, opens) or governed
             if word == "without" and governed is not None and governed.lemma in out:
                 continue  # said twice it is not turned twice
             # "What should I not do": where no content word follows, the next word is governed.
@@ -304,6 +306,9 @@ def _roles(texts: Sequence[str], content_at: dict[int, Word]) -> tuple[tuple[str
     out = []
     for at, word in enumerate(texts):
         if word in {"from", "to", "into", "than", "over", "before", "after", "against", "without", "instead", "by"}:
+            if word in {"to", "from"} and texts[at + 1 : at + 2] and texts[at + 1] in {"me", "us", "you"}:
+                out.append((word, texts[at + 1]))
+                continue
             led = _next_content(at, texts, content_at, 3)
             if led and not (word == "to" and _is_infinitive(at, texts, content_at)):
                 out.append((word, led.lemma))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import lru_cache
+from itertools import pairwise
 
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.alignment import Pair, alike
@@ -142,20 +143,62 @@ def direction(pair: Pair) -> bool:
     """Refuse when the same words stand in exchanged roles: from A to B, from B to A."""
     if pair.asked.lemmas == pair.stored.lemmas:
         return False
-    if pair.left or pair.right:
+    if pair.heavy_left or pair.heavy_right:
         return _swapped(pair) and pair.nearly_equal and _turns(pair) % 2 == 0
     turned = _turns(pair) % 2 == 1
     if _swapped(pair):
         return not turned
     if turned:
         return False
-    return _agents_differ(pair) or _exchanged(pair) or _asks_for_the_other_side(pair)
+    return _agents_differ(pair) or _exchanged(pair) or _asks_for_the_other_side(pair) or _done_to_me(pair)
+
+
+def _done_to_me(pair: Pair) -> bool:
+    """Tell "what do they need to pay me" from "what do I need to pay them"."""
+    mine, theirs = _paid_by_me(pair.asked), _paid_by_me(pair.stored)
+    return (_to_me(pair.asked) & theirs - mine) != (_to_me(pair.stored) & mine - theirs)
+
+
+def _to_me(facets: Facets) -> frozenset[str]:
+    """Return the verbs whose object is me or us."""
+    lemmas = facets.lemmas
+    return frozenset(
+        lemma
+        for lemma, after in pairwise(lemmas)
+        if after in {"me", "us"} and lemma not in STOP and lexicon.can_be(lemma, lexicon.VERB)
+    )
+
+
+def _paid_by_me(facets: Facets) -> frozenset[str]:
+    """Return the verbs in a text where I or we act, and not on ourselves."""
+    if "first" not in facets.subjects:
+        return frozenset()
+    return frozenset(word.lemma for word in facets.words if lexicon.can_be(word.lemma, lexicon.VERB)) - _to_me(facets)
 
 
 def _asks_for_the_other_side(pair: Pair) -> bool:
     """Tell "who did Macbeth kill" from "who killed Macbeth"."""
+    if _verb_before(pair.asked, pair.stored) or _verb_before(pair.stored, pair.asked):
+        return not _is_symmetric(pair)
     sides = [_side(facets) for facets in (pair.asked, pair.stored)]
     return sides[0] != sides[1] and "" not in sides and not _is_symmetric(pair)
+
+
+def _verb_before(one: Facets, two: Facets) -> bool:
+    """Tell "which teams have beaten Real Madrid" from "which teams has Real Madrid beaten"."""
+    if not one.lemmas or not two.lemmas or not {one.lemmas[0], two.lemmas[0]} <= _ASKED_FOR:
+        return False
+    if "by" in one.grammar | two.grammar:
+        return False
+    acts = {(word.lemma, word.after) for word in one.words if lexicon.main_part(word.lemma) == lexicon.VERB}
+    names = {word.lemma for word in two.words if word.name}
+    done = {(word.lemma, word.before) for word in two.words}
+    last = {(verb, name) for verb, name in done if name in names}
+    first = {verb for verb, name in acts if name in names}
+    return any(verb in first for verb, _ in last)
+
+
+_ASKED_FOR = frozenset(("who", "whom", "which", "what"))
 
 
 def _side(facets: Facets) -> str:

@@ -53,6 +53,7 @@ _SAID_OTHERWISE = {
     "half a million": "500000",
     "quarter of a million": "250000",
     "half an hour": "30 minutes",
+    "three quarters of an hour": "45 minutes",
     "quarter of an hour": "15 minutes",
     "an hour and a half": "90 minutes",
     "a year and a half": "18 months",

@@ -20,7 +20,7 @@ def _differ(ours: Iterable[Hashable], theirs: Iterable[Hashable]) -> bool:
 
 def number(pair: Pair) -> bool:
     """Refuse when each text has a number that the other has not. A number on one side only is an addition."""
-    if _scope_differs(pair):
+    if _scope_differs(pair) or _ordinals_differ(pair):
         return True
     left, right = _unmatched(pair)
     if not left or not right:
@@ -28,6 +28,18 @@ def number(pair: Pair) -> bool:
     if all(amount.year for amount in (*left, *right)):
         return False  # two years are the business of `date`
     return not _same_written(left, right)
+
+
+def _ordinals_differ(pair: Pair) -> bool:
+    """Tell "the first quarter" from "the fourth"; "first" and "second" say other things too often to be numbers."""
+    ours, theirs = _ordinals(pair.asked), _ordinals(pair.stored)
+    return bool(ours and theirs) and not ours & theirs
+
+
+def _ordinals(facets: Facets) -> set[str]:
+    found = {amount.value for amount in facets.quantities if amount.unit == "th"}
+    found |= {value for word, value in (("first", "1"), ("second", "2")) if word in facets.lemmas}
+    return found
 
 
 def _scope_differs(pair: Pair) -> bool:
@@ -102,9 +114,19 @@ def date(pair: Pair) -> bool:
     if pair.asked.moments and pair.stored.moments and not pair.asked.moments & pair.stored.moments:
         return True
     ours, theirs = _calendar(pair.asked), _calendar(pair.stored)
+    if _now_and_then(pair.asked, ours, pair.stored, theirs) or _now_and_then(pair.stored, theirs, pair.asked, ours):
+        return True
     if not ours or not theirs:
         return False
     return any(_differ(ours[kind], theirs[kind]) for kind in ours.keys() & theirs.keys())
+
+
+def _now_and_then(one: Facets, ours: dict[str, list[str]], two: Facets, theirs: dict[str, list[str]]) -> bool:
+    """Tell "tonight" from "on Monday": whether they are the same depends on the day."""
+    return bool(one.moments) and not ours and not two.moments and not theirs.keys().isdisjoint(_DAYS)
+
+
+_DAYS = ("weekday", "day", "month")
 
 
 def _calendar(facets: Facets) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 REFUSED = {
     "number": """
+        What was sold in the first quarter? | What was sold in the third quarter?
         How do I archive one message? | How do I archive all my messages?
         Does every airline allow cats in the cabin? | Does any airline allow cats in the cabin?
         What's new in Python 3.10? | What's new in Python 3.11?
@@ -51,6 +52,7 @@ REFUSED = {
         report for Q1 | report for Q2
     """,
     "date": """
+        Is the pool open tonight? | Is the pool open on Saturday?
         Which shops are open tonight? | Which shops are open this weekend?
         What's the toll today? | What was the toll last year?
         trains tomorrow morning | trains this morning
@@ -97,6 +99,8 @@ REFUSED = {
         Does the Lite edition have ads? | Does the Ultimate edition have ads?
     """,
     "polarity": """
+        What was the rule before the law changed? | What is the rule since the law changed?
+        Which plants do bees pollinate? | Which plants don't get pollinated by bees?
         How do I turn on mail sorting on my phone? | How do I turn off mail sorting on my phone?
         Why do rents fall after bad news? | Why do rents rise after good news?
         Which museums are free? | Which museums outside the city centre are free?
@@ -195,6 +199,10 @@ REFUSED = {
         Is the beta stable? | Is the beta unstable?
     """,
     "direction": """
+        What details do I need to pay a cousin overseas? | What details does a cousin overseas need to pay me?
+        Which clubs have beaten Ajax in a final? | Which clubs has Ajax beaten in a final?
+        Can I move a pension with you over to another firm? | Can I move a pension with another firm over to you?
+        can a tenant sue the landlord over a lease | is it possible for the landlord to sue a tenant over a lease
         Who thinks Ryan is smart? | Who does Ryan think is smart?
         Who did Brutus betray? | Who betrayed Brutus?
         Which illnesses can people get from pigeons? | Which illnesses can pigeons get from humans?
@@ -395,6 +403,9 @@ REFUSED = {
 }
 
 SERVED = """
+    Is three quarters of an hour enough? | Are 45 minutes enough?
+    Which teams beat Ajax? | Which teams have beaten Ajax?
+    What do I need to pay you? | What is needed for me to pay you?
     How do I lose 20 pounds? | How do I lose 20 lbs?
     Is 39 °C a fever? | Does 102.2°F count as a fever?
     Is half an hour enough? | Are 30 minutes enough?
