@@ -343,16 +343,8 @@ class Computing:
         self._shelf.tell(ComputeEvent(self._shelf.namespace, wanted.key, seconds, background))
         response = self._to_response(wanted, answer)
         details = answer if isinstance(answer, Computed) else _NO_DETAILS
-        reason: str | None = may_store(
-            response.response,
-            size_bytes=len(response.response),
-            limit_bytes=self._shelf.config.max_entry_bytes,
-            controls=wanted.controls,
-            finish_reason=details.finish_reason,
-            status=details.status,
-            refusal=details.refusal,
-            personalised=details.personalised,
-            has_tool_calls=details.has_tool_calls,
+        reason: str | None = why_not_kept(
+            answer, response.response, limit_bytes=self._shelf.config.max_entry_bytes, controls=wanted.controls
         )
         if reason is None and not await holder.still_holds():
             reason = "lease_lost"
@@ -410,6 +402,22 @@ def as_tags(tags: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(tag, str) or not 0 < len(tag) <= 200:
             raise InvalidInput(f"the tag {str(tag)[:40]!r} cannot be used: take 1 to 200 characters")
     return tuple(dict.fromkeys(tags))
+
+
+def why_not_kept(answer: Answer, text: str, *, limit_bytes: int, controls: Controls | None = None) -> Refusal | None:
+    """Return why what a computation gave must not be stored, or None."""
+    details = answer if isinstance(answer, Computed) else _NO_DETAILS
+    return may_store(
+        text,
+        size_bytes=len(text),
+        limit_bytes=limit_bytes,
+        controls=controls,
+        finish_reason=details.finish_reason,
+        status=details.status,
+        refusal=details.refusal,
+        personalised=details.personalised,
+        has_tool_calls=details.has_tool_calls,
+    )
 
 
 async def call(compute: Compute) -> Answer:

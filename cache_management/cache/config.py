@@ -26,8 +26,8 @@ from cache_management.cache.errors import ConfigurationError
 
 _HUNDRED_YEARS = 100 * 366 * 24 * 3600  # what every store can still count in milliseconds
 GATE_NAMES = (
-    *("number", "unit", "id", "date", "entity", "polarity", "direction", "action", "destructive", "freshness"),
-    *("principal", "variant", "tense"),
+    *("number", "unit", "id", "date", "entity", "polarity", "direction", "action", "question", "destructive"),
+    *("freshness", "principal", "variant", "tense"),
 )
 NAMESPACE_PATTERN = r"[A-Za-z0-9_.\-]{1,64}"
 

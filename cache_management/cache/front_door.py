@@ -23,7 +23,7 @@ from cache_management.cache.admission import Controls, parse_controls
 from cache_management.cache.arguments import check_life, check_similarity
 from cache_management.cache.clock import version_time
 from cache_management.cache.codec import Facts
-from cache_management.cache.compute import Compute, Computing, Held, Start, Wanted, as_tags, call
+from cache_management.cache.compute import Compute, Computing, Held, Start, Wanted, as_tags, call, why_not_kept
 from cache_management.cache.config import SimilarityConfig
 from cache_management.cache.errors import BackendUnavailable, ConfigurationError, EmbedderUnavailable, InvalidInput
 from cache_management.cache.events import HitEvent, UnavailableEvent
@@ -247,7 +247,7 @@ class FrontDoor:
             return lookup
         served = candidates[at]
         if self.verifier is not None and compute is not None:
-            self.verifier.recheck(asked, served, partial(_text_of, compute))
+            self.verifier.recheck(asked, served, partial(_kept_text, compute, self.cache.config.max_entry_bytes))
         tokens = served.response.token_count
         elapsed_ms = (perf_counter() - started) * 1000
         self.cache.tell(HitEvent("semantic", self.cache.namespace, served.match.key, tokens, elapsed_ms))
@@ -330,9 +330,11 @@ async def index_keys(cache: LLMCache, matcher: SimilarityMatcher, keys: Sequence
     )
 
 
-async def _text_of(compute: Compute) -> str:
+async def _kept_text(compute: Compute, limit_bytes: int) -> str | None:
+    """Return the text of a fresh answer; None of one that would not be stored, which says nothing of what is."""
     answer = await call(compute)
-    return answer if isinstance(answer, str) else answer.response
+    text = answer if isinstance(answer, str) else answer.response
+    return text if why_not_kept(answer, text, limit_bytes=limit_bytes) is None else None
 
 
 class _RequestShelf:

@@ -871,3 +871,52 @@ async def test_without_the_model_before_its_entries_are_found_exactly_only() -> 
     assert not await after.lookup(REWORDED)
     await after.store("another one", "r")
     assert (await after.lookup("one another")).kind == "semantic"
+
+
+async def test_what_is_set_under_the_key_of_a_request_answers_no_request() -> None:
+    door = Door()
+    key = await door.store(ASKED, "On the login page.", **CONTEXT)
+    planted = CachedResponse(
+        prompt=ASKED,
+        response="Somewhere else.",
+        model="gpt-4",
+        timestamp=datetime(2026, 1, 1, tzinfo=UTC),
+        token_count=2,
+    )
+    await door.manager.llm_cache.set(key, planted)
+
+    exact = await door.lookup(ASKED, **CONTEXT)
+    reworded = await door.lookup(REWORDED, **CONTEXT)
+
+    assert (exact.hit, reworded.hit) == (False, False)
+
+
+class HalfPrecision(HashingEmbedder):
+    """Rows a few thousandths longer than 1, as models in half precision give them."""
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return await super().embed(texts) * np.float32(1.004)
+
+
+async def test_rows_that_are_a_little_too_long_are_cut_to_length() -> None:
+    door = Door(embedder=HalfPrecision())
+    await door.store(ASKED, "On the login page.")
+
+    found = await door.lookup(REWORDED)
+
+    assert (found.hit, found.similarity) == (True, pytest.approx(1.0, abs=1e-5))
+
+
+async def test_the_loop_goes_on_while_a_large_index_is_read() -> None:
+    door = Door()
+    for at in range(1_000):
+        await door.store(f"question number {at}", "x")
+    reader = Door(backend=door.backend)
+    asking = asyncio.create_task(reader.lookup("which question was that"))
+
+    turns = 0
+    while not asking.done():
+        turns += 1
+        await asyncio.sleep(0)
+
+    assert turns > 5  # one for each page of 200 at least

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cache_management import CacheConfig, CacheManager, LLMCache, Lookup, SimilarityConfig
+from cache_management import CacheConfig, CacheManager, Computed, LLMCache, Lookup, SimilarityConfig
 from cache_management.cache.backends import memory
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.clock import VersionClock
@@ -119,6 +119,21 @@ async def test_a_share_of_what_is_served_is_computed_again_and_makes_the_publish
     assert known.audited == 11
     assert known.low < 1 / 11 < known.high
     assert known.rate == pytest.approx(1 / 11)
+
+
+@pytest.mark.parametrize(
+    "fresh", [Computed(response="answer", finish_reason="length"), "", Computed(response="no", status=500)]
+)
+async def test_a_fresh_answer_that_would_not_be_stored_is_no_evidence(fresh: str | Computed) -> None:
+    backend = BreakableBackend(up=True)
+    await hear_of(backend, 120)
+    manager = manager_on(backend, max_error_rate=0.05, recheck_rate=1.0)
+
+    served = await manager.get_or_compute(f"{reworded(3)} please", lambda: fresh)
+    await manager._door.finish()
+
+    assert served.response == "answer 3"
+    assert (await manager.false_hits()).served.audited == 0
 
 
 async def test_shadow_mode_serves_nothing_and_counts_what_would_have_been() -> None:

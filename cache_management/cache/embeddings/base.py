@@ -42,10 +42,11 @@ class Embedder(Protocol):
 
 
 _OFF_UNIT_LENGTH = 0.01
+_ROUNDING = 1e-6
 
 
 def checked_rows(rows: NDArray[np.float32], *, model: str, texts: int, dims: int) -> NDArray[np.float32]:
-    """Return what an embedder answered, when that can be compared at all.
+    """Return what an embedder answered in rows of length 1, when that can be compared at all.
 
     Cosine similarity is taken as a plain product here, so a vector of another length would pass for a
     likeness that is not there.
@@ -69,4 +70,6 @@ def checked_rows(rows: NDArray[np.float32], *, model: str, texts: int, dims: int
             f"the embedding model {model!r} gave no unit vector in row {row} of {texts} (length {lengths[row]}); "
             "its `embed` must return finite rows of length 1"
         )
-    return rows
+    off = np.abs(lengths - 1.0) > _ROUNDING
+    # Half precision is off by thousandths, and an index takes less than that.
+    return rows / lengths[:, np.newaxis] if off.any() else rows

@@ -175,6 +175,7 @@ class Follower:
             if len(page) == _PAGE:
                 await self._load(page)
                 page = []
+                await asyncio.sleep(0)  # stores of this process never wait, and reading a large one takes seconds
         await self._load(page)
         self._cursor = cursor
         self._size_after_full_read = await self._index.size()

@@ -14,7 +14,7 @@ from cache_management.cache.arguments import check_count, check_life, check_simi
 from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.clock import Clock, VersionClock, system_clock, version_time
-from cache_management.cache.codec import decode_fresh
+from cache_management.cache.codec import decode_stored
 from cache_management.cache.config import EmbeddingModel, SimilarityConfig
 from cache_management.cache.embeddings import open_embedder
 from cache_management.cache.embeddings.base import Embedder
@@ -464,12 +464,16 @@ class SimilarityMatcher:
 
     def _response_of(self, vector: StoredVector, record: Record) -> CachedResponse | None:
         try:
-            entry = decode_fresh(vector.key, record.value, limit_bytes=self._entry_limit_bytes, now=self._clock)
+            stored = decode_stored(vector.key, record.value, limit_bytes=self._entry_limit_bytes)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, self._entries.to_storage(vector.key), str(exc)))
             return None
-        # The entry may have been replaced by one for another prompt since it was embedded.
-        return entry if entry is not None and entry.prompt == vector.prompt else None
+        # The entry may have been replaced since it was embedded: by one for another prompt, or, under the key of a
+        # request, by one that was stored for no request.
+        if stored.response.prompt != vector.prompt or stored.facts.scope != vector.scope:
+            return None
+        until = stored.facts.fresh_until
+        return stored.response if until is None or until > self._clock() else None
 
     async def _put(
         self, entries: Sequence[Indexable], rows: NDArray[np.float32], *, response: str | None = None

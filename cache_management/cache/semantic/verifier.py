@@ -106,8 +106,8 @@ class Verifier:
         if found is not None:
             self._begin(self._compare("near_miss", *found, fresh))
 
-    def recheck(self, asked: str, served: Candidate, compute: Callable[[], Awaitable[str]]) -> None:
-        """Compute a random share of what is served again, in the background, and compare."""
+    def recheck(self, asked: str, served: Candidate, compute: Callable[[], Awaitable[str | None]]) -> None:
+        """Compute a random share of what is served again, in the background, and compare; None tells nothing."""
         rate = self._config.recheck_rate
         if self.is_learning and self._rechecks < _RECHECKS_AT_ONCE and self._rng() < rate:
             self._rechecks += 1
@@ -141,10 +141,12 @@ class Verifier:
         return None if why == UNVERIFIED and self._config.serves == "static" else why
 
     async def _recompute(
-        self, asked: str, served: Candidate, compute: Callable[[], Awaitable[str]], weight: float
+        self, asked: str, served: Candidate, compute: Callable[[], Awaitable[str | None]], weight: float
     ) -> None:
         try:
-            await self._compare("recheck", asked, served, await compute(), weight)
+            fresh = await compute()
+            if fresh is not None:
+                await self._compare("recheck", asked, served, fresh, weight)
         finally:
             self._rechecks -= 1
 

@@ -17,10 +17,10 @@ from functools import lru_cache
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.semantic.gates import asking, meaning, substitution, values
 from cache_management.cache.semantic.gates.alignment import Pair, align
-from cache_management.cache.semantic.gates.facets import Facets, facets
+from cache_management.cache.semantic.gates.facets import Facets, facets, remembered
 
-VERSION = 3
-"""Rises when a gate decides anything differently; facets kept under another version are read again."""
+VERSION = 4
+"""Rises when a gate decides anything differently; reports name it."""
 
 GATES: Mapping[str, Callable[[Pair], bool] | None] = {
     "number": values.number,
@@ -83,8 +83,10 @@ def compare(
 ) -> tuple[str, ...]:
     """Do what `vetoes` does, with facets that are at hand."""
     unwanted = known_gates(frozenset(off)) if off else off
+    # In one order whichever way round it is asked, so that no rule can depend on it.
+    first, second = (asked, stored) if _is_first(asked, stored) else (stored, asked)
     try:
-        pair = align(asked, stored)
+        pair = align(first, second)
         late = asking.freshness(pair, age_seconds=age_seconds, fresh_seconds=fresh_seconds)
     except Exception:  # noqa: BLE001  as above
         return (ERROR,)
@@ -104,6 +106,10 @@ def compare(
     return (*found, ERROR) if broken else tuple(found)
 
 
+def _is_first(one: Facets, two: Facets) -> bool:
+    return one.lemmas < two.lemmas if one.lemmas != two.lemmas else repr(one) <= repr(two)
+
+
 @lru_cache(maxsize=64)
 def known_gates(names: frozenset[str]) -> frozenset[str]:
     """Return `names` when each is a gate's.
@@ -118,4 +124,4 @@ def known_gates(names: frozenset[str]) -> frozenset[str]:
     return names
 
 
-__all__ = ["ERROR", "GATES", "NAMES", "VERSION", "Facets", "compare", "facets", "known_gates", "vetoes"]
+__all__ = ["ERROR", "GATES", "NAMES", "VERSION", "Facets", "compare", "facets", "known_gates", "remembered", "vetoes"]

@@ -33,7 +33,9 @@ from cache_management.cache.semantic.gates.phrases import PERIODS, shortened
 from cache_management.cache.semantic.gates.requests import Request, read_request
 from cache_management.cache.semantic.gates.tokens import Kind, Token, tokens
 
-REMEMBERED = 20_000
+REMEMBERED = 10_000
+"""How many short texts keep their facets: a word takes a hundred bytes, so a text of the longest kind 10 kB."""
+_SHORT = 400  # characters
 _GRAMMAR = STOP | {"'s"}
 _UNFINISHED = PREPOSITIONS | CONJUNCTIONS | DETERMINERS | QUESTION_WORDS
 
@@ -117,7 +119,12 @@ def _read(text: str) -> Facets:
     )
 
 
-facets = lru_cache(maxsize=REMEMBERED)(_read)
+remembered = lru_cache(maxsize=REMEMBERED)(_read)
+
+
+def facets(text: str) -> Facets:
+    """Read a text; what a short one says is remembered."""
+    return remembered(text) if len(text) <= _SHORT else _read(text)
 
 
 def _base_form(token: Token) -> str:

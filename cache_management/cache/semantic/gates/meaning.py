@@ -108,7 +108,10 @@ def _particles(pair: Pair) -> int:
         if (one in ours and two in theirs) or (two in ours and one in theirs):
             if _both_turn(pair, one, two):
                 continue  # "speed up", "slow down"
-            turns += (one == "before" and _beside_the_same_act(pair)) or _same_place(pair.asked, pair.stored, one, two)
+            mine, other = (one, two) if one in ours else (two, one)
+            turns += (one == "before" and _beside_the_same_act(pair)) or _same_place(
+                pair.asked.lemmas, mine, pair.stored.lemmas, other
+            )
     return turns
 
 
@@ -127,16 +130,25 @@ def _both_turn(pair: Pair, one: str, two: str) -> bool:
     )
 
 
-def _same_place(asked: Facets, stored: Facets, one: str, two: str) -> bool:
-    mine = one if one in asked.lemmas else two
-    theirs = two if mine == one else one
-    if mine not in asked.lemmas or theirs not in stored.lemmas:
+def _same_place(ours: tuple[str, ...], one: str, theirs: tuple[str, ...], two: str) -> bool:
+    """Tell whether a word stands somewhere here where another stands there: "check in in person", "out in person"."""
+    return any(
+        _stand_alike(ours, here, theirs, there) for here in _places_of(one, ours) for there in _places_of(two, theirs)
+    )
+
+
+def _places_of(word: str, lemmas: tuple[str, ...]) -> list[int]:
+    return [at for at, lemma in enumerate(lemmas) if lemma == word][:_MANY]
+
+
+_MANY = 4
+
+
+def _stand_alike(ours: tuple[str, ...], here: int, theirs: tuple[str, ...], there: int) -> bool:
+    if not here or not there or ours[here - 1] != theirs[there - 1]:
         return False
-    here, there = asked.lemmas.index(mine), stored.lemmas.index(theirs)
-    before = here > 0 and there > 0 and asked.lemmas[here - 1] == stored.lemmas[there - 1]
-    after = asked.lemmas[here + 1 : here + 2] == stored.lemmas[there + 1 : there + 2]
     # "Opt in to", "opt out of": beside a verb the particle alone turns.
-    return before and (after or asked.lemmas[here - 1] not in STOP)
+    return ours[here + 1 : here + 2] == theirs[there + 1 : there + 2] or ours[here - 1] not in STOP
 
 
 def direction(pair: Pair) -> bool:
@@ -219,7 +231,9 @@ def _swapped(pair: Pair, only: frozenset[str] | None = None) -> bool:
         return False
     ours, theirs = _single(pair.asked.roles), _single(pair.stored.roles)
     for role, mine in ours.items():
-        other = theirs.get(role) or theirs.get(_LEADS_ALIKE.get(role, ""))
+        other = theirs.get(role)
+        if other is None and (alike_role := _LEADS_ALIKE.get(role)) and alike_role not in ours:
+            other = theirs.get(alike_role)
         if other is None or other == mine or alike(mine, other) or (only is not None and role not in only):
             continue
         # Behind "after" stands a whole clause, whose first word says little: "after it shipped", "after my order was".
@@ -236,7 +250,7 @@ def _stands_in(lemma: str, facets: Facets, loosely: bool) -> bool:
     return lemma in facets.lemmas or (loosely and any(alike(lemma, word.lemma) for word in facets.words))
 
 
-_LEADS_ALIKE = {"to": "into", "into": "to"}
+_LEADS_ALIKE = {"to": "into", "into": "to"}  # for each other where a text has only one of them
 _ONE_WAY = frozenset(("from", "into", "than", "over"))  # though what is merged or compared could be exchanged
 
 
@@ -254,12 +268,16 @@ def _listed(lemmas: tuple[str, ...], one: str, two: str) -> bool:
 
 def _is_symmetric(pair: Pair) -> bool:
     """Tell whether what is said holds both ways round: "married to", "a friend of"."""
-    content = {word.lemma for word in pair.asked.words if word.text != "shares"}  # of a company
     return any(
         _holds_both_ways(lemma)
-        for lemma in pair.asked.lemmas
-        if lemma not in {"and", "or"} and (lemma != "share" or lemma in content)
+        for facets in (pair.asked, pair.stored)
+        for lemma in facets.lemmas
+        if lemma not in {"and", "or"} and not (lemma == "share" and _of_a_company(facets))
     )
+
+
+def _of_a_company(facets: Facets) -> bool:
+    return any(word.text == "shares" for word in facets.words)
 
 
 @lru_cache(maxsize=20_000)

@@ -36,7 +36,7 @@ _TOKEN = re.compile(
     # Most words by far end before a space or a comma; trying all else on each of them took half of the time.
     r"(?P<plain>[A-Za-z]+(?:['’][A-Za-z]+)?(?=[\s?!,;)]|\.?(?:\s|$)))|"
     r"(?P<url>https?://[^\s<>\"]+|www\.[^\s<>\"]+)"
-    r"|(?P<mail>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)"
+    r"|(?P<mail>(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+)"
     r"|(?P<date>\b\d{4}-\d{1,2}-\d{1,2}\b|\b\d{1,2}[/.]\d{1,2}[/.]\d{2,4}\b)"
     r"|(?P<time>\b\d{1,2}:\d{2}(?::\d{2})?(?:\s?[ap]\.?m\b)?|\b\d{1,2}\s?[ap]\.?m\b)"
     r"|(?P<path>(?<!\w)(?:~|\.{1,2})?(?:/[\w.-]+){2,}/?|\b[A-Za-z]:\\[^\s]+)"
@@ -134,7 +134,7 @@ def tokens(text: str) -> tuple[list[Token], str]:
                 continue
             if "'" in lower:
                 _add_contraction(add, raw, lower, opens)
-            elif lower.isdigit():
+            elif lower.isdecimal():
                 add(Token(raw, lower, Kind.NUMBER, opens))
             else:
                 add(Token(raw, lower, kind, opens))
@@ -162,6 +162,9 @@ def _lower(raw: str) -> str:
 
 
 def _add_contraction(add: Callable[[Token], None], raw: str, lower: str, opens: bool) -> None:
+    if lower == "n't":  # cut off by somebody else's tokenizer
+        add(Token(raw, "not", Kind.WORD, opens))
+        return
     if lower.endswith("n't"):
         add(Token(raw[:-3], lower[:-3], Kind.WORD, opens))
         add(Token("not", "not", Kind.WORD, False))

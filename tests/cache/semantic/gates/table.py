@@ -99,6 +99,9 @@ REFUSED = {
         Does the Lite edition have ads? | Does the Ultimate edition have ads?
     """,
     "polarity": """
+        Can I check in in person? | Can I check out in person?
+        How do I opt in to marketing in the app? | How do I opt out of marketing in the app?
+        Do the lights stay on on Sunday? | Do the lights stay off on Sunday?
         What was the rule before the law changed? | What is the rule since the law changed?
         Which plants do bees pollinate? | Which plants don't get pollinated by bees?
         How do I turn on mail sorting on my phone? | How do I turn off mail sorting on my phone?
@@ -403,6 +406,8 @@ REFUSED = {
 }
 
 SERVED = """
+    What are my chances to get into Stanford? | What is my chance of getting into Stanford?
+    Does n't it work? | Doesn't it work?
     Is three quarters of an hour enough? | Are 45 minutes enough?
     Which teams beat Ajax? | Which teams have beaten Ajax?
     What do I need to pay you? | What is needed for me to pay you?
