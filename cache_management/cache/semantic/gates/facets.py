@@ -218,13 +218,21 @@ def _negated(texts: Sequence[str], content_at: dict[int, Word], opens: frozenset
             if _is_tag(texts, at, opens):
                 continue
             governed = _next_content(at, texts, content_at, opens=opens)
-            if governed is not None and governed.light:  # "do not get worked by squats"
-                governed = _next_content(governed.at, texts, content_at, 1, opens) or governed
+            if governed is not None and (governed.light or governed.lemma in _HAVING):  # "not contain gluten"
+                governed = _next_content(governed.at, texts, content_at, 3, opens) or governed
             if word == "without" and governed is not None and governed.lemma in out:
                 continue  # said twice it is not turned twice
             # "What should I not do": where no content word follows, the next word is governed.
             out.append(governed.lemma if governed is not None else texts[at + 1])
+        elif word in _CEASING and texts[at + 1 : at + 2] and texts[at + 1].endswith("ing"):
+            stopped = _next_content(at, texts, content_at, 1, opens)
+            if stopped is not None:
+                out.append(stopped.lemma)  # "stop taking it"
     return tuple(out)
+
+
+_HAVING = word_set("contain include involve require")
+_CEASING = word_set("stop stops stopped stopping quit quits quitting cease ceases ceased")
 
 
 def _is_tag(texts: Sequence[str], at: int, opens: frozenset[int]) -> bool:
@@ -316,10 +324,15 @@ def _roles(texts: Sequence[str], content_at: dict[int, Word]) -> tuple[tuple[str
             if word in {"to", "from"} and texts[at + 1 : at + 2] and texts[at + 1] in {"me", "us", "you"}:
                 out.append((word, texts[at + 1]))
                 continue
+            if texts[at + 1 : at + 2] and texts[at + 1] in QUESTION_WORDS:
+                continue  # "from whom"
             led = _next_content(at, texts, content_at, 3)
             if led and not (word == "to" and _is_infinitive(at, texts, content_at)):
                 out.append((word, led.lemma))
     return tuple(out)
+
+
+_HANDING = word_set("give tell ask show help teach")
 
 
 def _tells_when(lemma: str) -> bool:
@@ -329,7 +342,11 @@ def _tells_when(lemma: str) -> bool:
 
 def _agent(texts: Sequence[str], words: Sequence[Word]) -> tuple[str, str, str] | None:
     """Read who does what to whom, where a verb stands between two words that can be people or things."""
-    solid = [word for word in words if not word.light and (word.name or not _tells_when(word.lemma))]
+    solid = [
+        word
+        for word in words
+        if (not word.light or word.lemma in _HANDING) and (word.name or not _tells_when(word.lemma))
+    ]
     if len(solid) < 3:
         return None
     passive = "by" in texts and any(word in BE for word in texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 
 from cache_management.cache.semantic.gates import lexicon
@@ -11,6 +11,7 @@ from cache_management.cache.semantic.gates.alignment import Pair, alike
 from cache_management.cache.semantic.gates.closed_classes import (
     AUXILIARIES,
     BE,
+    DETERMINERS,
     OPPOSITE_PARTICLES,
     STOP,
     SYMMETRIC,
@@ -47,7 +48,28 @@ def _two_things_turned(pair: Pair) -> bool:
 
 
 def _turns(pair: Pair) -> int:
-    return _negations(pair) + len(pair.opposed) + _degrees(pair) + _particles(pair) + _exclusions(pair)
+    turns = _negations(pair) + len(pair.opposed) + _degrees(pair) + _particles(pair) + _exclusions(pair)
+    return turns + _seen_from_the_other_side(pair)
+
+
+_TRADES = frozenset(
+    frozenset(pair.split()) for pair in ("buy sell", "give receive", "lend borrow", "send receive", "teach learn")
+)
+
+
+def _seen_from_the_other_side(pair: Pair) -> int:
+    """Count a second turn in "who sold it to them", "from whom did they buy it"; not where it is I who act."""
+    if len(pair.opposed) != 1 or "first" in pair.asked.subjects | pair.stored.subjects:
+        return 0
+    if frozenset(word.lemma for word in pair.opposed[0]) not in _TRADES:
+        return 0
+    lone = pair.asked.grammar ^ pair.stored.grammar
+    if "from" not in lone or "to" not in lone:
+        return 0
+    roles = dict(pair.asked.roles) | dict(pair.stored.roles)
+    whom, whence = roles.get("to"), roles.get("from")
+    # "Buy from Norway", "sell to Norway": that is one partner, and two trades.
+    return int(whom is None or whence is None or not alike(whom, whence))
 
 
 def _exclusions(pair: Pair) -> int:
@@ -192,8 +214,18 @@ def _asks_for_the_other_side(pair: Pair) -> bool:
     """Tell "who did Macbeth kill" from "who killed Macbeth"."""
     if _verb_before(pair.asked, pair.stored) or _verb_before(pair.stored, pair.asked):
         return not _is_symmetric(pair)
+    if _ends_with_its_preposition(pair.asked, pair.stored) or _ends_with_its_preposition(pair.stored, pair.asked):
+        return not _is_symmetric(pair)
     sides = [_side(facets) for facets in (pair.asked, pair.stored)]
     return sides[0] != sides[1] and "" not in sides and not _is_symmetric(pair)
+
+
+def _ends_with_its_preposition(one: Facets, two: Facets) -> bool:
+    """Tell "who is Ann the mother of" from "who is the mother of Ann"."""
+    last = one.lemmas[-1] if one.lemmas else ""
+    if last not in {"of", "to", "from"} or two.lemmas[-1:] == (last,):
+        return False
+    return any(word.before == last and word.name for word in two.words)
 
 
 def _verb_before(one: Facets, two: Facets) -> bool:
@@ -203,13 +235,21 @@ def _verb_before(one: Facets, two: Facets) -> bool:
     if "by" in one.grammar | two.grammar:
         return False
     acts = {(word.lemma, word.after) for word in one.words if lexicon.main_part(word.lemma) == lexicon.VERB}
-    names = {word.lemma for word in two.words if word.name}
+    names = {word.lemma for word in two.words if word.name or _acts_before_its_verb(two, word.at)}
     done = {(word.lemma, word.before) for word in two.words}
     last = {(verb, name) for verb, name in done if name in names}
     first = {verb for verb, name in acts if name in names}
     return any(verb in first for verb, _ in last)
 
 
+def _acts_before_its_verb(facets: Facets, at: int) -> bool:
+    """Tell whether a word stands behind the auxiliary of a question: "what do owls eat"."""
+    while at and facets.lemmas[at - 1] in DETERMINERS:
+        at -= 1
+    return at > 0 and facets.lemmas[at - 1] in _SUPPORT
+
+
+_SUPPORT = frozenset(("do", "does", "did", "have", "has", "had", "can", "could", "will", "would"))
 _ASKED_FOR = frozenset(("who", "whom", "which", "what"))
 
 
@@ -282,13 +322,20 @@ def _of_a_company(facets: Facets) -> bool:
 
 @lru_cache(maxsize=20_000)
 def _holds_both_ways(lemma: str) -> bool:
-    if lemma in SYMMETRIC:
+    if lemma in SYMMETRIC or lemma in _symmetric_lemmas():
         return True
-    # Not by words of many meanings: "last" is a synonym of "close".
-    return any(lexicon.synonyms(lemma, lexicon.lemma(other)) for other in SYMMETRIC if other not in _LOOSE)
+    # By synonyms of words of one meaning only: "last" is one of "close", "departure" one of "difference".
+    return any(lexicon.synonyms(lemma, other) for other in _OF_ONE_MEANING)
 
 
-_LOOSE = word_set("close near next far like over match meet met share date relative twin tie")
+@cache
+def _symmetric_lemmas() -> frozenset[str]:
+    return frozenset(map(lexicon.lemma, SYMMETRIC))
+
+
+_OF_ONE_MEANING = word_set(
+    "marry divorce similar equal identical compatible friend sibling cousin neighbor adjacent correlate"
+)
 
 
 def _agents_differ(pair: Pair) -> bool:

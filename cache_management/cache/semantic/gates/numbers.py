@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import msgspec
 
+from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.closed_classes import STOP, word_set
 from cache_management.cache.semantic.gates.tokens import Kind, Token
 
@@ -93,6 +94,9 @@ _measure("gbp", x1="£ gbp", x0_01="pence")
 _measure("pound", x1="pound pounds")  # of money or of weight
 _measure("inr", x1="₹ inr rupee rupees rs")
 _measure("jpy", x1="¥ jpy yen")
+_measure("peso", x1="peso pesos")
+_measure("franc", x1="franc francs")
+_MONEY = word_set("dollar dollars peso pesos pound pounds franc francs rupee rupees yen krona kronor")
 CURRENCIES = word_set("usd eur gbp inr jpy chf cad aud cny sek nok dkk pln brl mxn krw sgd hkd nzd zar rub try")
 for _code in CURRENCIES - _MEASURES.keys():
     _measure(_code, x1=_code)
@@ -149,6 +153,10 @@ def _read_number(found: Sequence[Token], at: int, out: list[Quantity], used: set
     elif not unit and at and found[at - 1].text in CURRENCIES and not _names_unit(found, after):
         unit = found[at - 1].text
         used.add(at - 1)
+    elif not unit and _names_currency_of(found, after):
+        unit = found[after + 1].text
+        used.update((after, after + 1))
+        after += 2
     elif not unit and _names_unit(found, after):
         unit = found[after].text
         used.add(after)
@@ -171,6 +179,13 @@ def _names_unit(found: Sequence[Token], at: int) -> bool:
         return False
     # A single letter is a unit only where it cannot be a name: "5 m", not "plan 5 D".
     return len(found[at].text) > 1 or found[at].text == "%" or found[at].raw.islower()
+
+
+def _names_currency_of(found: Sequence[Token], at: int) -> bool:
+    """Tell "500 Mexican pesos", "20 Canadian dollars"."""
+    if at + 1 >= len(found) or found[at + 1].text not in _MONEY:
+        return False
+    return found[at].kind is Kind.WORD and (found[at].text == "us" or lexicon.is_proper(found[at].text))
 
 
 def _bare(value: str, unit: str = "") -> Quantity:

@@ -66,6 +66,8 @@ def _is_verb_here(texts: Sequence[str], at: int) -> bool:
         return (not before or before in {"to", "i", "we", "you", "please", "not", "and", "can", "or", "just"}) and (
             after not in {"to", "of", ""}
         )
+    if texts[at].startswith("kill") and texts[at] != "kill":
+        return False  # people are killed, processes are to be killed
     if texts[at].endswith("est"):
         return False  # "the closest branch"
     # "Deleted messages" are a kind of messages.

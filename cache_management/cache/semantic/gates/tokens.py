@@ -106,8 +106,14 @@ _IRREGULAR = {
 _BE_AFTER = word_set("what who where when how why that it there here he she this which")
 
 
+_FREE = re.compile(r"\b([A-Za-z]{2,40})-free\b", re.IGNORECASE)
+_DECADE = re.compile(r"(?<![\w.,])['’]?([2-9]0)s\b")
+
+
 def tokens(text: str) -> tuple[list[Token], str]:
     """Return at most `MAX_TOKENS` tokens, contractions undone, and the text that is left."""
+    text = _FREE.sub(r"without \1", text)  # "sugar-free"
+    text = _DECADE.sub(r"19\1s", text)
     found: list[Token] = []
     opens = True
     add = found.append

@@ -27,6 +27,7 @@ REFUSED = {
         Can I feed my dog 2 grapes? | Can I feed my dog 20 grapes?
     """,
     "unit": """
+        how much is 300 mexican pesos in dollars | how much is 300 dollars in mexican pesos
         What's the daily data allowance? | What's the monthly data allowance?
         How much may I withdraw each day? | How much may I withdraw per month?
         inflation year over year in May | inflation month over month in May
@@ -99,6 +100,13 @@ REFUSED = {
         Does the Lite edition have ads? | Does the Ultimate edition have ads?
     """,
     "polarity": """
+        What are the benefits of leasing a car? | What are the drawbacks of leasing a car?
+        list of guests who paid | list of guests who failed to pay
+        What happens if I take the pills daily? | What happens if I stop taking the pills daily?
+        show a star if A1 is empty | show a star unless A1 is empty
+        Which soups contain milk? | Which soups are free of milk?
+        how should I hire a cook | how should I lay off a cook
+        How do you put on a drysuit? | How do you take off a drysuit?
         Can I check in in person? | Can I check out in person?
         How do I opt in to marketing in the app? | How do I opt out of marketing in the app?
         Do the lights stay on on Sunday? | Do the lights stay off on Sunday?
@@ -202,6 +210,10 @@ REFUSED = {
         Is the beta stable? | Is the beta unstable?
     """,
     "direction": """
+        Which birds eat wasps? | Which birds do wasps eat?
+        What does a host usually give a guest? | What does a guest usually give a host?
+        Who was the teacher of Plato? | Who was Plato the teacher of?
+        Basel to Turin train departure times | Turin to Basel train departure times
         What details do I need to pay a cousin overseas? | What details does a cousin overseas need to pay me?
         Which clubs have beaten Ajax in a final? | Which clubs has Ajax beaten in a final?
         Can I move a pension with you over to another firm? | Can I move a pension with another firm over to you?
@@ -344,7 +356,6 @@ REFUSED = {
         How do I file taxes as single? | How do I file taxes as married?
         How do I report a lost card? | How do I report a stolen card?
         how to cancel a pending transfer | how to cancel a scheduled transfer
-        What are the benefits of leasing a car? | What are the drawbacks of leasing a car?
         Do you offer student loans? | Do you offer personal loans?
         Is the API rate limit per user? | Is the API rate limit per organization?
         restart the production server | restart the staging server
@@ -406,6 +417,12 @@ REFUSED = {
 }
 
 SERVED = """
+    cakes without sugar | sugar-free cakes
+    Which foods don't contain gluten? | Which foods are gluten-free?
+    Who sold Louisiana to the US? | From whom did the US buy Louisiana?
+    Who is Ann married to? | Who is married to Ann?
+    What was big in the 90s? | What was big in the 1990s?
+    Show "Done" unless A1 is blank | Show "Done" if A1 is not blank
     What are my chances to get into Stanford? | What is my chance of getting into Stanford?
     Does n't it work? | Doesn't it work?
     Is three quarters of an hour enough? | Are 45 minutes enough?
