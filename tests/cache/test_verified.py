@@ -223,6 +223,23 @@ def test_the_gates_that_can_be_switched_off_are_the_gates_there_are() -> None:
     assert gates.NAMES == GATE_NAMES
 
 
+async def test_what_another_process_heard_of_an_opening_counts_for_its_follow_ups() -> None:
+    backend = BreakableBackend(up=True)
+    one, other = manager_on(backend), manager_on(backend)
+    opening, reply = "how do I reset my password", {"role": "assistant", "content": "on the login page"}
+    await one.store(opening, "on the login page")
+    await one.store("and on the phone", "in the app", history=[{"role": "user", "content": opening}, reply])
+    reworded_opening = "my password, how do I reset"
+    history = [{"role": "user", "content": reworded_opening}, reply]
+    before = await other.lookup("and on the phone", history=history)
+
+    await one.feedback(await one.lookup(reworded_opening), correct=False)
+    await other.false_hits()  # reads at once what lookups read within a second
+
+    assert before.hit
+    assert not (await other.lookup("and on the phone", history=history)).hit
+
+
 # The ledger
 
 
@@ -247,6 +264,36 @@ async def test_what_the_journal_no_longer_holds_is_known_from_the_record() -> No
 
     assert late.evidence.seen == 700
     assert (await late.catch_up(at_once=True)).seen >= 700
+
+
+async def test_what_somebody_said_outlives_a_journal_that_nobody_writes() -> None:
+    backend = MemoryBackend(max_size=100)
+    first = ledger_on(backend)
+    await first.note([Observation("feedback", "different", 0.9, "q", "e", 0)])
+    await first.catch_up(at_once=True)
+    backend._streams.clear()
+
+    late = await ledger_on(backend).catch_up()
+
+    assert late.refuses(0.99, asked="q", entry="e", cluster=0) == "feedback_block"
+
+
+async def test_a_few_comparisons_are_written_down_within_the_hour() -> None:
+    backend = MemoryBackend(max_size=100)
+    now = [0.0]
+    ledger = Ledger(
+        backend, backend, namespace="n", space="s", budget=0.02, versions=VersionClock(), monotonic=lambda: now[0]
+    )
+    await ledger.note([observation(1)])
+    await ledger.catch_up()
+    await ledger.note([observation(2)])
+    await ledger.catch_up()
+
+    now[0] += 3600
+    await ledger.catch_up()
+    backend._streams.clear()
+
+    assert (await ledger_on(backend).catch_up()).seen == 2
 
 
 async def test_foreign_notes_and_records_are_passed_over() -> None:

@@ -70,6 +70,11 @@ class Links:
             return None
         return scope_of(request, await self._chain(request, threshold, answer))
 
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether no link is remembered."""
+        return not self._links
+
     def forget(self) -> None:
         """Resolve earlier turns anew: what answered them was judged."""
         with self._lock:

@@ -141,10 +141,12 @@ class Evidence:
 
     Args:
         budget: The share of wrong ones that may be served, 0 to 1.
+        judgements: How often somebody's word or an alarm changed what is refused, so far.
     """
 
-    def __init__(self, budget: float, state: State | None = None) -> None:
+    def __init__(self, budget: float, state: State | None = None, *, judgements: int = 0) -> None:
         self.budget = budget
+        self.judgements = judgements
         state = state or State(
             [_Tally() for _ in range(_BINS + 1)], {}, {}, [], {}, [_Tally() for _ in range(_BINS + 1)]
         )
@@ -169,6 +171,7 @@ class Evidence:
         state.seen += 1
         wrong = seen.verdict != "same"
         if seen.source == "feedback":
+            self.judgements += 1
             pair = (seen.asked, seen.entry)
             if wrong:
                 self._blocked[pair] = None
@@ -193,6 +196,7 @@ class Evidence:
             state.audited += 1
             state.suspicion = suspicion(state.suspicion, wrong=wrong, expected=self.budget)
             if sum(state.suspicion) >= _ALARM * len(state.suspicion):
+                self.judgements += 1
                 self._begin_anew()
 
     def refuses(self, score: float, *, asked: str, entry: str, cluster: int) -> str | None:

@@ -48,6 +48,7 @@ class Finder:
         self._verifier = verifier
         self._opinion = opinion
         self._left_out = left_out
+        self._judgements = 0
         self._links = Links(config.conversations, held=held)
 
     async def scope(self, request: Request, threshold: float, spent: dict[str, float] | None = None) -> str | None:
@@ -58,6 +59,12 @@ class Finder:
         Raises:
             BackendUnavailable, EmbedderUnavailable, ImportError, TimeoutError: It cannot be told.
         """
+        if self._verifier is not None and request.history and not self._links.is_empty:
+            judgements = (await self._verifier.evidence()).judgements
+            if judgements != self._judgements:
+                # Another process may have heard that what answered an earlier turn was wrong.
+                self._judgements = judgements
+                self._links.forget()
         answer = partial(self._answer_of, threshold=threshold, spent={} if spent is None else spent)
         return await self._links.scope(request, threshold, answer)
 

@@ -29,6 +29,7 @@ from cache_management.cache.semantic.evidence import (
 _EVERY_SECONDS = 1.0
 _PAGE = 1000
 _WRITE_EVERY = 500  # notes
+_WRITE_SECONDS = 3600.0  # and this long after the last time: a journal that nobody writes is gone after a week
 
 
 class Ledger:
@@ -59,6 +60,7 @@ class Ledger:
         self._cursor: str | None = None
         self._next_look = 0.0
         self._written = 0
+        self._next_write = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
         self.evidence = Evidence(budget)
@@ -90,6 +92,8 @@ class Ledger:
         """
         await self._journal.append(self._stream, [encode_observation(seen) for seen in observations])
         self._next_look = 0.0
+        if any(seen.source == "feedback" for seen in observations):
+            self._next_write = 0.0  # it is rare, and must hold for good
 
     async def _read(self) -> None:
         cursor = await self._begin() if self._cursor is None else self._cursor
@@ -109,7 +113,8 @@ class Ledger:
                     self.evidence.add(seen)
             if len(notes) < _PAGE:
                 break
-        if self.evidence.seen - self._written >= _WRITE_EVERY:
+        news = self.evidence.seen - self._written
+        if news >= _WRITE_EVERY or (news and self._monotonic() >= self._next_write):
             await self._write()
 
     async def _begin(self) -> str:
@@ -118,7 +123,8 @@ class Ledger:
         if found is None or found[1].seen < self.evidence.seen:
             return self._cursor or ""
         cursor, state = found
-        self.evidence = Evidence(self.evidence.budget, state)
+        # What was judged meanwhile is in there: whoever keeps something because of the former state looks again.
+        self.evidence = Evidence(self.evidence.budget, state, judgements=self.evidence.judgements + 1)
         self._written = state.seen
         return cursor
 
@@ -128,6 +134,7 @@ class Ledger:
 
     async def _write(self) -> None:
         self._written = self.evidence.seen
+        self._next_write = self._monotonic() + _WRITE_SECONDS
         held = await self._load()
         # One that missed notes in a gap must not put less in the place of more.
         if held is None or held[1].seen <= self.evidence.seen:
