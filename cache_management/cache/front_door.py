@@ -162,6 +162,8 @@ class FrontDoor:
     async def find_similar(self, query: str, threshold: float | None, limit: int) -> list[SimilarityMatch]:
         """List stored prompts close to a text in any context, with the gates and the evidence that refuse them.
 
+        An index that all processes share (`semantic.index_url`) lists what was stored for a prompt alone.
+
         Raises:
             InvalidInput: There is no matcher, or the threshold or the limit cannot be used.
             EmbedderUnavailable: The model cannot be loaded.

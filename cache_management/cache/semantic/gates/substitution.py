@@ -152,18 +152,18 @@ def _beside_the_same(pair: Pair, left: list[Word], right: list[Word]) -> bool:
 
 def _before(lemmas: tuple[str, ...], at: int) -> str:
     """Return the word before a phrase, past its article or owner, and the particle of a verb: "pay off my loan"."""
-    while at and (lemmas[at - 1] in DETERMINERS or lemmas[at - 1] in OWNERS or lemmas[at - 1] in _PARTICLES):
+    while at and (lemmas[at - 1] in DETERMINERS or lemmas[at - 1] in OWNERS or lemmas[at - 1] in _BESIDE_VERBS):
         at -= 1
     return lemmas[at - 1] if at else ""
 
 
 def _after(lemmas: tuple[str, ...], at: int) -> str:
-    while at + 1 < len(lemmas) and lemmas[at + 1] in _PARTICLES:
+    while at + 1 < len(lemmas) and lemmas[at + 1] in _BESIDE_VERBS:
         at += 1
     return lemmas[at + 1] if at + 1 < len(lemmas) else ""
 
 
-_PARTICLES = frozenset(("up", "off", "out", "down"))
+_BESIDE_VERBS = frozenset(("up", "off", "out", "down"))
 
 
 def _one_place(pair: Pair, left: list[Word], right: list[Word]) -> bool:
