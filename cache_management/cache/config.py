@@ -26,8 +26,8 @@ from cache_management.cache.errors import ConfigurationError
 
 _HUNDRED_YEARS = 100 * 366 * 24 * 3600  # what every store can still count in milliseconds
 GATE_NAMES = (
-    *("number", "unit", "id", "date", "entity", "polarity", "direction", "action", "question", "destructive"),
-    *("freshness", "principal", "variant", "tense"),
+    *("number", "unit", "id", "symbol", "date", "entity", "polarity", "direction", "action", "question", "destructive"),
+    *("freshness", "principal", "variant", "tense", "edited"),
 )
 NAMESPACE_PATTERN = r"[A-Za-z0-9_.\-]{1,64}"
 

@@ -4,8 +4,9 @@ Encoders put "within 10 miles" next to "within 100 miles" and "safe" next to "no
 so each gate compares one thing that must agree. A gate looks at the facets of two texts, which are read once a text.
 Every gate but `freshness`, which also asks how old the stored answer is, is symmetric.
 
-The gates read English. In a text of which the dictionary knows less than half the words, only `number`, `unit`, `id`
-and `date` are compared, in digits: such a text is never refused for its words, so another threshold must guard it.
+The gates read English. In a text of which the dictionary knows less than half the words, only `number`, `unit`, `id`,
+`symbol`, `date` (in digits) and `edited` are compared: a short one is never refused for its words, so another threshold
+must guard it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ GATES: Mapping[str, Callable[[Pair], bool] | None] = {
     "number": values.number,
     "unit": values.unit,
     "id": values.identifier,
+    "symbol": values.symbol,
     "date": values.date,
     "entity": substitution.entity,
     "polarity": meaning.polarity,
@@ -37,11 +39,12 @@ GATES: Mapping[str, Callable[[Pair], bool] | None] = {
     "principal": asking.principal,
     "variant": substitution.variant,
     "tense": meaning.tense,
+    "edited": values.edited,
 }
 NAMES: tuple[str, ...] = tuple(GATES)
 ERROR = "gate_error"
 """What stands among the vetoes when a gate broke."""
-_ANY_LANGUAGE = frozenset(("number", "unit", "id", "date"))
+_ANY_LANGUAGE = frozenset(("number", "unit", "id", "symbol", "date", "edited"))
 
 
 def vetoes(

@@ -86,6 +86,10 @@ DOWN = word_set("less least fewer")
 OPPOSITE_PARTICLES = (
     ("before", "after"),
     ("before", "since"),
+    ("within", "after"),
+    ("during", "after"),
+    ("during", "before"),
+    ("in", "after"),
     ("above", "below"),
     ("over", "under"),
     ("on", "off"),
@@ -320,7 +324,8 @@ SYMMETRIC = word_set(
     "partners colleague compatible compare compared comparison difference differences distinguish between versus vs "
     "and or "
     "near adjacent next meet met wed mix combine combined together match alike relative tie tied acquainted roommates "
-    "rival rivals share apart far distance distant classmates spouse couple correlate correlated correlation"
+    "rival rivals acquaintance acquaintances ally allies roommate teammate coworker opponent peer "
+    "share apart far distance distant classmates spouse couple correlate correlated correlation"
 )
 
 # Grouped by what is left afterwards; verbs of one group stand for each other.

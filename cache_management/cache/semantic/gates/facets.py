@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import msgspec
 
@@ -31,6 +32,7 @@ from cache_management.cache.semantic.gates.moments import moments
 from cache_management.cache.semantic.gates.numbers import Quantity, quantities
 from cache_management.cache.semantic.gates.phrases import PERIODS, shortened
 from cache_management.cache.semantic.gates.requests import Request, read_request
+from cache_management.cache.semantic.gates.signs import Signs, signs
 from cache_management.cache.semantic.gates.tokens import Kind, Token, tokens
 
 REMEMBERED = 10_000
@@ -75,6 +77,8 @@ class Facets(msgspec.Struct, frozen=True, gc=False):
     moments: frozenset[str]  # when, seen from now: "yesterday", "last month"
     question: str  # the one question word that opens it or closes it, or ""
     scopes: tuple[tuple[str, str], ...]  # "all", "any" or "one", and of what
+    signs: Signs
+    numbered: frozenset[tuple[str, str]]  # what a number stands behind, and the number: "Postgres 15"
     now: bool
     tail: frozenset[tuple[str, int]]  # words beyond the limit, with their number
 
@@ -114,6 +118,8 @@ def _read(text: str) -> Facets:
         moments=moments(texts),
         question=_question(texts),
         scopes=_scopes(texts, content_at),
+        signs=signs(text),
+        numbered=_numbered(found),
         now=_depends_on_now(texts),
         tail=_tail(rest),
     )
@@ -134,6 +140,14 @@ def _base_form(token: Token) -> str:
     if len(word) > 2 and token.raw[-1] == "s" and token.raw[:-1].isupper():
         return word[:-1]  # "APIs"
     return lexicon.lemma(word)
+
+
+def _numbered(found: Sequence[Token]) -> frozenset[tuple[str, str]]:
+    return frozenset(
+        (before.text, token.text)
+        for before, token in pairwise(found)
+        if token.kind is Kind.NUMBER and before.kind is Kind.WORD and before.text not in _GRAMMAR
+    )
 
 
 def _blank(token: Token) -> Token:
@@ -218,7 +232,7 @@ def _negated(texts: Sequence[str], content_at: dict[int, Word], opens: frozenset
             if _is_tag(texts, at, opens):
                 continue
             governed = _next_content(at, texts, content_at, opens=opens)
-            if governed is not None and (governed.light or governed.lemma in _HAVING):  # "not contain gluten"
+            if governed is not None and governed.lemma in _HAVING:  # "not get worked by squats", "not contain gluten"
                 governed = _next_content(governed.at, texts, content_at, 3, opens) or governed
             if word == "without" and governed is not None and governed.lemma in out:
                 continue  # said twice it is not turned twice
@@ -231,7 +245,7 @@ def _negated(texts: Sequence[str], content_at: dict[int, Word], opens: frozenset
     return tuple(out)
 
 
-_HAVING = word_set("contain include involve require")
+_HAVING = word_set("get do make have go contain include involve require")
 _CEASING = word_set("stop stops stopped stopping quit quits quitting cease ceases ceased")
 
 
@@ -431,6 +445,8 @@ def _depends_on_now(texts: Sequence[str]) -> bool:
         if word in {"price", "prices"} and before in _MARKETS:
             return True
         if word == "time" and before == "what" and after in {"is", "in"}:
+            return True
+        if word in {"day", "date", "year", "month"} and before == "what" and texts[at + 1 : at + 3] == ["is", "it"]:
             return True
     return False
 

@@ -325,7 +325,9 @@ def _holds_both_ways(lemma: str) -> bool:
     if lemma in SYMMETRIC or lemma in _symmetric_lemmas():
         return True
     # By synonyms of words of one meaning only: "last" is one of "close", "departure" one of "difference".
-    return any(lexicon.synonyms(lemma, other) for other in _OF_ONE_MEANING)
+    return any(lexicon.synonyms(lemma, other) for other in _OF_ONE_MEANING) or any(
+        other[:5] == lemma[:5] and lexicon.synonyms(lemma, other) for other in _symmetric_lemmas()
+    )
 
 
 @cache

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable
 from decimal import Decimal
 
 from cache_management.cache.semantic.gates.alignment import Pair
-from cache_management.cache.semantic.gates.closed_classes import AUXILIARIES
+from cache_management.cache.semantic.gates.closed_classes import AUXILIARIES, NEGATORS, STOP
 from cache_management.cache.semantic.gates.facets import Facets
 from cache_management.cache.semantic.gates.numbers import POUND_GRAMS, Quantity
 
@@ -20,7 +20,7 @@ def _differ(ours: Iterable[Hashable], theirs: Iterable[Hashable]) -> bool:
 
 def number(pair: Pair) -> bool:
     """Refuse when each text has a number that the other has not. A number on one side only is an addition."""
-    if _scope_differs(pair) or _ordinals_differ(pair):
+    if _scope_differs(pair) or _ordinals_differ(pair) or _numbers_exchanged(pair):
         return True
     left, right = _unmatched(pair)
     if not left or not right:
@@ -30,9 +30,50 @@ def number(pair: Pair) -> bool:
     return not _same_written(left, right)
 
 
+def _numbers_exchanged(pair: Pair) -> bool:
+    """Tell "Postgres 15 with Django 4" from "Postgres 4 with Django 15"."""
+    ours, theirs = pair.asked.numbered, pair.stored.numbered
+    words = {word for word, _ in ours - theirs} & {word for word, _ in theirs - ours}
+    return len(words) > 1
+
+
+def symbol(pair: Pair) -> bool:
+    """Refuse when both texts have operators, flags of commands or units that differ in their signs or letters."""
+    ours, theirs = pair.asked.signs, pair.stored.signs
+    if ours == theirs:
+        return False
+    if ours.operators and theirs.operators and ours.operators != theirs.operators:
+        return True
+    if _differ(ours.flags, theirs.flags):
+        return True
+    lone, other = ours.units - theirs.units, theirs.units - ours.units
+    return not {unit.lower() for unit in lone}.isdisjoint(unit.lower() for unit in other)  # MB, Mb
+
+
+def edited(pair: Pair) -> bool:
+    """Refuse a long text of which a few words were changed: nobody words the rest of it alike by chance."""
+    if min(len(pair.asked.lemmas), len(pair.stored.lemmas)) < _LONG:
+        return False
+    ours, theirs = _said(pair.asked), _said(pair.stored)
+    share = (Counter(ours) & Counter(theirs)).total() / max(len(ours), len(theirs), 1)
+    if share < _COPIED:
+        return False
+    return (ours, pair.asked.dates, pair.asked.quantities) != (theirs, pair.stored.dates, pair.stored.quantities)
+
+
+_LONG, _COPIED = 30, 0.85
+
+
+def _said(facets: Facets) -> list[str]:
+    """Return the words that say something, in their order."""
+    return [word for word in facets.lemmas if word not in STOP or word in NEGATORS]
+
+
 def _ordinals_differ(pair: Pair) -> bool:
     """Tell "the first quarter" from "the fourth"; "first" and "second" say other things too often to be numbers."""
     ours, theirs = _ordinals(pair.asked), _ordinals(pair.stored)
+    if _ranked(pair.asked) != _ranked(pair.stored):
+        return True  # the largest, the second largest
     return bool(ours and theirs) and not ours & theirs
 
 
@@ -40,6 +81,13 @@ def _ordinals(facets: Facets) -> set[str]:
     found = {amount.value for amount in facets.quantities if amount.unit == "th"}
     found |= {value for word, value in (("first", "1"), ("second", "2")) if word in facets.lemmas}
     return found
+
+
+def _ranked(facets: Facets) -> bool:
+    """Tell whether a text asks for the second or third of a ranking."""
+    best = {word.at for word in facets.words if word.text.endswith("est")}
+    best |= {at for at, lemma in enumerate(facets.lemmas) if lemma in {"most", "least"}}
+    return any(at + 1 in best for at, lemma in enumerate(facets.lemmas) if lemma in {"second", "third", "fourth"})
 
 
 def _scope_differs(pair: Pair) -> bool:

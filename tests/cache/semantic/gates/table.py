@@ -5,8 +5,15 @@ None comes from a data set. `asked | stored`, one pair a line.
 
 from __future__ import annotations
 
+LONG = (
+    "Dear team, we met on Monday with the people from the warehouse and went through the list of open orders again; "
+    "most parcels left in time, a few were damaged on the road, and customers have been told what happens next."
+)
+
 REFUSED = {
     "number": """
+        upgrade Redis 7 with Python 3 | upgrade Redis 3 with Python 7
+        What is the largest lake? | What is the second largest lake?
         What was sold in the first quarter? | What was sold in the third quarter?
         How do I archive one message? | How do I archive all my messages?
         Does every airline allow cats in the cabin? | Does any airline allow cats in the cabin?
@@ -51,6 +58,15 @@ REFUSED = {
         Where is parcel 1Z999AA10123456784? | Where is parcel 1Z999AA10123456785?
         Room B12 booking | Room B14 booking
         report for Q1 | report for Q2
+    """,
+    "symbol": """
+        Is 5 > 3 true in Lua? | Is 5 < 3 true in Lua?
+        (2 + 3) * 4 | 2 + (3 * 4)
+        what does total += i do | what does total -= i do
+        what does ls -l print | what does ls -a print
+        what matches \\d in a regex | what matches \\D in a regex
+        how many are in a MB | how many are in a Mb
+        1 mW of light | 1 MW of light
     """,
     "date": """
         Is the pool open tonight? | Is the pool open on Saturday?
@@ -100,6 +116,8 @@ REFUSED = {
         Does the Lite edition have ads? | Does the Ultimate edition have ads?
     """,
     "polarity": """
+        Can I return it within 30 days? | Can I return it after 30 days?
+        Is coffee fine during pregnancy? | Is coffee fine after pregnancy?
         What are the benefits of leasing a car? | What are the drawbacks of leasing a car?
         list of guests who paid | list of guests who failed to pay
         What happens if I take the pills daily? | What happens if I stop taking the pills daily?
@@ -291,6 +309,7 @@ REFUSED = {
         Remove all contacts | Import all contacts
     """,
     "freshness": """
+        What day is it? | What day is it?
         What's the current mortgage rate? | What's the current mortgage rate?
         What is the weather in Rome? | What is the weather in Rome?
         What is my current checking account balance? | What was my checking account balance last month?
@@ -400,6 +419,11 @@ REFUSED = {
         public holidays | school holidays
         unit tests in Rust | integration tests in Rust
     """,
+    "edited": """
+        LONG Summarize this email. | LONG Reply to this email.
+        LONG The launch moved from May to June. | LONG The launch moved from June to May.
+        LONG Anna leads the rollout and Ben trains people. | LONG Ben leads the rollout and Anna trains people.
+    """,
     "tense": """
         When does the tower close? | When did the tower close?
         Are there still bears in Wales? | Were there ever bears in Wales?
@@ -416,7 +440,15 @@ REFUSED = {
     """,
 }
 
+REFUSED = {gate: lines.replace("LONG", LONG) for gate, lines in REFUSED.items()}
+
 SERVED = """
+    what is 5 + 3 | what is 5 plus 3
+    Is 2 × 3 even? | Is 2 * 3 even?
+    Python - how do I sort? | Python: how do I sort?
+    What does and/or mean? | What does "and/or" mean?
+    Is Brittany an acquaintance of Andrea? | Is Andrea an acquaintance of Brittany?
+    LONG Please summarize this email. | LONG Summarize this email.
     cakes without sugar | sugar-free cakes
     Which foods don't contain gluten? | Which foods are gluten-free?
     Who sold Louisiana to the US? | From whom did the US buy Louisiana?
@@ -626,7 +658,8 @@ SERVED = """
     Do I tip before paying? | Do I pay after tipping?
 """
 
-# What no gate sees: measured, not hidden. A change here is news.
+# What no gate sees: measured, not hidden. A change here is news..replace("LONG", LONG)
+
 STILL_SERVED = """
     Was she murdered by him? | Did she murder him?
     How do I dispute a charge? | How do I dispute a credit score?

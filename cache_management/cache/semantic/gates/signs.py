@@ -1,0 +1,40 @@
+"""Reads what words do not say: operators, flags of commands, escapes, and letters whose case tells units apart."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+_OPERATOR = re.compile(
+    r"[()]"
+    r"|(?<=[\w)\]])[ \t]*(==|!=|<=|>=|[-+*/]=|->|=>|&&|\|\||<<|>>|\*\*|[<>=+*^≤≥≠×÷])[ \t]*(?=[\w(\[-])"
+    r"|(?<=[\d)\]])[ \t]*([-−/])[ \t]*(?=[\d(])"  # between words a hyphen and a stroke join
+    r"|(?<=\w)[ \t]+(/)[ \t]+(?=[\w(])"
+)
+_SAME_SIGN = {"×": "*", "÷": "/", "−": "-", "≤": "<=", "≥": ">=", "≠": "!="}
+_FLAG = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*|\\[A-Za-z]")
+_UNIT = re.compile(r"\b[kKmMgGtTpPu]?(?:[bB](?:ps)?|W|Wh|V|A|Hz|HZ|N|J)\b")
+_MOST = 200
+
+
+class Signs(msgspec.Struct, frozen=True, gc=False):
+    """The signs of a text in their order."""
+
+    operators: tuple[str, ...]  # with the brackets around them; empty where there are brackets only
+    flags: frozenset[str]
+    units: frozenset[str]  # as they are written
+
+
+_NONE = Signs((), frozenset(), frozenset())
+
+
+def signs(text: str) -> Signs:
+    """Read a text; of a long one the beginning."""
+    if text.isalnum():
+        return _NONE
+    found = [next((part for part in match.groups() if part), match.group()) for match in _OPERATOR.finditer(text)]
+    operators = tuple(_SAME_SIGN.get(sign, sign) for sign in found[:_MOST])
+    if not any(sign not in "()" for sign in operators):
+        operators = ()
+    return Signs(operators, frozenset(_FLAG.findall(text)[:_MOST]), frozenset(_UNIT.findall(text)[:_MOST]))
