@@ -76,6 +76,9 @@ class CacheManager:
         self.similarity_matcher = similarity_matcher
         if similarity_matcher is not None:
             _check_pair(llm_cache, similarity_matcher)
+        for name, given in (("judge", judge), ("second_opinion", second_opinion)):
+            if given is not None and not callable(given):
+                raise InvalidInput(f"{name} must be a function, not {repr(given)[:40]}")
         self._said_by = (judge, second_opinion)
         self._door = _open_door(llm_cache, similarity_matcher, *self._said_by)
         self._neighbours: OrderedDict[str, FrontDoor] = OrderedDict()

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from cache_management.cache.errors import InvalidInput
+
 T = TypeVar("T")
 
 
@@ -41,3 +43,16 @@ async def on_thread(call: Callable[[], T], *, name: str) -> T:
 
     threading.Thread(target=work, name=name, daemon=True).start()
     return await done
+
+
+def yes_or_no(said: object) -> bool | None:
+    """Return what a function of the application answered: a bool, numpy's too, 0 or 1, or None for no answer.
+
+    Raises:
+        InvalidInput: It is something else; the text "no" is true, and a score is no answer.
+    """
+    if said is None or isinstance(said, bool):
+        return said
+    if (isinstance(said, int) and said in {0, 1}) or type(said).__name__ in {"bool", "bool_"}:
+        return bool(said)
+    raise InvalidInput(f"it answered {repr(said)[:40]}; answer True, False or None")

@@ -265,7 +265,12 @@ def searchable_text(request: Request) -> str | None:
     Exact only: no user turn at the end, no text in it, or a further sample of the same request.
     """
     text = request.last_text
-    return text if text and not request.sample and not text.isspace() else None
+    return text if text and not request.sample and _shows(text) else None
+
+
+def _shows(text: str) -> bool:
+    """Tell whether there is anything to see: no embedding model tells two kinds of nothing apart."""
+    return any(not sign.isspace() and unicodedata.category(sign) not in {"Cf", "Cc"} for sign in text)
 
 
 def canonical(request: Request) -> dict[str, Any]:

@@ -920,3 +920,32 @@ async def test_the_loop_goes_on_while_a_large_index_is_read() -> None:
         await asyncio.sleep(0)
 
     assert turns > 5  # one for each page of 200 at least
+
+
+async def test_prompts_that_show_nothing_are_found_exactly_only() -> None:
+    door = Door()
+    await door.store("\u200b", "x")
+
+    assert (await door.lookup("\u200b")).kind == "exact"
+    assert (await door.lookup("\ufeff")).reason == "ineligible_turn"
+
+
+class Lists(HashingEmbedder):
+    """Forgets to make an array of its rows."""
+
+    def __init__(self, rows: Any) -> None:
+        super().__init__()
+        self._rows = rows
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        made: NDArray[np.float32] = self._rows(await super().embed(texts))
+        return made
+
+
+@pytest.mark.parametrize(("rows", "kind"), [(lambda rows: rows.tolist(), "semantic"), (lambda _: None, None)])
+async def test_what_an_embedder_gives_is_taken_as_an_array_or_not_at_all(rows: Any, kind: str | None) -> None:
+    door = Door(embedder=Lists(rows))
+    await door.store(ASKED, "On the login page.")
+
+    assert (await door.lookup(REWORDED)).kind == kind
+    assert (await door.lookup(ASKED)).kind == "exact"

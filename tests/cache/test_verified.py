@@ -317,6 +317,13 @@ async def test_foreign_notes_and_records_are_passed_over() -> None:
         ("the login page it is on", "it is on the login page", "same"),
         ("zebra", "the quick brown fox", "different"),
         ("something", "", "different"),
+        ("The balance is -5 EUR.", "The balance is 5 EUR.", "different"),
+        ("x > 5", "x < 5", "different"),
+        ("3 + 4", "3 - 4", "different"),
+        ("It is 50%.", "It is $50.", "different"),
+        ("It is 1.5.", "It is 1 5.", "different"),
+        ("Yes ✅", "Yes ❌", "different"),
+        ("**It is** here.", "It is here!", "same"),
     ],
 )
 async def test_answers_are_compared_by_text_facts_and_meaning(stored: str, fresh: str, verdict: str) -> None:
@@ -331,6 +338,18 @@ async def test_a_judge_has_the_last_word(said: bool | None, verdict: str, is_asy
 
     judge = later if is_async else (lambda *_: said)
     assert await compare("q", "one answer", "another", embedder=HashingEmbedder(), judge=judge) == verdict
+
+
+@pytest.mark.parametrize("texts", [("-5", "5"), ("2³", "23"), ("Use C++.", "Use C.")])
+async def test_a_judge_is_asked_whenever_a_sign_differs(texts: tuple[str, str]) -> None:
+    assert await compare("q", *texts, embedder=HashingEmbedder(), judge=lambda *_: False) == "different"
+
+
+async def test_a_judge_that_says_neither_yes_nor_no_is_not_sure(caplog: pytest.LogCaptureFixture) -> None:
+    odd: Any = lambda *_: "no"  # noqa: E731
+
+    assert await compare("q", "one answer", "another", embedder=HashingEmbedder(), judge=odd) == "unsure"
+    assert "answer True, False or None" in caplog.text
 
 
 class SlowJournal(MemoryBackend):

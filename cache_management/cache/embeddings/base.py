@@ -57,6 +57,13 @@ def checked_rows(rows: NDArray[np.float32], *, model: str, texts: int, dims: int
     """
     import numpy as np
 
+    try:
+        rows = np.asarray(rows, dtype=np.float32)
+    except (TypeError, ValueError) as exc:
+        raise EmbedderUnavailable(
+            f"the embedding model {model!r} gave no numbers but {type(rows).__name__}; its `embed` must return an array"
+            " of one row for each text"
+        ) from exc
     if rows.shape != (texts, dims):
         raise EmbedderUnavailable(
             f"the embedding model {model!r} gave an array of shape {rows.shape} for {texts} texts of width {dims}; "

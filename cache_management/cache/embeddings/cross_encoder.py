@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 from typing import Any
 
-from cache_management.cache.errors import EmbedderUnavailable
+from cache_management.cache.errors import EmbedderUnavailable, InvalidInput
 
 
 class CrossEncoderOpinion:
@@ -18,10 +19,17 @@ class CrossEncoderOpinion:
         model: A folder with the weights, or a name of the hub.
         at_least: The score from which they mean the same; each model has a scale of its own.
         device: torch's, such as "cuda".
+
+    Raises:
+        InvalidInput: The folder does not exist, or the score is no number.
     """
 
     def __init__(self, model: str | Path, *, at_least: float = 0.5, device: str | None = None) -> None:
+        if not math.isfinite(at_least):
+            raise InvalidInput(f"at_least must be a score that the model can give, not {at_least}")
         self.model = str(model)
+        if self.model.startswith((".", "/", "~")) and not Path(self.model).expanduser().is_dir():
+            raise InvalidInput(f"the cross-encoder folder {self.model!r} does not exist")
         self.at_least = at_least
         self._device = device
         self._lock = threading.Lock()

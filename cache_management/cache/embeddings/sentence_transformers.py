@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_HUB_SECONDS = 5.0
+
 
 class SentenceTransformerEmbedder(ModelEmbedder):
     """Runs a sentence-transformers model by torch.
@@ -72,12 +74,24 @@ def open_model(name: EmbeddingModel | str, where: Path | str, *, device: str | N
         from sentence_transformers import SentenceTransformer
     except ImportError as exc:
         raise ImportError("Meaning needs a model: pip install 'cache-management[semantic]'") from exc
+    if isinstance(where, str):
+        _refuse_unreachable(name, where)
     try:
         model = SentenceTransformer(str(where), device=device)
     except (OSError, ValueError, RuntimeError, AssertionError) as exc:  # torch asserts that it was built for CUDA
         raise cannot_load(name, where, exc) from exc
     model.eval()
     return model
+
+
+def _refuse_unreachable(name: EmbeddingModel | str, where: str) -> None:
+    """Ask the hub once whether it knows a model: the library itself asks for more than a minute before it gives up."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(where, timeout=_HUB_SECONDS)
+    except Exception as exc:  # whatever its HTTP library raises
+        raise cannot_load(name, where, exc) from exc
 
 
 def tokenizer_of(model: Any, name: EmbeddingModel | str, where: Path | str) -> Any:

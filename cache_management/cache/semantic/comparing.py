@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import re
 import unicodedata
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 from cache_management.cache.embeddings.base import Embedder
-from cache_management.cache.on_thread import on_thread
+from cache_management.cache.errors import InvalidInput
+from cache_management.cache.on_thread import on_thread, yes_or_no
 from cache_management.cache.semantic import gates
 from cache_management.cache.semantic.evidence import Verdict
+
+logger = logging.getLogger("cache_management")
 
 Judge = Callable[[str, str, str], bool | Awaitable[bool | None] | None]
 """Takes the question and two answers; returns whether they say the same, None when it cannot tell.
@@ -20,30 +24,35 @@ Judge = Callable[[str, str, str], bool | Awaitable[bool | None] | None]
 May be async; a plain function runs on a thread. One that takes longer than a minute cannot tell.
 """
 
-_FACTS = ("number", "unit", "id", "date", "polarity")
+_FACTS = ("number", "unit", "id", "symbol", "date", "polarity")
 _OFF = tuple(name for name in gates.NAMES if name not in _FACTS)
 _SAME, _DIFFERENT = 0.85, 0.6  # cosine; between them it is not sure
 _JUDGE_SECONDS = 60.0
-_NOT_WORDS = re.compile(r"[\W_]+")
+_ENDS = re.compile(r"[.,;:!?…]+(?=\s|$)|[\"'“”‘’]")  # the others say something: -5, x > 5, C++
+_EMPHASIS = re.compile(r"\*\*|__|`")
 
 
 async def compare(asked: str, stored: str, fresh: str, *, embedder: Embedder, judge: Judge | None = None) -> Verdict:
     """Return whether a fresh answer to a question says what the stored one does.
 
-    First the text itself, then its facts (numbers, units, ids, dates, negations), then the
-    `judge`, else the meaning of the whole. Of a text that is longer than the model reads, its meaning is that
-    of the beginning.
+    First the text itself, but for case and punctuation between words; then the `judge` if there is one, else its
+    facts (numbers, units, ids, signs, dates, negations) and the meaning of the whole. Of a text that is longer than
+    the model reads, its meaning is that of the beginning.
     """
     if _plain(stored) == _plain(fresh):
         return "same"
     if judge is not None:
         try:
             async with asyncio.timeout(_JUDGE_SECONDS):
-                found = await _said(judge, asked, stored, fresh)
+                found = yes_or_no(await _said(judge, asked, stored, fresh))
         except TimeoutError:
             return "unsure"
+        except InvalidInput as exc:
+            logger.warning("the judge of answers is not understood: %s", exc)
+            return "unsure"
         return "unsure" if found is None else "same" if found else "different"
-    if gates.vetoes(stored, fresh, off=_OFF):
+    plain = (_EMPHASIS.sub("", text) for text in (stored, fresh))
+    if gates.vetoes(*plain, off=_OFF) or _pictures(stored) ^ _pictures(fresh):
         return "different"
     if not stored.strip() or not fresh.strip():
         return "different"
@@ -61,4 +70,8 @@ async def _said(judge: Judge, asked: str, stored: str, fresh: str) -> bool | Non
 
 
 def _plain(text: str) -> str:
-    return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    return " ".join(_ENDS.sub("", unicodedata.normalize("NFC", text).casefold()).split())
+
+
+def _pictures(text: str) -> frozenset[str]:
+    return frozenset(sign for sign in text if not sign.isascii() and unicodedata.category(sign) == "So")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cache_management.cache.events import Listener, VetoEvent
-from cache_management.cache.on_thread import on_thread
+from cache_management.cache.on_thread import on_thread, yes_or_no
 from cache_management.cache.semantic.decision import decide
 
 if TYPE_CHECKING:
@@ -72,14 +72,13 @@ class SecondOpinion:
     async def _veto(self, asked: str, stored: str) -> str | None:
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                said = await self._said(asked, stored)
+                said = yes_or_no(await self._said(asked, stored))
         except Exception as exc:  # noqa: BLE001 - the application's errors: what cannot be weighed is not served
             if not self._warned:
                 self._warned = True
                 logger.warning("no second opinion, so the answer is not served: %s: %s", type(exc).__name__, exc)
             return GATE_ERROR
-        # A model's answer is False in many ways: numpy's, 0.
-        return None if said is None or bool(said) else SECOND_OPINION
+        return SECOND_OPINION if said is False else None
 
     async def _said(self, asked: str, stored: str) -> bool | None:
         is_async = inspect.iscoroutinefunction(self._ask) or inspect.iscoroutinefunction(type(self._ask).__call__)

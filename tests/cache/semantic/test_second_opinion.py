@@ -14,7 +14,7 @@ import pytest
 from cache_management.cache.config import CacheConfig, SimilarityConfig
 from cache_management.cache.embeddings.cross_encoder import CrossEncoderOpinion
 from cache_management.cache.embeddings.hashing import HashingEmbedder
-from cache_management.cache.errors import EmbedderUnavailable
+from cache_management.cache.errors import EmbedderUnavailable, InvalidInput
 from cache_management.cache.events import Event, VetoEvent
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
@@ -155,3 +155,27 @@ async def test_a_cross_encoder_is_asked(tmp_path: Path) -> None:
         manager = manager_with(CrossEncoderOpinion(tmp_path, at_least=at_least), opinion_timeout_seconds=60)
         await manager.store(STORED, "answer")
         assert (await manager.lookup(ASKED)).hit is hit
+
+
+@pytest.mark.parametrize("said", ["no", "False", 0.1, [], object()])
+async def test_an_opinion_that_is_neither_yes_nor_no_refuses(said: Any, caplog: pytest.LogCaptureFixture) -> None:
+    manager = manager_with(lambda *_: said)
+    await manager.store(STORED, "answer")
+
+    assert (await manager.lookup(ASKED)).vetoes == ("gate_error",)
+    assert "answer True, False or None" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["judge", "second_opinion"])
+def test_what_cannot_be_asked_is_refused_at_once(name: str) -> None:
+    given: Any = {name: 5}
+
+    with pytest.raises(InvalidInput, match=f"{name} must be a function, not 5"):
+        CacheManager(LLMCache(CacheConfig(url="memory://")), **given)
+
+
+def test_a_cross_encoder_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="does not exist"):
+        CrossEncoderOpinion(tmp_path / "nowhere")
+    with pytest.raises(InvalidInput, match="at_least"):
+        CrossEncoderOpinion(tmp_path, at_least=float("nan"))
