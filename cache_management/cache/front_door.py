@@ -9,7 +9,6 @@ One door serves one namespace. Nothing that fails on the way to an answer is rai
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -287,8 +286,7 @@ class FrontDoor:
             return
         try:
             await self.matcher.embedder.load()
-            async with asyncio.timeout(self.config.embed_timeout_seconds):
-                await index_keys(self.cache, self.matcher, [key])
+            await index_keys(self.cache, self.matcher, [key], embed_timeout_seconds=self.config.embed_timeout_seconds)
         except (BackendUnavailable, *_NO_MEANING) as exc:
             self._without_meaning(exc)
 
@@ -316,11 +314,14 @@ class FrontDoor:
         return check_similarity(threshold)
 
 
-async def index_keys(cache: LLMCache, matcher: SimilarityMatcher, keys: Sequence[str]) -> IndexReport:
+async def index_keys(
+    cache: LLMCache, matcher: SimilarityMatcher, keys: Sequence[str], *, embed_timeout_seconds: float | None = None
+) -> IndexReport:
     """Make stored entries findable by meaning; keys without an entry, or with an exact-only one, are passed over.
 
     Raises:
         EmbedderUnavailable, BackendUnavailable: Nothing was stored.
+        TimeoutError: Texts were not embedded within `embed_timeout_seconds`.
     """
     entries = await cache.load_entries(keys)
     return await matcher.index_entries(
@@ -328,7 +329,8 @@ async def index_keys(cache: LLMCache, matcher: SimilarityMatcher, keys: Sequence
             Indexable(entry.key, entry.response.prompt, entry.expires_at, entry.scope or "")
             for entry in entries.values()
             if has_place(entry.key, entry.scope)
-        ]
+        ],
+        embed_timeout_seconds=embed_timeout_seconds,
     )
 
 

@@ -653,6 +653,25 @@ async def test_a_late_model_keeps_nobody_from_storing_and_computing(
     assert len([line for line in caplog.messages if "exactly only" in line]) == 1
 
 
+class Unhurried(BreakableBackend):
+    """Takes longer for a note than a vector may take."""
+
+    async def append(self, stream: str, items: Sequence[bytes]) -> str:
+        await asyncio.sleep(0.3)
+        return await super().append(stream, items)
+
+
+async def test_the_deadline_of_a_vector_does_not_cut_off_the_note_that_tells_of_it() -> None:
+    backend = Unhurried(up=True)
+    reader, writer = Door(backend=backend), Door(backend=backend, embed_timeout_seconds=0.2)
+    assert not await reader.lookup(REWORDED)
+
+    await writer.store(ASKED, "stored")
+
+    assert writer.heard(UnavailableEvent) == []
+    assert (await reader.lookup(REWORDED)).kind == "semantic"
+
+
 class Slow(HashingEmbedder):
     """Takes 60 ms of a clock that only it moves."""
 

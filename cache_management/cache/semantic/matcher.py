@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -204,11 +205,14 @@ class SimilarityMatcher:
         rows = await self.embedder.embed([prompt])
         await self._put([Indexable(key or prompt, prompt, expires_at)], rows, response=response)
 
-    async def index_entries(self, entries: Iterable[Indexable], *, anew: bool = False) -> IndexReport:
+    async def index_entries(
+        self, entries: Iterable[Indexable], *, anew: bool = False, embed_timeout_seconds: float | None = None
+    ) -> IndexReport:
         """Make entries of the LLM cache findable; only with `anew` are texts embedded that are indexed already.
 
         Raises:
             EmbedderUnavailable, BackendUnavailable: Nothing was stored.
+            TimeoutError: Texts were not embedded within `embed_timeout_seconds`.
         """
         entries = list(entries)
         await self.embedder.load()
@@ -226,7 +230,10 @@ class SimilarityMatcher:
             await self._put(renewed, np.stack(rows))
         if fresh:
             texts = [entry.prompt for entry in fresh]
-            await self._put(fresh, await (embed_anew(self.embedder, texts) if anew else self.embedder.embed(texts)))
+            # The model only: a store is not given up between a vector and the note that tells of it.
+            async with asyncio.timeout(embed_timeout_seconds):
+                new = await (embed_anew(self.embedder, texts) if anew else self.embedder.embed(texts))
+            await self._put(fresh, new)
         return IndexReport(added=len(fresh), unchanged=len(renewed), too_long=len(entries) - len(readable))
 
     async def without_vector(self, keys: Sequence[str]) -> list[str]:
@@ -478,7 +485,17 @@ class SimilarityMatcher:
     async def _put(
         self, entries: Sequence[Indexable], rows: NDArray[np.float32], *, response: str | None = None
     ) -> None:
+        """Store vectors and tell of them; who is cancelled meanwhile waits until both is done."""
         self._indexed = True
+        # A task of its own: a vector without its note is one that no running reader ever finds.
+        writing = asyncio.create_task(self._write(entries, rows, response))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait((writing,))
+            raise
+
+    async def _write(self, entries: Sequence[Indexable], rows: NDArray[np.float32], response: str | None) -> None:
         stored = await self._vectors.put(entries, rows, response=response)
         if self._writes_through:
             await self._follow().put(stored, {self._vectors.id_of(entry.key): entry.scope for entry in entries})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -536,6 +537,35 @@ async def test_an_answer_replaced_behind_the_index_is_scored_by_its_new_prompt(
     await writer.index_entry("what is the capital of France", "Paris", key="k")
 
     assert await found_by(reader) == []
+
+
+class Interruptible(MemoryBackend):
+    """Stops at a note until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__(max_size=100)
+        self.reached, self.may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def append(self, stream: str, items: Sequence[bytes]) -> str:
+        self.reached.set()
+        await self.may_go_on.wait()
+        return await super().append(stream, items)
+
+
+async def test_a_writer_cancelled_between_vector_and_note_tells_the_readers_all_the_same() -> None:
+    backend = Interruptible()
+    reader, writer = matcher_on(backend), matcher_on(backend)
+    assert await found_by(reader) == []
+    writing = asyncio.create_task(writer.index_entry(QUESTION, "Use the link."))
+    await backend.reached.wait()
+
+    writing.cancel()
+    await asyncio.sleep(0)
+    backend.may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+
+    assert await found_by(reader) == ["Use the link."]
 
 
 async def test_a_process_that_only_writes_keeps_no_vectors(backend: MemoryBackend) -> None:
