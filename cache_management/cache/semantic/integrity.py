@@ -112,8 +112,11 @@ class VectorCare:
         """Return vectors by id; those that are gone or damaged are left out."""
         return self._decode(await self._backend.get_many(names) if names else {})[0]
 
-    async def check(self, names: Sequence[str], *, compare: int) -> Checked:
+    async def check(self, names: Sequence[str], *, compare: int, told_before: int) -> Checked:
         """Check vectors and mend what is wrong; up to `compare` of them are embedded once more to compare.
+
+        Readers hear again of those that are as young as `told_before`, a version: a check that died may have mended
+        them and told nobody.
 
         Raises:
             EmbedderUnavailable, BackendUnavailable: Part of it may be done.
@@ -124,6 +127,13 @@ class VectorCare:
         again, _, _ = await self._load(list(suspects))
         faults = {name: fault for name, fault in (await self._faults(again)).items() if fault == suspects[name]}
         healthy = {name: each for name, each in held.items() if name not in suspects}
+        await self._matcher.tell_again(
+            {
+                name: each.vector
+                for name, each in healthy.items()
+                if each.version >= told_before and not self.is_of_another_model(name)
+            }
+        )
         wrong, compared = await self._compare(healthy, compare)
         await self._remove({name: again[name] for name in faults})
         await self._index_anew([again[name] for name, fault in faults.items() if fault == "foreign"])
@@ -214,8 +224,12 @@ class VectorCare:
     async def _carry_over(self, held: Held) -> bool:
         """Give a vector that stands alone one of this model; return False where its text is too long for that."""
         vector = held.vector
-        own = self.store.id_of(vector.key)
-        if vector.response is None or await self.store.load([own]):
+        if vector.response is None:
+            return True
+        there = await self.store.load([self.store.id_of(vector.key)])
+        if there:
+            # Perhaps by a page that is repeated; then nobody may have heard of it.
+            await self._matcher.tell_again({name: found for name, (found, _) in there.items()})
             return True
         if not self._embedder.fits(vector.prompt):
             return False

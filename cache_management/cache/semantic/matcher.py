@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -235,6 +235,19 @@ class SimilarityMatcher:
                 new = await (embed_anew(self.embedder, texts) if anew else self.embedder.embed(texts))
             await self._put(fresh, new)
         return IndexReport(added=len(fresh), unchanged=len(renewed), too_long=len(entries) - len(readable))
+
+    async def tell_again(self, vectors: Mapping[str, StoredVector]) -> None:
+        """Tell the readers of vectors that are stored, by id: whoever stored them may have died before it could.
+
+        Raises:
+            BackendUnavailable: Not all may have heard.
+        """
+        if not vectors:
+            return
+        await self._vectors.tell(list(vectors))
+        if self._writes_through:
+            rows = {name: vector.as_array() for name, vector in vectors.items()}
+            await self._follow().put(rows, {name: vector.scope for name, vector in vectors.items()})
 
     async def without_vector(self, keys: Sequence[str]) -> list[str]:
         """Return those keys of the LLM cache that cannot be found by meaning yet."""

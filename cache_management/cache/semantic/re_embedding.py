@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from cache_management.cache.clock import Clock, version_at
+from cache_management.cache.clock import Clock, version_at, version_time
 from cache_management.cache.errors import CacheError
 from cache_management.cache.events import Listener, ignore
 from cache_management.cache.semantic.integrity import Held, VectorCare
@@ -28,6 +28,7 @@ PAGE = 256
 MOST_TURNS = 5
 _BATCH = 64  # embedded and stored at a time: a page that is too slow for a worker gets on all the same
 _COMPARED = 1_000  # ids are digests, so the first ones of a walk are as good as any
+_CLOCKS_DIFFER_SECONDS = 5.0
 _READERS_KEEP_UP_SECONDS = 1.0  # twenty times what readers take to hear of a vector
 
 
@@ -78,6 +79,7 @@ class Place(msgspec.Struct, frozen=True):
     step: Literal["check", "entries", "others", "done"]
     born: int  # version at which the work began
     began: int  # version at which this turn began; what is stored later has its writer
+    since: int = 0  # version at which the page before this one was done
     scan: str = ""
     turn: int = 1
     added: bool = False  # in this turn, of entries that were there when it began
@@ -88,6 +90,14 @@ class Place(msgspec.Struct, frozen=True):
     def is_complete(self) -> bool:
         """Tell whether a whole turn found every entry with its vector."""
         return self.step in ("others", "done") and not self.added
+
+
+class _There(msgspec.Struct, frozen=True, gc=False):
+    """An entry and its vector, which is stored under a name."""
+
+    name: str
+    entry: StoredEntry
+    held: Held
 
 
 class Census(msgspec.Struct, frozen=True):
@@ -104,7 +114,8 @@ class Census(msgspec.Struct, frozen=True):
 
 def first_place(wanted: Wanted, now: float) -> Place:
     """Return where work begins."""
-    return Place("check" if wanted.check else "entries", born=version_at(now), began=version_at(now))
+    began = version_at(now)
+    return Place("check" if wanted.check else "entries", born=began, began=began, since=began)
 
 
 def behind_a_scan(place: Place, now: float) -> Place:
@@ -188,9 +199,9 @@ class ReEmbedding:
                 if refusal is not None:
                     raise CutOverRefused(refusal)
                 return place
-        if after is None:
-            return behind_a_scan(place, self._clock())
-        return msgspec.structs.replace(place, scan=after)
+        now = self._clock()
+        place = msgspec.structs.replace(place, since=version_at(now))
+        return behind_a_scan(place, now) if after is None else msgspec.structs.replace(place, scan=after)
 
     async def census(self) -> Census:
         """Count what there is, and change nothing.
@@ -206,13 +217,13 @@ class ReEmbedding:
         while bookmark is not None:
             names, bookmark = await self._entries.backend.scan_page(self._entries.prefix, bookmark, PAGE)
             entries = await self._entries.load(names)
-            findable, due = await self._due(list(entries.values()), anew_before=None)
+            due, there = await self._sorted(list(entries.values()), anew_before=None)
             too_long = sum(not _is_readable(self._matcher, entry) for entry in due)
             counts.update(
                 entries=len(names),
                 missing=len(due) - too_long,
                 too_long=too_long,
-                exact_only=len(entries) - findable,
+                exact_only=len(entries) - len(due) - len(there),
                 gone=len(names) - len(entries),
             )
         bookmark = ""
@@ -233,7 +244,8 @@ class ReEmbedding:
         names, after = await self._care.names(place.scan, limit)
         # What is embedded anew anyway need not be compared.
         compare = 0 if wanted.all else _COMPARED - place.tally.compared
-        found = msgspec.structs.asdict(await self._care.check(names, compare=compare))
+        checked = await self._care.check(names, compare=compare, told_before=_told_before(place))
+        found = msgspec.structs.asdict(checked)
         return msgspec.structs.replace(place, tally=place.tally.plus(checked=found.pop("vectors"), **found)), after
 
     async def _embed(self, place: Place, wanted: Wanted, limit: int) -> tuple[Place, str | None]:
@@ -241,7 +253,11 @@ class ReEmbedding:
         names = list(dict.fromkeys(names))
         entries = await self._entries.load(names)
         entries |= await self._entries.load([name for name in names if name not in entries])
-        findable, due = await self._due(list(entries.values()), anew_before=place.born if wanted.all else None)
+        due, there = await self._sorted(list(entries.values()), anew_before=place.born if wanted.all else None)
+        findable = len(due) + len(there)
+        # This page may be repeated, after a death between a vector and its note.
+        again = {each.name: each.held.vector for each in there if each.held.version >= _told_before(place)}
+        await self._matcher.tell_again(again)
         # A writer stores the vector a moment after the entry: those of now say nothing of what the scan left out.
         old = [entry for entry in due if entry.version < place.began]
         young = [entry for entry in due if entry.version >= place.began]
@@ -262,17 +278,20 @@ class ReEmbedding:
             place,
             tally=tally,
             added=place.added or added > 0,
-            added_at=now if added + added_young else place.added_at,
+            added_at=now if again or added + added_young else place.added_at,
         ), after
 
-    async def _due(self, entries: Sequence[StoredEntry], *, anew_before: int | None) -> tuple[int, list[StoredEntry]]:
-        """Return how many entries are to be found by meaning, and those whose vector must be made or written anew."""
-        findable = [entry for entry in entries if entry.findable]
-        ids = {entry.key: self._care.store.id_of(entry.key) for entry in findable}
-        held = await self._care.load(list(ids.values()))
-        return len(findable), [
-            entry for entry in findable if not _is_there(entry, held.get(ids[entry.key]), anew_before)
+    async def _sorted(
+        self, entries: Sequence[StoredEntry], *, anew_before: int | None
+    ) -> tuple[list[StoredEntry], list[_There]]:
+        """Return those entries whose vector must be made or written anew, and the others that have one."""
+        names = {self._care.store.id_of(entry.key): entry for entry in entries if entry.findable}
+        found = await self._care.load(list(names))
+        there = [
+            _There(name, names[name], held) for name, held in found.items() if _is_of(names[name], held, anew_before)
         ]
+        done = {each.name for each in there}
+        return [entry for name, entry in names.items() if name not in done], there
 
     async def _index(self, entries: Sequence[StoredEntry], *, anew: bool) -> tuple[int, int]:
         """Embed entries; return how many vectors were made, and how many texts are too long."""
@@ -296,9 +315,14 @@ class ReEmbedding:
         return msgspec.structs.replace(place, tally=tally), after
 
 
-def _is_there(entry: StoredEntry, held: Held | None, anew_before: int | None) -> bool:
+def _told_before(place: Place) -> int:
+    """Return the version from which on a vector may be one that nobody was told of; clocks of workers differ."""
+    return version_at(version_time(place.since) - _CLOCKS_DIFFER_SECONDS)
+
+
+def _is_of(entry: StoredEntry, held: Held, anew_before: int | None) -> bool:
     """Tell whether a vector is that of its entry as it is now."""
-    if held is None or (anew_before is not None and held.version < anew_before):
+    if anew_before is not None and held.version < anew_before:
         return False
     found = held.vector
     now = (entry.prompt, entry.scope, None, entry.expires_at)

@@ -95,7 +95,7 @@ class VectorStore:
         }
         await self.backend.put_many(records)
         # The record first, then the note: a reader that hears of a vector can read it.
-        await self._tell(list(records))
+        await self.tell(list(records))
         return {self.id_of(entry.key): row for entry, row in zip(entries, rows, strict=True)}
 
     async def remove(self, ids: Sequence[str]) -> int:
@@ -103,8 +103,9 @@ class VectorStore:
         if not ids:
             return 0
         removed = await self.backend.delete_many(ids)
-        await self._tell(ids)
+        await self.tell(ids)
         return removed
 
-    async def _tell(self, ids: Sequence[str]) -> None:
+    async def tell(self, ids: Sequence[str]) -> None:
+        """Tell the readers that vectors were added, changed or removed; to hear of one twice does no harm."""
         await self.journal.append(self.stream, [vector_id.encode() for vector_id in ids])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from cache_management.cache.backends.disk import DiskBackend
+from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.codec import Facts
 from cache_management.cache.config import SimilarityConfig
 from cache_management.cache.embeddings.hashing import HashingEmbedder
+from cache_management.cache.errors import BackendUnavailable
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.semantic import re_embedding
 from cache_management.cache.semantic.matcher import SimilarityMatcher
@@ -26,6 +28,7 @@ from cache_management.cache.semantic.re_embedding import (
     behind_a_scan,
     refusal_of_cut_over,
 )
+from cache_management.cache.semantic.stored_vectors import decode_vector, encode_vector
 from tests.cache.semantic.aging import Aging, response
 
 PROMPTS = [f"what is thing number {at} good for" for at in range(70)]
@@ -301,6 +304,103 @@ def reader(aging: Aging, *, previous: str | None = "hashing") -> CacheManager:
         clock=aging.clock,
     )
     return CacheManager(aging.new.llm_cache, matcher)
+
+
+class LosingNotes(MemoryBackend):
+    """Loses the next note about vectors: what a writer leaves behind that dies before it."""
+
+    loses = False
+
+    async def append(self, stream: str, items: Sequence[bytes]) -> str:
+        if self.loses and stream.endswith(":vectors"):
+            self.loses = False
+            raise BackendUnavailable(self.name, "a test lost the note")
+        return await super().append(stream, items)
+
+
+class Interrupted(Aging):
+    """A process reads by both models while a page of the job loses its note, and is repeated."""
+
+    def __init__(self) -> None:
+        self.losing = LosingNotes(max_size=1000)
+        super().__init__(self.losing)
+        self.reader = reader(self)
+
+    async def run(self, wanted: Wanted = Wanted(), *, limit: int = 20) -> Place:  # noqa: B008 - frozen
+        place = self.begin(wanted)
+        self.losing.loses = True
+        lost = 0
+        while place.step != "done":
+            try:
+                place = await self.work.advance(place, wanted, limit=limit)
+            except BackendUnavailable:
+                lost += 1
+            self.clock.advance(30)
+        assert lost == 1
+        return place
+
+    async def is_found(self, prompt: str, **context: str) -> bool:
+        """Tell whether the reader, which has been there all the time, finds a paraphrase."""
+        for matcher in (self.reader.similarity_matcher, self.reader._door._older):
+            assert matcher is not None
+            matcher._follow()._next_look = 0  # type: ignore[union-attr]
+        return (await self.reader.lookup(f"{prompt} ?", **context)).kind == "semantic"
+
+
+async def test_a_reader_hears_of_a_page_whose_note_was_lost_before_the_old_vectors_go() -> None:
+    aging = Interrupted()
+    await aging.old.store("how do I reset it", "r", model="m")
+    aging.clock.advance(120)
+    before = await aging.is_found("how do I reset it", model="m")
+
+    place = await aging.run(Wanted(drop_old=True))
+
+    assert (before, await aging.is_found("how do I reset it", model="m")) == (True, True)
+    assert (place.is_complete, place.tally.present, place.tally.dropped) == (True, 1, 1)
+    assert place.added_at > 0, "the old vectors wait for who has only now heard of the new ones"
+
+
+async def test_a_reader_hears_of_an_answer_that_stands_alone_and_whose_note_was_lost() -> None:
+    aging = Interrupted()
+    assert aging.old.similarity_matcher is not None
+    await aging.old.similarity_matcher.index_entry("stands alone", "r")
+    before = await aging.is_found("stands alone")
+
+    place = await aging.run(Wanted(drop_old=True))
+
+    assert (before, await aging.is_found("stands alone"), place.tally.dropped) == (True, True, 1)
+
+
+async def test_a_reader_hears_of_a_vector_that_was_mended_and_whose_note_was_lost() -> None:
+    aging = Interrupted()
+    near = [f"how do I reset number {at} of them" for at in range(20)]
+    await aging.store(["how do I reset it", *near], by=aging.new)
+    name = aging.matcher._vectors.id_of("how do I reset it")
+    record = (await aging.vectors())[name]
+    wrong = msgspec.structs.replace(decode_vector(record.value, dims=64), vector=np.eye(1, 64, dtype="<f4").tobytes())
+    value = encode_vector(wrong.key, wrong.prompt, None, wrong.as_array())
+    await aging.losing.put(name, msgspec.structs.replace(record, value=value))
+    before = await aging.is_found("how do I reset it")
+
+    await aging.run(Wanted(check=True))
+
+    assert (before, await aging.is_found("how do I reset it")) == (False, True)
+
+
+async def test_readers_hear_once_of_what_nobody_interrupts() -> None:
+    aging = Aging()
+    await aging.store(PROMPTS, by=aging.old)
+    stream = "cm1:log:default:vectors"
+    cursor = await aging.backend.tail(stream)
+    wanted = Wanted()
+    place = aging.begin(wanted)
+
+    while place.step != "done":
+        place = await aging.work.advance(place, wanted, limit=40)
+        aging.clock.advance(60)
+
+    notes, _ = await aging.backend.read_after(stream, cursor, limit=1000)
+    assert (place.turn, len(notes)) == (2, 70)
 
 
 async def test_the_older_model_is_not_asked_any_more_when_nothing_is_left_of_it() -> None:
