@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cache_management import CacheConfig, CachedResponse, CacheManager, Computed, LLMCache, SimilarityConfig
+from cache_management.cache.config import GATE_NAMES
 from cache_management.cache.embeddings.hashing import HashingEmbedder
 from cache_management.cache.errors import (
     BackendUnavailable,
@@ -23,7 +24,7 @@ from cache_management.cache.errors import (
 from cache_management.cache.events import Event, HitEvent, MissEvent, StaleEvent, UnavailableEvent, VetoEvent
 from cache_management.cache.records import Record
 from cache_management.cache.requests import entry_key, make_request
-from cache_management.cache.semantic import finding
+from cache_management.cache.semantic import finding, follow
 from cache_management.cache.semantic import matcher as matcher_module
 from cache_management.cache.semantic.embedding_cache import CachingEmbedder
 from cache_management.cache.semantic.matcher import SimilarityMatcher
@@ -841,6 +842,75 @@ async def test_what_the_model_before_embedded_is_listed_too() -> None:
 
     assert sorted(match.response for match in listed) == ["new", "old"]
     assert len(await after.manager.find_similar(REWORDED, 0.5, limit=1)) == 1
+
+
+class Angles(HashingEmbedder):
+    """Gives each text a direction of the plane, so that a test says how near two are."""
+
+    def __init__(self, model: str, **angles: float) -> None:
+        super().__init__(dims=2)
+        self.model = model
+        self.angles = angles
+
+    @property
+    def space(self) -> str:
+        return self.model
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        angles = np.array([self.angles[text] for text in texts], dtype=np.float32)
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+@pytest.fixture
+def two_models(monkeypatch: pytest.MonkeyPatch) -> tuple[Door, Callable[[], Door]]:
+    """One who stores by the model before, and what opens one who asks both; they disagree on what is near."""
+    before = Angles("before", asked=0.1, near=0.0, far=2.5)
+    monkeypatch.setattr(matcher_module, "open_embedder", lambda model, **_: before)
+    old = Door(embedder=before, gates_off=GATE_NAMES)
+
+    def both(**angles: float) -> Door:
+        return Door(
+            backend=old.backend,
+            embedder=Angles("now", **angles),
+            model="now",
+            previous_model="before",
+            gates_off=GATE_NAMES,
+        )
+
+    return old, both
+
+
+async def test_the_model_before_does_not_serve_what_the_new_one_finds_far_away(
+    two_models: tuple[Door, Callable[..., Door]],
+) -> None:
+    old, both = two_models
+    for prompt in ("near", "far"):
+        await old.store(prompt, f"answer to {prompt}")
+    door = both(asked=1.2, near=0.0, far=2.0)
+    while_it_is_the_only_one = await door.lookup("asked")
+
+    await door.manager.index(["near", "far"])
+    both_know = await door.lookup("asked")
+    listed = await door.manager.find_similar("asked", 0.3)
+
+    assert (while_it_is_the_only_one.kind, while_it_is_the_only_one.key) == ("semantic", "near")
+    assert (both_know.kind, both_know.reason) == (None, "below_threshold")
+    assert [(match.key, round(match.score, 2)) for match in listed] == [("far", 0.7), ("near", 0.36)]
+
+
+async def test_what_is_embedded_anew_is_found_before_its_note_is_read_with_the_score_of_the_new_model(
+    two_models: tuple[Door, Callable[..., Door]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_EVERY_SECONDS", 3600.0)
+    old, both = two_models
+    await old.store("near", "answer")
+    reader, writer = both(asked=0.3, near=0.0), both(near=0.0)
+    assert (await reader.lookup("asked")).similarity == pytest.approx(np.cos(0.1))
+
+    await writer.manager.index(["near"])
+
+    assert (await reader.lookup("asked")).similarity == pytest.approx(np.cos(0.3))
+    assert [match.score for match in await reader.manager.find_similar("asked")] == [pytest.approx(np.cos(0.3))]
 
 
 async def test_the_model_before_is_loaded_once_for_all_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:

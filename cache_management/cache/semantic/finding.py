@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -12,12 +12,16 @@ from cache_management.cache.config import SimilarityConfig
 from cache_management.cache.errors import EmbedderUnavailable
 from cache_management.cache.requests import Request
 from cache_management.cache.semantic.chains import Held, Links
-from cache_management.cache.semantic.decision import decide
+from cache_management.cache.semantic.decision import decide, reaches
 
 if TYPE_CHECKING:
     from cache_management.cache.semantic.matcher import Candidate, SimilarityMatcher
     from cache_management.cache.semantic.second_opinion import SecondOpinion
     from cache_management.cache.semantic.verifier import Verifier
+
+
+_Known = Callable[[Sequence[str]], Awaitable[list["Candidate"]]]
+"""Takes keys, and returns what those of their entries that the newer model embedded are to it."""
 
 
 class Finder:
@@ -100,7 +104,8 @@ class Finder:
         found = await self._matcher.nearest(text, vector, scope, threshold, max_age_seconds=max_age_seconds)
         if self._older is not None:
             older = await self._from_older(self._older, text, scope, threshold, max_age_seconds=max_age_seconds)
-            found = newer_first(found, older)
+            known = partial(self._matcher.candidates_of, text, vector, scope=scope, max_age_seconds=max_age_seconds)
+            found = await _joined(found, older, threshold, known)
         if self._verifier is not None:
             found = await self._verifier.weigh(text, found, threshold)
         if self._opinion is not None:
@@ -113,12 +118,13 @@ class Finder:
 
         Raises:
             InvalidInput: The text, the threshold or the limit cannot be used.
-            BackendUnavailable: The evidence cannot be read.
+            BackendUnavailable: What refuses them, or what the model says of what the older one found, cannot be read.
             EmbedderUnavailable: The model cannot be loaded.
         """
         if self._matcher is None:
             return []
         found = await self._matcher.list_candidates(text, threshold, limit)
+        floor = self._config.threshold if threshold is None else threshold
         if self._older is not None:
             try:
                 older = (
@@ -127,9 +133,11 @@ class Finder:
             except (EmbedderUnavailable, ImportError) as exc:
                 self._left_out(exc)
             else:
-                found = newer_first(found, older)[:limit]
+                vector = await self._matcher.vector_of(text) if older else None
+                known = None if vector is None else partial(self._matcher.candidates_of, text, vector)
+                found = (await _joined(found, older, floor, known))[:limit]
         if self._verifier is not None:
-            found = await self._verifier.weigh(text, found, self._config.threshold if threshold is None else threshold)
+            found = await self._verifier.weigh(text, found, floor)
         return found
 
     async def _from_older(
@@ -155,8 +163,19 @@ class Finder:
         return None if at is None or not candidates else candidates[at].match.key
 
 
-def newer_first(newer: Sequence[Candidate], older: Sequence[Candidate]) -> list[Candidate]:
-    """Join what two models found, best first; of an entry that both know, the newer one's word counts."""
-    known = {candidate.match.key for candidate in newer}
-    both = [*newer, *(candidate for candidate in older if candidate.match.key not in known)]
-    return sorted(both, key=lambda candidate: -candidate.match.score)
+async def _joined(
+    newer: Sequence[Candidate], older: Sequence[Candidate], threshold: float, known: _Known | None
+) -> list[Candidate]:
+    """Join what two models found, best first; of an entry that both embedded, the newer one's word counts.
+
+    `known` is asked for that word on what the newer one did not find itself: far away, behind its limit, or too
+    new for its index.
+    """
+    found = list(newer)
+    listed = {candidate.match.key for candidate in newer}
+    left = {candidate.match.key: candidate for candidate in older if candidate.match.key not in listed}
+    for candidate in await known(list(left)) if left and known is not None else ():
+        left.pop(candidate.match.key, None)
+        if reaches(candidate.match.score, threshold):
+            found.append(candidate)
+    return sorted([*found, *left.values()], key=lambda candidate: -candidate.match.score)

@@ -35,7 +35,7 @@ from cache_management.cache.events import (
     ignore,
 )
 from cache_management.cache.identity import KeySpace
-from cache_management.cache.records import Indexable, IndexReport, Neighbour, Record
+from cache_management.cache.records import Indexable, IndexReport, Record
 from cache_management.cache.semantic import gates
 from cache_management.cache.semantic.decision import EXPIRED, reaches
 from cache_management.cache.semantic.embedding_cache import CachingEmbedder, embed_anew
@@ -352,6 +352,29 @@ class SimilarityMatcher:
             return found
         return await self._match(text, vector, scope, -1.0, 1, max_age_seconds)
 
+    async def candidates_of(
+        self,
+        text: str,
+        vector: NDArray[np.float32],
+        keys: Sequence[str],
+        *,
+        scope: str | None = None,
+        max_age_seconds: float | None = None,
+    ) -> list[Candidate]:
+        """Return what some entries are to a text by their stored vectors, however far away, whatever the index knows.
+
+        Entries without a vector of this model, or with one in another scope, are left out.
+
+        Raises:
+            BackendUnavailable: The store cannot be read.
+        """
+        found = []
+        for response, stored, version in (await self._answers([self._vectors.id_of(key) for key in keys])).values():
+            if scope is None or stored.scope == scope:
+                score = float(stored.as_array() @ vector)
+                found.append(_limited(self._candidate(text, score, response, stored, version), max_age_seconds))
+        return found
+
     async def may_hold(self, scope: str) -> bool:
         """Tell whether a search in a scope could find something. Of a shared index, which is far away, always.
 
@@ -430,7 +453,11 @@ class SimilarityMatcher:
             neighbours = await self.index.search(follower.partition(scope), vector, k=wanted)
             close = [each for each in neighbours if reaches(each.similarity, floor - _INDEX_ERROR)]
             found = []
-            for response, stored, version in (await self._answers(close, scope)).values():
+            answers = await self._answers([each.id for each in close])
+            ghosts = [each.id for each in close if each.id not in answers]
+            if ghosts:
+                await follower.remove(ghosts, dict.fromkeys(ghosts, scope))
+            for response, stored, version in answers.values():
                 # The index may be behind the store: the score is that of the vector read just now.
                 score = float(stored.as_array() @ vector)
                 if reaches(score, floor) and stored.scope == scope:
@@ -461,11 +488,9 @@ class SimilarityMatcher:
         )
         return Candidate(match, response, cluster_of(stored.as_array()))
 
-    async def _answers(
-        self, neighbours: Sequence[Neighbour], scope: str
-    ) -> dict[str, tuple[CachedResponse, StoredVector, int]]:
-        """Return response, vector and version of the answer by vector id; what has no live answer leaves the index."""
-        held = await self._vectors.load([each.id for each in neighbours])
+    async def _answers(self, ids: Sequence[str]) -> dict[str, tuple[CachedResponse, StoredVector, int]]:
+        """Return response, vector and version of the answer by vector id; what has no live answer is left out."""
+        held = await self._vectors.load(ids)
         linked = [self._entries.to_storage(vector.key) for vector, _ in held.values() if vector.response is None]
         entries = await self.backend.get_many(linked) if linked else {}
         found = {}
@@ -477,9 +502,6 @@ class SimilarityMatcher:
             response = None if record is None else self._response_of(vector, record)
             if record is not None and response is not None:
                 found[vector_id] = response, vector, record.version
-        ghosts = [each.id for each in neighbours if each.id not in found]
-        if ghosts:
-            await self._follow().remove(ghosts, dict.fromkeys(ghosts, scope))
         return found
 
     def _response_of(self, vector: StoredVector, record: Record) -> CachedResponse | None:
