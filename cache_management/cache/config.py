@@ -350,7 +350,7 @@ class SimilarityConfig(MeaningConfig, _Config):
 
     `model` is one of `EmbeddingModel`, another sentence-transformers name, or a folder. `engine` runs it: ONNX
     Runtime, torch, or `auto`, whichever is there; `device` is torch's, such as "cuda". While entries are embedded anew
-    after a change of the model, `previous_model` finds those that are not yet.
+    after a change of the model, `previous_model` finds those that are not yet; with an error budget it serves none.
 
     `threshold` is a cosine similarity, -1 to 1, taken literally. `gates_off` names gates that shall not
     refuse. What depends on the day (a current price) is served for `fresh_seconds`. Earlier

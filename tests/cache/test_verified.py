@@ -16,6 +16,7 @@ from cache_management.cache.embeddings.hashing import HashingEmbedder
 from cache_management.cache.errors import ConfigurationError, InvalidInput
 from cache_management.cache.events import Event, JudgedEvent, UnavailableEvent
 from cache_management.cache.semantic import gates
+from cache_management.cache.semantic import matcher as matcher_module
 from cache_management.cache.semantic.comparing import compare
 from cache_management.cache.semantic.evidence import Observation
 from cache_management.cache.semantic.ledger import Ledger
@@ -145,6 +146,63 @@ async def test_shadow_mode_serves_nothing_and_counts_what_would_have_been() -> N
     assert (await manager.lookup(f"{reworded(3)} please")).reason == "unverified"
     known = await manager.false_hits()
     assert (known.candidates, known.wrong, known.served.audited) == (60, 6, 0)
+
+
+async def store_by_the_model_before(backend: BreakableBackend) -> None:
+    matcher = SimilarityMatcher(
+        SimilarityConfig(threshold=0.8, gates_off=GATE_NAMES), backend=backend, embedder=HashingEmbedder(32)
+    )
+    manager = CacheManager(LLMCache(CacheConfig(), backend=backend), matcher)
+    await manager.store("how do I reset my password", "on the login page")
+
+
+@pytest.fixture
+def two_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matcher_module, "open_embedder", lambda model, **_: HashingEmbedder(32))
+
+
+@pytest.mark.usefixtures("two_models")
+@pytest.mark.parametrize("mode", ["static", "shadow", "verified"])
+async def test_evidence_of_one_model_serves_nothing_that_the_model_before_found(mode: str) -> None:
+    backend = BreakableBackend(up=True)
+    await store_by_the_model_before(backend)
+    await hear_of(backend, 120)
+    manager = manager_on(backend, mode=mode, max_error_rate=0.05, previous_model="before")
+
+    found = await manager.lookup("my password, how do I reset")
+    listed = await manager.find_similar("my password, how do I reset")
+    await manager.index(["how do I reset my password"])
+    embedded_anew = await manager.lookup("my password, how do I reset")
+
+    assert (found.reason, found.hit) == (("semantic", True) if mode == "static" else ("unverified", False))
+    assert [match.vetoes for match in listed if match.prompt == "how do I reset my password"] == [
+        () if mode == "static" else ("unverified",)
+    ]
+    assert embedded_anew.hit is (mode != "shadow")
+
+
+@pytest.mark.usefixtures("two_models")
+@pytest.mark.parametrize("mode", ["shadow", "verified"])
+async def test_what_the_model_before_found_teaches_nothing_of_this_one(mode: str) -> None:
+    backend = BreakableBackend(up=True)
+    await store_by_the_model_before(backend)
+    manager = manager_on(backend, mode=mode, max_error_rate=0.05, previous_model="before")
+
+    await manager.get_or_compute("my password, how do I reset", lambda: "on the login page")
+    await manager._door.finish()
+
+    assert (await manager.false_hits()).candidates == 0
+
+
+@pytest.mark.usefixtures("two_models")
+async def test_what_somebody_called_wrong_is_refused_whichever_model_finds_it() -> None:
+    backend = BreakableBackend(up=True)
+    await store_by_the_model_before(backend)
+    manager = manager_on(backend, mode="verified", max_error_rate=0.05, previous_model="before")
+
+    await manager.judge("my password, how do I reset", "how do I reset my password", score=0.9, correct=False)
+
+    assert (await manager.lookup("my password, how do I reset")).vetoes == ("feedback_block",)
 
 
 @pytest.mark.parametrize("mode", ["static", "verified"])

@@ -62,12 +62,14 @@ _OVERFETCH = 8  # gates refuse some and entries vanish; asking for more costs ne
 class Candidate(msgspec.Struct, frozen=True):
     """A stored answer close to a question, with all that the decision to serve it needs.
 
-    `cluster` names the entries that are like it.
+    `cluster` names the entries that are like it. With `of_older_model` score and cluster are those of the model before,
+    of which this one's evidence says nothing.
     """
 
     match: SimilarityMatch
     response: CachedResponse
     cluster: int
+    of_older_model: bool = False
 
 
 class _Side:
@@ -486,7 +488,7 @@ class SimilarityMatcher:
             ),
             age_seconds=age,
         )
-        return Candidate(match, response, cluster_of(stored.as_array()))
+        return Candidate(match, response, cluster_of(stored.as_array()), self._is_older)
 
     async def _answers(self, ids: Sequence[str]) -> dict[str, tuple[CachedResponse, StoredVector, int]]:
         """Return response, vector and version of the answer by vector id; what has no live answer is left out."""

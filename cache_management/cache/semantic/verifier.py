@@ -94,7 +94,9 @@ class Verifier:
 
     def remember(self, key: str, asked: str, candidates: Sequence[Candidate]) -> None:
         """Keep the nearest answer that only evidence refused, to compare it with the one that will be stored."""
-        near = next((each for each in candidates if each.match.vetoes == (UNVERIFIED,)), None)
+        near = next(
+            (each for each in candidates if each.match.vetoes == (UNVERIFIED,) and not each.of_older_model), None
+        )
         if near is not None and self.is_learning:
             self._near[key] = asked, near
             while len(self._near) > _REMEMBERED:
@@ -136,7 +138,7 @@ class Verifier:
         why = evidence.refuses(
             candidate.match.score, asked=digest(asked), entry=digest(candidate.match.key), cluster=candidate.cluster
         )
-        if self._config.serves == "shadow":
+        if self._config.serves == "shadow" or (self._config.serves == "verified" and candidate.of_older_model):
             return why if why == "feedback_block" else UNVERIFIED
         return None if why == UNVERIFIED and self._config.serves == "static" else why
 
