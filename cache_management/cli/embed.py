@@ -82,6 +82,7 @@ def _show_plan(cli: CliContext, *, as_json: bool) -> ExitCode:
         "too long for this model": found.too_long,
         "to be found exactly only": found.exact_only,
         "not readable": found.gone or None,
+        "not in the index that all share": found.unshared or None,
         f"vectors of {found.space} (this model)": found.vectors.get(found.space, 0),
     }
     rows |= {f"vectors of {space}": count for space, count in found.vectors.items() if space != found.space}

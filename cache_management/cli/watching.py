@@ -87,6 +87,7 @@ def embed_rows(summary: Mapping[str, Any]) -> dict[str, object]:
     always = {"entries": summary.get("entries", 0), "embedded": summary.get("embedded", 0)}
     rows = {
         "already there": summary.get("present"),
+        "put into the index that all share": summary.get("shared"),
         "exact-only (the model does not read the whole text)": summary.get("too_long"),
         "exact-only (stored so)": summary.get("exact_only"),
         "gone meanwhile, or not readable": summary.get("gone"),

@@ -192,6 +192,21 @@ class VectorIndexContract(ABC):
 
         assert [each.id for each in await index.search("p", unit(1, 0, 0, 0), k=5)] == ["b"]
 
+    async def test_what_is_absent_from_its_partition_is_told(self) -> None:
+        index = await self.make()
+        rows = np.random.default_rng(7).standard_normal((500, DIMS)).astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        await index.add("p", [str(at) for at in range(500)], rows)
+        await index.add("q", ["a", "\ud800"], rows[:2])
+        await self.wait(index)
+        await index.remove("p", ["7"])
+
+        absent = await index.absent({**{str(at): "p" for at in range(502)}, "a": "q", "\ud800": "q", "b": "nowhere"})
+
+        assert absent == {"7", "500", "501", "b"}
+        assert await index.absent({"a": "p"}) == {"a"}
+        assert await index.absent({}) == set()
+
     @pytest.mark.parametrize(
         ("row", "reason"),
         [

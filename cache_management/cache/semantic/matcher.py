@@ -251,6 +251,30 @@ class SimilarityMatcher:
             rows = {name: vector.as_array() for name, vector in vectors.items()}
             await self._follow().put(rows, {name: vector.scope for name, vector in vectors.items()})
 
+    async def unshared(self, vectors: Mapping[str, StoredVector]) -> set[str]:
+        """Return which of some stored vectors, by id, a shared index lacks; one of this process follows the store.
+
+        Raises:
+            BackendUnavailable: The index cannot be asked.
+        """
+        if not vectors or not self.index.is_shared:
+            return set()
+        shared = SharedVectors(self.index, prefix=self._vectors.prefix)
+        return await shared.absent({name: vector.scope for name, vector in vectors.items()})
+
+    async def share(self, vectors: Mapping[str, StoredVector]) -> set[str]:
+        """Put those of some stored vectors into a shared index that it lacks; return which.
+
+        Raises:
+            BackendUnavailable: Part of it may be done.
+        """
+        lacked = await self.unshared(vectors)
+        if lacked:
+            await self._follow().put(
+                {name: vectors[name].as_array() for name in lacked}, {name: vectors[name].scope for name in lacked}
+            )
+        return lacked
+
     async def without_vector(self, keys: Sequence[str]) -> list[str]:
         """Return those keys of the LLM cache that cannot be found by meaning yet."""
         await self.embedder.load()

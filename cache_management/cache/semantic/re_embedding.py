@@ -49,7 +49,8 @@ class Tally(msgspec.Struct, frozen=True):
 
     Of the entries of the first turn, `present` had their vector, `too_long` are not read whole by the model,
     `exact_only` are not to be found by meaning, `gone` could not be read any more when their turn came.
-    `left` are vectors of other models that are there at the end. The rest is as in `Checked`.
+    `shared` vectors were there and not in the index that all share; they were put there. `left` are vectors of other
+    models that are there at the end. The rest is as in `Checked`.
     """
 
     entries: int = 0
@@ -58,6 +59,7 @@ class Tally(msgspec.Struct, frozen=True):
     too_long: int = 0
     exact_only: int = 0
     gone: int = 0
+    shared: int = 0
     checked: int = 0
     compared: int = 0
     orphans: int = 0
@@ -101,7 +103,10 @@ class _There(msgspec.Struct, frozen=True, gc=False):
 
 
 class Census(msgspec.Struct, frozen=True):
-    """What there is: entries by how they can be found, and vectors by space; `space` is the model's own."""
+    """What there is: entries by how they can be found, and vectors by space; `space` is the model's own.
+
+    Of `unshared` entries the vector is not in the index that all share.
+    """
 
     space: str
     entries: int
@@ -110,6 +115,7 @@ class Census(msgspec.Struct, frozen=True):
     exact_only: int
     gone: int
     vectors: dict[str, int]
+    unshared: int = 0
 
 
 def first_place(wanted: Wanted, now: float) -> Place:
@@ -220,6 +226,7 @@ class ReEmbedding:
             due, there = await self._sorted(list(entries.values()), anew_before=None)
             too_long = sum(not _is_readable(self._matcher, entry) for entry in due)
             counts.update(
+                unshared=len(await self._matcher.unshared({each.name: each.held.vector for each in there})),
                 entries=len(names),
                 missing=len(due) - too_long,
                 too_long=too_long,
@@ -232,7 +239,7 @@ class ReEmbedding:
             spaces.update(space for space in map(self._care.space_of, names) if space is not None)
         return Census(
             embedder.space,
-            **{name: counts[name] for name in ("entries", "missing", "too_long", "exact_only", "gone")},
+            **{name: counts[name] for name in ("entries", "missing", "too_long", "exact_only", "gone", "unshared")},
             vectors=dict(spaces),
         )
 
@@ -255,6 +262,7 @@ class ReEmbedding:
         entries |= await self._entries.load([name for name in names if name not in entries])
         due, there = await self._sorted(list(entries.values()), anew_before=place.born if wanted.all else None)
         findable = len(due) + len(there)
+        lacked = await self._matcher.share({each.name: each.held.vector for each in there})
         # This page may be repeated, after a death between a vector and its note.
         again = {each.name: each.held.vector for each in there if each.held.version >= _told_before(place)}
         await self._matcher.tell_again(again)
@@ -263,7 +271,7 @@ class ReEmbedding:
         young = [entry for entry in due if entry.version >= place.began]
         added, too_long = await self._index(old, anew=wanted.all)
         added_young, too_long_young = await self._index(young, anew=wanted.all)
-        tally = place.tally.plus(embedded=added + added_young)
+        tally = place.tally.plus(embedded=added + added_young, shared=len(lacked))
         if place.turn == 1:
             too_long += too_long_young
             tally = tally.plus(
@@ -273,11 +281,12 @@ class ReEmbedding:
                 exact_only=len(entries) - findable,
                 gone=len(names) - len(entries),
             )
+        lacked_old = any(each.name in lacked and each.entry.version < place.began for each in there)
         now = self._clock()
         return msgspec.structs.replace(
             place,
             tally=tally,
-            added=place.added or added > 0,
+            added=place.added or added > 0 or lacked_old,
             added_at=now if again or added + added_young else place.added_at,
         ), after
 
@@ -312,6 +321,11 @@ class ReEmbedding:
             tally = place.tally.plus(dropped=found.dropped, left=found.kept)
         else:
             tally = place.tally.plus(left=sum(map(self._care.is_of_another_model, names)))
+        if self._matcher.index.is_shared:
+            # Once more, for answers that stand alone have no entry.
+            own = await self._care.store.load([name for name in names if not self._care.is_of_another_model(name)])
+            shared = await self._matcher.share({name: vector for name, (vector, _) in own.items()})
+            tally = tally.plus(shared=len(shared))
         return msgspec.structs.replace(place, tally=tally), after
 
 

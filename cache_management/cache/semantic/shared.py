@@ -32,6 +32,10 @@ class SharedVectors:
     async def catch_up(self) -> None:
         """Do nothing: it is up to date."""
 
+    async def absent(self, scopes: Mapping[str, str]) -> set[str]:
+        """Return those storage keys whose vector is not where its scope says."""
+        return await self._index.absent({key: self.partition(scope) for key, scope in scopes.items()})
+
     async def put(self, rows: Mapping[str, NDArray[np.float32]], scopes: Mapping[str, str]) -> None:
         """Add or replace vectors by storage key; shapes (d,)."""
         for scope in set(scopes.values()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +92,9 @@ class AutoIndex(VectorIndex):
             if self._partitions.get(partition) is not held:  # dropped meanwhile, and perhaps filled again
                 return await self.search(partition, query, k=k)
         return held.nearest(row, k)
+
+    async def absent(self, places: Mapping[str, str]) -> set[str]:
+        return {name for name, partition in places.items() if name not in self._partitions.get(partition, ())}
 
     async def size(self, partition: str | None = None) -> int:
         if partition is None:

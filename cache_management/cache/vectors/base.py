@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from cache_management.cache.records import Neighbour
@@ -48,6 +48,10 @@ class VectorIndex(ABC):
         Raises:
             InvalidInput: The query is not finite, not of length 1, or of another width.
         """
+
+    @abstractmethod
+    async def absent(self, places: Mapping[str, str]) -> set[str]:
+        """Return those ids that are not in the partition given for each."""
 
     @abstractmethod
     async def size(self, partition: str | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ class FlatIndex(VectorIndex):
         matrix = self._partitions.get(partition)
         row = checked_query(query, matrix.dims if matrix else None)
         return matrix.nearest(row, k) if matrix else []
+
+    async def absent(self, places: Mapping[str, str]) -> set[str]:
+        return {name for name, partition in places.items() if name not in self._partitions.get(partition, ())}
 
     async def size(self, partition: str | None = None) -> int:
         if partition is None:

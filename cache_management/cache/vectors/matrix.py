@@ -42,6 +42,9 @@ class Matrix:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._row_of
+
     @property
     def size_bytes(self) -> int:
         """Bytes of the rows, room included."""

@@ -38,6 +38,9 @@ class Partition:
     def __len__(self) -> int:
         return len(self.matrix) + (len(self.graph) if self.graph is not None else 0)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.matrix or (self.graph is not None and name in self.graph)
+
     def put(self, ids: Sequence[str], rows: NDArray[np.float32]) -> None:
         """Add or replace vectors."""
         if self.touched is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString, TypeVar
 
@@ -147,6 +147,26 @@ class PgVectorIndex(VectorIndex):
             return await self._nearest(connection, partition, near, k, order=sql.SQL("(vector <#> %s::vector) + 0"))
 
         return await self._call(select)
+
+    async def absent(self, places: Mapping[str, str]) -> set[str]:
+        asked = [(_key(partition), _key(name), name) for name, partition in places.items()]
+
+        async def select(connection: Connection) -> set[tuple[bytes, bytes]]:
+            held: set[tuple[bytes, bytes]] = set()
+            for start in range(0, len(asked), _ROWS):
+                partitions, keys, _ = zip(*asked[start : start + _ROWS], strict=True)
+                done = await connection.execute(
+                    self._sql(
+                        "SELECT partition, key FROM {table}"
+                        " JOIN unnest(%s::bytea[], %s::bytea[]) AS asked (partition, key) USING (partition, key)"
+                    ),
+                    [list(partitions), list(keys)],
+                )
+                held.update(await done.fetchall())
+            return held
+
+        held = await self._call(select) if asked else set()
+        return {name for partition, key, name in asked if (partition, key) not in held}
 
     async def size(self, partition: str | None = None) -> int:
         async def count(connection: Connection) -> int:

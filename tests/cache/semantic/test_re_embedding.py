@@ -272,6 +272,54 @@ async def test_an_index_that_all_share_loses_the_vectors_of_other_models_too(pos
     assert found == [*PROMPTS[:5], "stands alone"]
 
 
+@pytest.fixture
+async def switched_on(postgres_url: str) -> AsyncIterator[Aging]:
+    """A store of five entries and an answer that stands alone, whose readers have only now an index that all share."""
+    before = Aging()
+    await before.store(PROMPTS[:5], by=before.new)
+    await before.matcher.index_entry("stands alone", "r")
+    after = Aging(before.backend, index_url=postgres_url)
+    after.clock.advance(300)
+    yield after
+    await after.new.aclose()
+    await after.old.aclose()
+
+
+@pytest.mark.parametrize("check", [False, True])
+async def test_an_index_that_all_share_is_filled_from_the_store_without_the_model(
+    switched_on: Aging, check: bool
+) -> None:
+    everything = [*PROMPTS[:5], "stands alone"]
+    before = await switched_on.vectors()
+    found = await switched_on.found(everything, by=switched_on.new)
+    planned = await switched_on.work.census()
+    switched_on.embedder.texts.clear()
+
+    # A check compares with what the model gives; nothing else asks it.
+    place = await switched_on.run(Wanted(check=check))
+    embedded = list(switched_on.embedder.texts)
+
+    assert (found, planned.missing, planned.unshared) == ([], 0, 5)
+    assert (place.is_complete, place.turn) == (True, 2)
+    assert (place.tally.embedded, place.tally.present, place.tally.shared) == (0, 5, 6)
+    assert sorted(embedded) == (sorted(PROMPTS[:5]) if check else [])
+    assert await switched_on.vectors() == before
+    assert await switched_on.found(everything, by=switched_on.new) == everything
+    assert (await switched_on.work.census()).unshared == 0
+
+
+async def test_what_only_an_index_that_all_share_has_lost_is_put_back(switched_on: Aging) -> None:
+    await switched_on.run()
+    matcher = switched_on.matcher
+    name = matcher._vectors.id_of(PROMPTS[3])
+    await matcher.index.remove(matcher._vectors.prefix, [name])
+
+    place = await switched_on.run()
+
+    assert place.tally.shared == 1
+    assert await switched_on.found(PROMPTS[:5], by=switched_on.new) == PROMPTS[:5]
+
+
 # Reading by both models meanwhile
 
 
