@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -25,8 +26,10 @@ async def on_thread(call: Callable[[], T], *, name: str) -> T:
     context = contextvars.copy_context()
 
     def settle(settle_it: Callable[[Any], None], outcome: object) -> None:
-        if not done.done():  # its waiter was cancelled
+        if not done.done():
             settle_it(outcome)
+        elif inspect.iscoroutine(outcome):  # its waiter was cancelled, so nobody will await it
+            outcome.close()
 
     def work() -> None:
         try:
