@@ -82,7 +82,7 @@ class Graph:
         """Put vectors under reserved slots. For a thread: takes about half a millisecond a row."""
         slots = np.arange(first, first + len(rows), dtype=np.uint64)
         with self._changing, self._searching:
-            # One thread: of rows that go in at once neither links to the other, and a million then miss 2 of 100, not 1.
+            # One thread: rows that go in at once do not link to each other, and a million then miss twice as many.
             self._index.add(slots, rows, threads=1)
 
     def adopt(self, slot: int, name: str) -> None:
