@@ -15,6 +15,7 @@ _OPERATOR = re.compile(
 _SAME_SIGN = {"×": "*", "÷": "/", "−": "-", "≤": "<=", "≥": ">=", "≠": "!="}
 _FLAG = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*|\\[A-Za-z]")
 _UNIT = re.compile(r"\b[kKmMgGtTpPu]?(?:[bB](?:ps)?|W|Wh|V|A|Hz|HZ|N|J)\b")
+_WORD = re.compile(r"[^\W\d_]+")
 _MOST = 200
 
 
@@ -24,17 +25,21 @@ class Signs(msgspec.Struct, frozen=True, gc=False):
     operators: tuple[str, ...]  # with the brackets around them; empty where there are brackets only
     flags: frozenset[str]
     units: frozenset[str]  # as they are written
+    accented: frozenset[str]  # words with letters beyond ASCII, in lower case
 
 
-_NONE = Signs((), frozenset(), frozenset())
+_NONE = Signs((), frozenset(), frozenset(), frozenset())
 
 
 def signs(text: str) -> Signs:
     """Read a text; of a long one the beginning."""
-    if text.isalnum():
+    if text.isalnum() and text.isascii():
         return _NONE
+    accented = () if text.isascii() else (word for word in _WORD.findall(text.lower()) if not word.isascii())
     found = [next((part for part in match.groups() if part), match.group()) for match in _OPERATOR.finditer(text)]
     operators = tuple(_SAME_SIGN.get(sign, sign) for sign in found[:_MOST])
     if not any(sign not in "()" for sign in operators):
         operators = ()
-    return Signs(operators, frozenset(_FLAG.findall(text)[:_MOST]), frozenset(_UNIT.findall(text)[:_MOST]))
+    return Signs(
+        operators, frozenset(_FLAG.findall(text)[:_MOST]), frozenset(_UNIT.findall(text)[:_MOST]), frozenset(accented)
+    )

@@ -163,8 +163,12 @@ def _lower(raw: str) -> str:
     lower = raw.lower().replace("’", "'")
     if lower.isascii():
         return lower
-    plain = "".join(sign for sign in unicodedata.normalize("NFKD", lower) if not unicodedata.combining(sign))
+    plain = without_accents(lower)
     return plain if plain.isascii() else lower
+
+
+def without_accents(word: str) -> str:
+    return "".join(sign for sign in unicodedata.normalize("NFKD", word) if not unicodedata.combining(sign))
 
 
 def _add_contraction(add: Callable[[Token], None], raw: str, lower: str, opens: bool) -> None:

@@ -10,6 +10,7 @@ from cache_management.cache.semantic.gates.alignment import Pair
 from cache_management.cache.semantic.gates.closed_classes import AUXILIARIES, NEGATORS, STOP
 from cache_management.cache.semantic.gates.facets import Facets
 from cache_management.cache.semantic.gates.numbers import POUND_GRAMS, Quantity
+from cache_management.cache.semantic.gates.tokens import without_accents
 
 
 def _differ(ours: Iterable[Hashable], theirs: Iterable[Hashable]) -> bool:
@@ -46,8 +47,17 @@ def symbol(pair: Pair) -> bool:
         return True
     if _differ(ours.flags, theirs.flags):
         return True
+    if not (pair.asked.english and pair.stored.english) and _accents_differ(ours.accented, theirs.accented, pair):
+        return True
     lone, other = ours.units - theirs.units, theirs.units - ours.units
     return not {unit.lower() for unit in lone}.isdisjoint(unit.lower() for unit in other)  # MB, Mb
+
+
+def _accents_differ(ours: frozenset[str], theirs: frozenset[str], pair: Pair) -> bool:
+    """Tell "schon" from "schön", which models read alike; in English the accents are an ornament."""
+    return any(without_accents(word) in pair.stored.lemmas for word in ours - theirs) or any(
+        without_accents(word) in pair.asked.lemmas for word in theirs - ours
+    )
 
 
 def edited(pair: Pair) -> bool:

@@ -60,6 +60,8 @@ REFUSED = {
         report for Q1 | report for Q2
     """,
     "symbol": """
+        Ist das Haus schon fertig gebaut | Ist das Haus schön fertig gebaut
+        Cuántos años cumple hoy nuestro vecino | Cuántos anos cumple hoy nuestro vecino
         Is 5 > 3 true in Lua? | Is 5 < 3 true in Lua?
         (2 + 3) * 4 | 2 + (3 * 4)
         what does total += i do | what does total -= i do
@@ -443,6 +445,7 @@ REFUSED = {
 REFUSED = {gate: lines.replace("LONG", LONG) for gate, lines in REFUSED.items()}
 
 SERVED = """
+    Where do I get a café latte? | Where do I get a cafe latte?
     what is 5 + 3 | what is 5 plus 3
     Is 2 × 3 even? | Is 2 * 3 even?
     Python - how do I sort? | Python: how do I sort?
