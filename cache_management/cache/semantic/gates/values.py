@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from decimal import Decimal
 
+from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.alignment import Pair
 from cache_management.cache.semantic.gates.closed_classes import AUXILIARIES, NEGATORS, STOP
 from cache_management.cache.semantic.gates.facets import Facets
@@ -55,9 +56,9 @@ def symbol(pair: Pair) -> bool:
 
 def _accents_differ(ours: frozenset[str], theirs: frozenset[str], pair: Pair) -> bool:
     """Tell "schon" from "schön", which models read alike; in English the accents are an ornament."""
-    return any(without_accents(word) in pair.stored.lemmas for word in ours - theirs) or any(
-        without_accents(word) in pair.asked.lemmas for word in theirs - ours
-    )
+    lone = ours ^ theirs
+    bare = {lexicon.lemma(without_accents(word)) for word in lone}
+    return bool(lone) and not bare.isdisjoint(pair.asked.lemmas) and not bare.isdisjoint(pair.stored.lemmas)
 
 
 def edited(pair: Pair) -> bool:
