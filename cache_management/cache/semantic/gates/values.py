@@ -58,7 +58,7 @@ def _accents_differ(ours: frozenset[str], theirs: frozenset[str], pair: Pair) ->
     """Tell "schon" from "schön", which models read alike; in English the accents are an ornament."""
     lone = ours ^ theirs
     bare = {lexicon.lemma(without_accents(word)) for word in lone}
-    return bool(lone) and not bare.isdisjoint(pair.asked.lemmas) and not bare.isdisjoint(pair.stored.lemmas)
+    return not bare.isdisjoint(set(pair.asked.lemmas) & set(pair.stored.lemmas))
 
 
 def edited(pair: Pair) -> bool:
