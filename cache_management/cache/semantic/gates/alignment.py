@@ -9,7 +9,8 @@ import msgspec
 
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.closed_classes import REVERSALS, SAME_MEANING
-from cache_management.cache.semantic.gates.facets import Facets, Word
+from cache_management.cache.semantic.gates.facets import Facets
+from cache_management.cache.semantic.gates.words import Word
 
 _LONG_NAMES = 15  # letters of both together
 _FEW = 3  # leftovers of both together among which antonyms face each other wherever they stand

@@ -5,7 +5,8 @@ from __future__ import annotations
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.alignment import Pair, alike
 from cache_management.cache.semantic.gates.closed_classes import BE, OTHER_PRONOUNS, UNDOING, word_set
-from cache_management.cache.semantic.gates.facets import Facets, Word
+from cache_management.cache.semantic.gates.facets import Facets
+from cache_management.cache.semantic.gates.words import Word
 
 
 def action(pair: Pair) -> bool:

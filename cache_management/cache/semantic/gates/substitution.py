@@ -14,8 +14,8 @@ from cache_management.cache.semantic.gates.closed_classes import (
     STOP,
     TO_A_PLACE,
 )
-from cache_management.cache.semantic.gates.facets import Word
 from cache_management.cache.semantic.gates.values import tail_differs
+from cache_management.cache.semantic.gates.words import Word
 
 _REPLACED = 2  # words a side; where more differ, the texts are not one question with a name changed
 _LONG_NAME = 4
