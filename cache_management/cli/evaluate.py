@@ -15,6 +15,7 @@ from cache_management.cache.semantic.intervals import Interval
 from cache_management.cache.semantic.pairs import LabelledPair, read_pairs
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.output import json_option, note, print_json, print_pairs, print_table, progress
+from cache_management.cli.pages import check_pages, write_page
 from cache_management.settings import Settings
 
 _AT_ONCE = 256
@@ -49,6 +50,7 @@ def evaluate_command(
     floor = cli.settings.similarity_threshold if threshold is None else threshold
     if not -1.0 <= floor <= 1.0:
         raise InvalidInput(f"--threshold {floor} is no cosine similarity; take a number from -1 to 1")
+    check_pages({"--html": page, "--markdown": markdown}, reads=pairs_file)
     pairs = read_pairs(pairs_file)
     judged, encoder = asyncio.run(judge_pairs(pairs, cli.settings, quiet=as_json))
     off = set(cli.settings.semantic.gates_off)
@@ -64,12 +66,13 @@ def evaluate_command(
         )
         for kind in sorted({pair.kind for pair in pairs})
     ]
+    source = pairs_file.name.encode(errors="replace").decode()  # a name need not be Unicode, a page is
     if page is not None:
         from cache_management.cli.evaluation_page import render
 
-        page.write_text(render(reports, pairs_file.name), encoding="utf-8")
+        write_page(page, render(reports, source))
     if markdown is not None:
-        markdown.write_text(to_markdown(reports, pairs_file.name), encoding="utf-8")
+        write_page(markdown, to_markdown(reports, source))
     if as_json:
         print_json([report.to_json() for report in reports])
         return

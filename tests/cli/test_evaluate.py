@@ -6,6 +6,7 @@ import asyncio
 import csv
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,63 @@ def test_the_markdown_holds_the_tables_and_no_text_of_the_pairs(cli: Cli, tmp_pa
     text = page.read_text()
     assert "| changed <b> | 1.000 [0.722, 1.000] 10/10 | 0.000 [0.000, 0.278] 0/10 |" in text
     assert "router" not in text
+
+
+@pytest.mark.parametrize("option", ["--html", "--markdown"])
+@pytest.mark.parametrize("name", ["p.csv", "../{folder}/p.csv", "link", "hard"])
+def test_the_pairs_are_never_overwritten(cli: Cli, tmp_path: Path, option: str, name: str) -> None:
+    pairs = write(tmp_path / "p.csv")
+    before = pairs.read_bytes()
+    (tmp_path / "link").symlink_to(pairs)
+    (tmp_path / "hard").hardlink_to(pairs)
+
+    found = cli("evaluate", pairs, option, tmp_path / name.format(folder=tmp_path.name))
+
+    assert found.code == 2
+    assert f"{option} " in found.err
+    assert "the file that is read" in found.err
+    assert pairs.read_bytes() == before
+
+
+def test_two_pages_need_two_files(cli: Cli, tmp_path: Path) -> None:
+    found = cli("evaluate", write(tmp_path / "p.csv"), "--html", "page", "--markdown", tmp_path / "page")
+
+    assert (found.code, "is --html too" in found.err) == (2, True)
+    assert not (tmp_path / "page").exists()
+
+
+def test_a_page_without_a_folder_is_refused_before_anything_is_read(cli: Cli, tmp_path: Path) -> None:
+    found = cli("evaluate", "no pairs", "--html", "nowhere/page.html")
+
+    assert found.code == 2
+    assert f"there is no folder {tmp_path / 'nowhere'}" in found.err
+
+
+def test_a_page_replaces_what_a_link_leads_to_and_keeps_its_rights(cli: Cli, tmp_path: Path) -> None:
+    page, link = tmp_path / "page.md", tmp_path / "latest.md"
+    page.write_text("old")
+    page.chmod(0o640)
+    link.symlink_to(page)
+
+    assert cli("evaluate", write(tmp_path / "p.csv"), "--markdown", link, "--json").code == 0
+
+    assert link.is_symlink()
+    assert page.read_text().startswith("# Answers by meaning")
+    assert page.stat().st_mode & 0o777 == 0o640
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_page_may_go_to_a_pipe(cli: Cli, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    assert cli("evaluate", write(tmp_path / "p.csv"), "--markdown", pipe, "--json").code == 0
+
+    assert os.read(reader, 65_536).startswith(b"# Answers by meaning")
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert cli("evaluate", tmp_path / "p.csv", "--markdown", "/dev/null", "--json").code == 0
 
 
 def test_a_threshold_is_chosen_on_one_half_and_told_on_the_other(cli: Cli, tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""Pages that a command writes to files: checked before the work begins, and whole or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from secrets import token_hex
+
+from cache_management.cache.errors import InvalidInput
+
+
+def check_pages(pages: dict[str, Path | None], *, reads: Path) -> None:
+    """Refuse pages, by option, that would overwrite what is read or one another, or have no folder.
+
+    Raises:
+        InvalidInput: Names the option and what is wrong with it.
+    """
+    taken = {"the file that is read": reads}
+    for option, page in pages.items():
+        if page is None:
+            continue
+        for name, other in taken.items():
+            if _is_same(page, other):
+                raise InvalidInput(f"{option} {page} is {name} too; name another file")
+        folder = page.resolve().parent
+        if not folder.is_dir():
+            raise InvalidInput(f"{option} {page}: there is no folder {folder}; make it first")
+        if page.is_dir():
+            raise InvalidInput(f"{option} {page} is a folder; name a file")
+        if _is_replaced(page) and not os.access(folder, os.W_OK):
+            raise InvalidInput(f"{option} {page}: nothing can be written to the folder {folder}")
+        taken[option] = page
+
+
+def write_page(page: Path, text: str) -> None:
+    """Write a page beside its place and move it there: what stood there stays until all of it is written."""
+    data = text.encode("utf-8")
+    if not _is_replaced(page):
+        page.write_bytes(data)
+        return
+    place = page.resolve()  # a link stays one
+    draft = place.with_name(f".{token_hex(8)}.tmp")
+    try:
+        draft.write_bytes(data)
+        if place.exists():
+            shutil.copymode(place, draft)
+        draft.replace(place)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _is_replaced(page: Path) -> bool:
+    """Tell whether a page is a plain file, or will be: a pipe or a terminal is written to."""
+    # Standard output may be sent to a plain file, which must stay the one that is open.
+    return page.absolute().parts[1] not in {"dev", "proc"} and (page.is_file() or not page.exists())
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    # Two files may be one by a link, a hard link, or the case of their letters.
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
