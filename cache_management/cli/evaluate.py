@@ -42,7 +42,7 @@ def evaluate_command(
 ) -> None:
     """Print what threshold, gates and error budget do to the labelled pairs of PAIRS_FILE.
 
-    A CSV, JSON or JSON Lines file (also .gz) with text_a, text_b and label (1: one answer serves both),
+    A CSV, TSV, JSON or JSON Lines file (also .gz) with text_a, text_b and label (1: one answer serves both),
     and perhaps label_kind, source and category. Intervals are Wilson's, 95 %.
     """
     from cache_management.cache.semantic import gates

@@ -31,17 +31,32 @@ def write(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
     text = "\n".join(json.dumps(row) for row in rows)
     if path.name.endswith(".gz"):
         path.write_bytes(gzip.compress(text.encode()))
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() in {".csv", ".tsv"}:
         with path.open("w", newline="") as file:
-            table = csv.DictWriter(file, rows[0].keys())
+            table = csv.DictWriter(file, rows[0].keys(), delimiter="," if path.suffix.lower() == ".csv" else "\t")
             table.writeheader()
             table.writerows(rows)
     else:
-        path.write_text(json.dumps(rows) if path.suffix == ".json" else text)
+        path.write_text(json.dumps(rows) if path.suffix.lower() == ".json" else text)
     return path
 
 
-@pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl.gz", "p.json", "p.csv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "p.jsonl",
+        "p.jsonl.gz",
+        "p.json",
+        "p.csv",
+        "p.tsv",
+        "P.CSV",
+        "P.JSON",
+        "P.JSONL.GZ",
+        "p.ndjson",
+        "pairs",
+        "p.txt",
+    ],
+)
 def test_every_form_of_file_gives_the_same_report(cli: Cli, tmp_path: Path, name: str) -> None:
     (report,) = cli("evaluate", write(tmp_path / name), "-t", 0.75, "--json").data
 
@@ -173,6 +188,10 @@ def test_a_precision_out_of_reach_says_what_the_best_is(cli: Cli, tmp_path: Path
         ('{"text_a": "a", "text_b": "b", "label": "perhaps"}', "line 1: label 'perhaps'"),
         ("[1, 2", "line 1 is no JSON"),
         ("7", "line 1: a pair is an object"),
+        *(
+            (json.dumps({"text_a": "a", "text_b": "b", "label": 1, name: "x\ud800"}), f"line 1: {name} is not valid")
+            for name in ("text_a", "text_b", "label_kind", "source", "category", "trap")
+        ),
         ('{"text_a": "' + "a" * 100_001 + '", "text_b": "b", "label": 1}', "100,001 characters"),
     ],
 )
@@ -184,6 +203,37 @@ def test_a_wrong_row_is_named(cli: Cli, tmp_path: Path, text: str, message: str)
 
     assert found.code == 2
     assert message in found.err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "tune"])
+def test_a_text_with_a_comma_must_be_quoted(cli: Cli, tmp_path: Path, command: str) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text("text_a,text_b,label\na,b,0\nHi, how are you?,How are you?,1\n")
+
+    found = cli(command, file)
+
+    assert found.code == 2
+    assert "line 3 has 4 fields, the header 3" in found.err
+    assert "quote it" in found.err
+
+
+def test_a_list_needs_no_ending_and_other_texts_do(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text(json.dumps(ROWS))
+    (tmp_path / "table").write_text("text_a,text_b,label\na,b,0\n")
+
+    other = cli("evaluate", tmp_path / "table")
+
+    assert cli("evaluate", tmp_path / "list", "--json").data[0]["pairs"] == 20
+    assert other.code == 2
+    assert "name it .csv, .tsv, .json, .jsonl or .ndjson" in other.err
+
+
+def test_a_page_names_a_file_whose_name_is_no_unicode(cli: Cli, tmp_path: Path) -> None:
+    strange = write(tmp_path / "p.csv").rename(tmp_path / "p\udcff.csv")
+
+    assert cli("evaluate", strange, "--html", "page.html", "--markdown", "page.md", "--json").code == 0
+
+    assert "p?.csv" in Path("page.md").read_text()
 
 
 @pytest.mark.parametrize(

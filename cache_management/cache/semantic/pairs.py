@@ -19,6 +19,9 @@ MAX_PAIRS = 1_000_000
 _MAX_BYTES = 2**30
 _MAX_TEXT = 100_000
 _FIELD_LIMIT = 10 * _MAX_TEXT
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_LINES = {".jsonl", ".ndjson"}
+_WORDS = ("text_a", "text_b", "label_kind", "source", "category", "trap")
 _TRUE = {"1", "true", "yes", "same", "duplicate"}
 _FALSE = {"0", "false", "no", "different"}
 
@@ -38,7 +41,9 @@ class LabelledPair(msgspec.Struct, frozen=True):
 
 
 def read_pairs(path: Path) -> list[LabelledPair]:
-    """Return the pairs of a CSV, JSON or JSON Lines file, which may be gzipped.
+    """Return the pairs of a CSV, TSV, JSON or JSON Lines file, which may be gzipped; its name says which it is.
+
+    A name that does not is no matter where the text begins as JSON does.
 
     Each row has `text_a`, `text_b` and `label` (1: one answer serves both, 0: it does not), and may have
     `label_kind`, `source` and `category` (or `trap`).
@@ -47,15 +52,8 @@ def read_pairs(path: Path) -> list[LabelledPair]:
         InvalidInput: The file cannot be read, or a row is wrong; names the row.
     """
     text = _read(path)
-    name = path.name.removesuffix(".gz")
-    if name.endswith(".csv"):
-        rows = _csv_rows(text, path)
-    elif name.endswith(".json"):
-        rows = _list_rows(text, path)
-    else:
-        rows = _line_rows(text, path)
     pairs = []
-    for where, row in rows:
+    for where, row in _rows(text, path):
         pairs.append(_pair(row, f"{path}, {where}"))
         if len(pairs) > MAX_PAIRS:
             raise InvalidInput(f"{path} holds more than {MAX_PAIRS:,} pairs; split it")
@@ -83,12 +81,36 @@ def _read(path: Path) -> str:
         raise InvalidInput(f"{path} is not UTF-8 at byte {exc.start}") from None
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+def _rows(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix
+    start = text.lstrip()[:1]
+    if ending in _DELIMITERS:
+        return _csv_rows(text, path, _DELIMITERS[ending])
+    if ending == ".json" or (ending not in _LINES and start == "["):
+        return _list_rows(text, path)
+    if ending in _LINES or start in {"{", ""}:
+        return _line_rows(text, path)
+    raise InvalidInput(
+        f"{path}: its name does not say how to read it, and it is no JSON; name it .csv, .tsv, .json, .jsonl or"
+        " .ndjson (with .gz when gzipped)"
+    )
+
+
+def _csv_rows(text: str, path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(_FIELD_LIMIT)
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    mark = "tab" if delimiter == "\t" else "comma"
     try:
         for row in reader:
-            yield f"line {reader.line_num}", {name: value for name, value in row.items() if value not in {"", None}}
+            # Under None the csv module files what the header has no name for.
+            more = len(row.pop(None, ()))
+            if more:
+                named = len(reader.fieldnames or ())
+                raise InvalidInput(
+                    f"{path}, line {reader.line_num} has {named + more} fields, the header {named};"
+                    f' where a {mark} belongs to the text, quote it: "Hi, how are you?"'
+                )
+            yield f"line {reader.line_num}", {name: value for name, value in row.items() if value}
     except csv.Error as exc:
         raise InvalidInput(f"{path}, line {reader.line_num}: {exc}") from None
 
@@ -116,6 +138,8 @@ def _line_rows(text: str, path: Path) -> Iterator[tuple[str, Any]]:
 def _pair(row: object, where: str) -> LabelledPair:
     if not isinstance(row, Mapping):
         raise InvalidInput(f"{where}: a pair is an object with text_a, text_b and label, not {type(row).__name__}")
+    for name in _WORDS:
+        _check_unicode(row.get(name), f"{where}: {name}")
     texts = []
     for name in ("text_a", "text_b"):
         text = row.get(name, "")
@@ -134,3 +158,10 @@ def _pair(row: object, where: str) -> LabelledPair:
     kind = ", ".join(str(row[name])[:80] for name in ("label_kind", "source") if row.get(name)) or "pairs"
     category = row.get("category") or row.get("trap") or "all"
     return LabelledPair(texts[0], texts[1], label in _TRUE, kind, str(category)[:80])
+
+
+def _check_unicode(value: object, what: str) -> None:
+    try:
+        str(value).encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidInput(f"{what} is not valid Unicode: half a surrogate pair at character {exc.start}") from None
