@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from html import escape
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,20 @@ from cache_management.settings import Settings
 _AT_ONCE = 256
 
 
+class _Share(click.FloatRange):
+    """A share above 0; no number is none, though it is not out of any range either."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        return self.fail(f"{value} is no share", param, ctx) if isnan(found) else found
+
+
 @click.command("evaluate")
 @click.argument("pairs_file", type=click.Path(path_type=Path))
 @click.option("-t", "--threshold", type=float, help="Similarity threshold  [default: similarity_threshold, 0.85]")
-@click.option(
-    "--budget", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Error budget of verified mode."
-)
+@click.option("--budget", type=_Share(0, 1, min_open=True, max_open=True), help="Error budget of verified mode.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots too.")
 @click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables too.")
 @json_option
@@ -87,7 +97,7 @@ def evaluate_command(
 @click.option(
     "-p",
     "--precision",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=_Share(0, 1, min_open=True),
     default=0.97,
     show_default=True,
     help="Wanted share.",
@@ -173,8 +183,8 @@ def facts_of(report: Report) -> dict[str, object]:
         "encoder": report.encoder,
         "gates": f"version {report.gates_version}",
         "not read whole by the model": report.unreadable,
-        "mean precision over hit ratios, cosine": f"{report.mean_precision_cosine:.3f}",
-        "the same with gates": f"{report.mean_precision_gated:.3f}",
+        "mean precision over hit ratios, cosine": _mean(report.mean_precision_cosine),
+        "the same with gates": _mean(report.mean_precision_gated),
     }
 
 
@@ -212,20 +222,25 @@ def tables_of(report: Report) -> list[Table]:
 def to_markdown(reports: Sequence[Report], source: str) -> str:
     """Return reports as a page of Markdown; no text of the pairs is in it."""
     lines = [
-        f"# Answers by meaning: {source}",
+        f"# Answers by meaning: {_in_markdown(source)}",
         "",
         f"Written by `cache-cli evaluate {source} --markdown FILE`."
         " Shares stand with their 95 % interval (Wilson) and counts.",
         "",
     ]
     for report in reports:
-        lines += [f"## {report.kind}: {report.pairs:,} pairs", ""]
-        lines += [*(f"* {name}: {value}" for name, value in facts_of(report).items()), ""]
+        lines += [f"## {_in_markdown(report.kind)}: {report.pairs:,} pairs", ""]
+        lines += [*(f"* {name}: {_in_markdown(value)}" for name, value in facts_of(report).items()), ""]
         for title, columns, rows in tables_of(report):
             lines += [f"### {title}", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-            lines += [f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows]
+            lines += [f"| {' | '.join(map(_in_markdown, row))} |" for row in rows]
             lines.append("")
     return "\n".join(lines)
+
+
+def _in_markdown(value: object) -> str:
+    # As an entity: how many backslashes keep a bar within its cell is a matter of taste among readers of Markdown.
+    return " ".join(escape(str(value), quote=False).replace("|", "&#124;").split())
 
 
 def _print(report: Report) -> None:
@@ -251,6 +266,10 @@ def recall_of(found: Outcome) -> str:
 def wrong_of(found: Outcome) -> str:
     """Return the share of the pairs with two answers that is served, in words."""
     return _share(found.false_hits, found.wrong, found.negatives)
+
+
+def _mean(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _share(interval: Interval, count: int, total: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from math import floor
 
 from cache_management.cache.semantic.evaluation import CURVE, Report
 from cache_management.cli.evaluate import facts_of, tables_of
@@ -48,19 +49,17 @@ def render(reports: Sequence[Report], source: str) -> str:
 def _section(report: Report) -> str:
     facts = "".join(f"<li>{escape(name)}: {escape(str(value))}</li>" for name, value in facts_of(report).items())
     wrong = [(f"{each.score:.3f}", each.pair.category, each.pair.asked, each.pair.stored) for each in report.examples]
+    ours = [(found.hit_ratio, found.precision) for found in report.curve_gated if found.right + found.wrong]
+    others = [(found.hit_ratio, found.precision.share) for found in report.curve_cosine if found.right + found.wrong]
     return "\n".join(
         (
             f"<h2>{escape(report.kind)}: {report.pairs:,} pairs</h2><ul>{facts}</ul>",
             _plot(
                 "Precision over cache-hit ratio",
-                [(found.hit_ratio, found.precision) for found in report.curve_gated if found.right + found.wrong],
-                [
-                    (found.hit_ratio, found.precision.share)
-                    for found in report.curve_cosine
-                    if found.right + found.wrong
-                ],
+                ours,
+                others,
                 ("cache-hit ratio", "precision"),
-                low=0.5,
+                low=_tenth_below([low for _, (low, _, _) in ours] + [share for _, share in others]),
             ),
             _plot(
                 "Wrongly served over threshold",
@@ -93,6 +92,11 @@ def _cell(value: object) -> str:
     return f'<td class="text">{escape(text)}</td>' if len(text) > 50 else f"<td>{escape(text)}</td>"
 
 
+def _tenth_below(shares: Sequence[float]) -> float:
+    """Return where an axis starts that shows all of them, and is not empty."""
+    return min(0.9, floor(min(shares, default=0.0) * 10 + 1e-9) / 10)
+
+
 def _plot(
     title: str,
     ours: Sequence[tuple[float, tuple[float, float, float]]],
@@ -107,7 +111,7 @@ def _plot(
 
     def at(x: float, y: float) -> str:
         across = (x - left) / (right - left) * (_WIDTH - 2 * _MARGIN)
-        up = (max(y, low) - low) / (top - low) * (_HEIGHT - 2 * _MARGIN)
+        up = (y - low) / (top - low) * (_HEIGHT - 2 * _MARGIN)
         return f"{_MARGIN + across:.1f},{_HEIGHT - _MARGIN - min(up, _HEIGHT - 2 * _MARGIN):.1f}"
 
     band = [at(x, high) for x, (_, _, high) in ours] + [at(x, low_) for x, (low_, _, _) in reversed(ours)]

@@ -7,11 +7,13 @@ import csv
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cache_management.cache.semantic.evaluation import Outcome, mean_precision
 from cache_management.settings import load_settings
 from cache_management.wiring import open_platform
 from tests.cli.conftest import Cli
@@ -99,8 +101,60 @@ def test_the_markdown_holds_the_tables_and_no_text_of_the_pairs(cli: Cli, tmp_pa
     assert cli("evaluate", write(tmp_path / "p.jsonl"), "-t", 0.75, "--markdown", page, "--json").code == 0
 
     text = page.read_text()
-    assert "| changed <b> | 1.000 [0.722, 1.000] 10/10 | 0.000 [0.000, 0.278] 0/10 |" in text
+    assert "| changed &lt;b&gt; | 1.000 [0.722, 1.000] 10/10 | 0.000 [0.000, 0.278] 0/10 |" in text
     assert "router" not in text
+
+
+def test_the_markdown_keeps_what_the_file_says_in_its_cells(cli: Cli, tmp_path: Path) -> None:
+    rows = [{**row, "category": "a|b\n\\| <i>&", "source": "x\n# <i>"} for row in ROWS]
+
+    assert cli("evaluate", write(tmp_path / "p.jsonl", rows), "--markdown", "page.md", "--json").code == 0
+
+    text = Path("page.md").read_text()
+    assert "| a&#124;b \\&#124; &lt;i&gt;&amp; |" in text
+    assert "## x # &lt;i&gt;: 20 pairs" in text
+    assert "<" not in text
+
+
+def heights(page: str, line: str) -> list[float]:
+    """Return how far below the top the points of a plot's line are."""
+    points = re.findall(rf'class="{line}" points="([^"]*)"', page)[0]
+    return [float(point.split(",")[1]) for point in points.split()]
+
+
+def test_the_axis_of_precision_shows_all_of_both_curves(cli: Cli, tmp_path: Path) -> None:
+    rows = [{**row, "label": int(at % 5 == 0)} for at, row in enumerate(ROWS[:10] * 4)]
+
+    assert cli("evaluate", write(tmp_path / "p.jsonl", rows), "--html", "page.html", "--json").code == 0
+
+    page = Path("page.html").read_text()
+    bottom = 320 - 46
+    assert max(heights(page, "other")) < bottom, "nothing lies on the axis because it is cut off"
+    assert max(heights(page, "ours")) < bottom
+
+
+@pytest.mark.parametrize("rows", [ROWS[:10], ROWS[10:], ROWS[9:11], [{"text_a": "a b", "text_b": "b a", "label": 0}]])
+def test_a_mean_precision_that_means_nothing_is_not_told(cli: Cli, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    found = cli("evaluate", write(tmp_path / "p.jsonl", rows))
+    data = cli("evaluate", tmp_path / "p.jsonl", "--json", "--html", "page.html").data[0]["mean_precision"]
+
+    assert "mean precision over hit ratios, cosine │ - " in " ".join(found.out.split())
+    assert data == {"cosine": None, "gated": None}
+    assert Path("page.html").read_text().count("<svg") == 2
+
+
+def test_precision_before_the_first_hit_is_that_of_the_first_hit() -> None:
+    curve = [Outcome(10, 10, 10, 10), Outcome(0, 0, 10, 10)]
+
+    assert mean_precision(curve, up_to=1.0) == 0.5
+
+
+@pytest.mark.parametrize("args", [("evaluate", "--budget"), ("tune", "--precision")])
+def test_no_number_is_no_share(cli: Cli, tmp_path: Path, args: tuple[str, str]) -> None:
+    found = cli(args[0], write(tmp_path / "p.jsonl"), args[1], "nan")
+
+    assert found.code == 2
+    assert "nan is no share" in found.err
 
 
 @pytest.mark.parametrize("option", ["--html", "--markdown"])

@@ -17,7 +17,9 @@ from cache_management.cache.semantic.pairs import LabelledPair
 
 TABLE_THRESHOLDS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
 _RECHECKED = 0.05
-_MOST_CATEGORIES, _SMALL = 40, 20  # beyond so many, those with fewer pairs stand together
+_MOST_CATEGORIES = 40  # beyond so many, those with few pairs stand together
+FEW = 20
+"""Of fewer pairs than this nothing can be said."""
 CURVE = tuple(at / 100 for at in range(50, 101))
 
 
@@ -121,20 +123,25 @@ def verified(judged: Sequence[Judged], threshold: float, *, budget: float, seed:
     return Outcome(right, wrong, positives, len(judged) - positives)
 
 
-def mean_precision(curve: Sequence[Outcome], *, up_to: float) -> float:
+def mean_precision(curve: Sequence[Outcome], *, up_to: float) -> float | None:
     """Return the mean precision over the cache-hit ratios from 0 to `up_to`; `curve` goes from low to high thresholds.
 
-    Curves are compared over ratios that all of them reach: gates end earlier than cosine alone.
+    Curves are compared over ratios that all of them reach: gates end earlier than cosine alone. None where it means
+    nothing: few pairs, or all of one label, or none served.
     """
+    of = curve[0]
+    if not (up_to and of.positives and of.negatives) or of.positives + of.negatives < FEW:
+        return None
     found = last_ratio = 0.0
-    last_precision = 1.0
+    last_precision: float | None = None
     for point in reversed(curve):
         if not point.right + point.wrong:
             continue
         precision, ratio = point.precision.share, min(point.hit_ratio, up_to)
-        found += (ratio - last_ratio) * (precision + last_precision) / 2
+        # Nothing is known below the first ratio: as it is there.
+        found += (ratio - last_ratio) * (precision + (precision if last_precision is None else last_precision)) / 2
         last_ratio, last_precision = ratio, precision
-    return found / up_to if up_to else 0.0
+    return found / up_to
 
 
 def split(judged: Sequence[Judged]) -> tuple[list[Judged], list[Judged]]:
@@ -191,8 +198,8 @@ class Report(msgspec.Struct, frozen=True):
     budget: float
     curve_cosine: list[Outcome]
     curve_gated: list[Outcome]
-    mean_precision_cosine: float
-    mean_precision_gated: float
+    mean_precision_cosine: float | None
+    mean_precision_gated: float | None
     by_category: dict[str, tuple[Outcome, Outcome]]
     by_gate: dict[str, Outcome]
     without_gate: dict[str, Outcome]
@@ -247,7 +254,7 @@ def evaluate(
     served = by_gates(threshold)
     near = by_cosine(threshold)
     many = Counter(each.pair.category for each in judged)
-    small = {name for name, count in many.items() if count < _SMALL} if len(many) > _MOST_CATEGORIES else set()
+    small = {name for name, count in many.items() if count < FEW} if len(many) > _MOST_CATEGORIES else set()
     grouped: dict[str, list[Judged]] = {}
     for each in judged:
         name = f"{len(small)} small ones" if each.pair.category in small else each.pair.category
