@@ -12,10 +12,11 @@ from typing import Any
 import click
 
 from cache_management.cache.errors import InvalidInput
-from cache_management.cache.semantic.evaluation import Judged, Outcome, Report, evaluate, tune
+from cache_management.cache.semantic.evaluation import Judged, Outcome, Report, Tuned, evaluate, tune
 from cache_management.cache.semantic.intervals import Interval
 from cache_management.cache.semantic.pairs import LabelledPair, read_pairs
 from cache_management.cli.context import CliContext, pass_cli
+from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import json_option, note, print_json, print_pairs, print_table, progress
 from cache_management.cli.pages import check_pages, write_page
 from cache_management.settings import Settings
@@ -104,10 +105,11 @@ def evaluate_command(
 )
 @json_option
 @pass_cli
-def tune_command(cli: CliContext, pairs_file: Path, precision: float, as_json: bool) -> None:
+def tune_command(cli: CliContext, pairs_file: Path, precision: float, as_json: bool) -> int:
     """Print the lowest threshold that has the wanted precision on the labelled pairs of PAIRS_FILE, gates on.
 
-    It is chosen on one half of the pairs, and the other half says what it is worth.
+    It is chosen on one half of the pairs, and the other half says what it is worth. Pairs of different
+    kinds have thresholds of their own; exit code 1 when none has one, 3 when some have none.
     """
     pairs = read_pairs(pairs_file)
     judged, encoder = asyncio.run(judge_pairs(pairs, cli.settings, quiet=as_json))
@@ -123,23 +125,42 @@ def tune_command(cli: CliContext, pairs_file: Path, precision: float, as_json: b
                     "encoder": encoder,
                     "chosen_on": each.chosen_on.to_json(),
                     "reported_on": each.reported_on.to_json(),
+                    "why_not": each.why_not,
+                    "doubts": each.doubts,
                 }
                 for kind, each in found.items()
             }
         )
-        return
     for kind, each in found.items():
-        print_pairs(
-            kind,
-            {
-                "threshold": f"{each.threshold:.2f}",
-                "precision, half it was chosen on": precision_of(each.chosen_on),
-                "precision, other half": precision_of(each.reported_on),
-                "recall, other half": recall_of(each.reported_on),
-                "wrongly served, other half": wrong_of(each.reported_on),
-            },
-        )
-        click.echo(f"  in cache_config.yaml:  similarity_threshold: {each.threshold:g}")
+        if each.threshold is not None and not as_json:
+            _print_tuned(kind, each, each.threshold)
+        for doubt in each.doubts if each.threshold is not None else ():
+            note(f"Warning: {kind}: {doubt}.")
+        if each.why_not is not None:
+            note(f"Error: {kind}: no threshold can be recommended: {each.why_not}.")
+    without = sum(each.threshold is None for each in found.values())
+    return ExitCode.OK if not without else ExitCode.FAILED if without == len(found) else ExitCode.PARTIAL
+
+
+def _print_tuned(kind: str, found: Tuned, threshold: float) -> None:
+    chosen, reported = found.chosen_on, found.reported_on
+    print_pairs(
+        kind,
+        {
+            "threshold": f"{threshold:.2f}",
+            "pairs it was chosen on": _labels(chosen),
+            "pairs of the other half": _labels(reported),
+            "precision, half it was chosen on": precision_of(chosen),
+            "precision, other half": precision_of(reported),
+            "recall, other half": recall_of(reported),
+            "wrongly served, other half": wrong_of(reported),
+        },
+    )
+    click.echo(f"  in cache_config.yaml:  similarity_threshold: {threshold:g}")
+
+
+def _labels(half: Outcome) -> str:
+    return f"{half.positives} with label 1, {half.negatives} with label 0"
 
 
 async def judge_pairs(pairs: Sequence[LabelledPair], settings: Settings, *, quiet: bool) -> tuple[list[Judged], str]:

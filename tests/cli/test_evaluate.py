@@ -224,12 +224,60 @@ def test_a_threshold_is_chosen_on_one_half_and_told_on_the_other(cli: Cli, tmp_p
 
 
 def test_a_precision_out_of_reach_says_what_the_best_is(cli: Cli, tmp_path: Path) -> None:
-    rows = [{"text_a": "one two", "text_b": "two one", "label": at % 2} for at in range(40)]
+    rows = [{"text_a": f"{at // 2} two", "text_b": f"two {at // 2}", "label": at % 2} for at in range(40)]
 
     found = cli("tune", write(tmp_path / "p.jsonl", rows), "-p", 0.99)
 
-    assert found.code != 0
-    assert "the best has 0." in found.err or "the best has 1." in found.err
+    assert found.code == 1
+    assert "pairs: no threshold can be recommended" in found.err
+    assert "the best has 0.500 (10 of 20 right, at 0.50)" in found.err
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (ROWS[:10] * 4, "no pair has label 0"),
+        (ROWS[10:] * 4, "no pair has label 1"),
+        (
+            [ROWS[0], {"text_a": "b", "text_b": "a b", "label": 0}, *ROWS[1:10]],
+            "the half to choose by has no pair with label 0",
+        ),
+        (
+            [{"text_a": f"a{at // 2}", "text_b": f"b{at // 2}", "label": at % 2} for at in range(40)],
+            "nothing is served at any threshold from 0.5 up",
+        ),
+    ],
+)
+def test_nothing_is_recommended_from_nothing(cli: Cli, tmp_path: Path, rows: list[dict[str, Any]], says: str) -> None:
+    found = cli("tune", write(tmp_path / "p.jsonl", rows))
+    data = cli("tune", tmp_path / "p.jsonl", "--json")
+
+    assert found.code == data.code == 1
+    assert says in found.err
+    assert "similarity_threshold" not in found.out
+    assert data.data["pairs"]["threshold"] is None
+    assert says in data.data["pairs"]["why_not"]
+
+
+def test_a_recommendation_says_on_how_few_pairs_it_rests(cli: Cli, tmp_path: Path) -> None:
+    few = cli("tune", write(tmp_path / "p.jsonl", [*ROWS, *ROWS[:10]]))
+
+    assert few.code == 0
+    assert "10 with label 1, 5 with label 0" in few.out
+    assert "Warning: pairs: pairs with label 0: 10; fewer than 20 say little" in few.err
+    assert "label 1:" not in few.err
+    assert "Warning" not in cli("tune", write(tmp_path / "p.jsonl", ROWS * 2)).err
+
+
+def test_a_kind_that_fails_is_named_and_hides_no_other(cli: Cli, tmp_path: Path) -> None:
+    rows = [{**row, "source": "ours"} for row in ROWS * 2] + [{**row, "source": "theirs"} for row in ROWS[:10]]
+
+    found = cli("tune", write(tmp_path / "p.jsonl", rows))
+
+    assert found.code == 3
+    assert "in cache_config.yaml:  similarity_threshold: 0." in found.out
+    assert "Error: theirs: no threshold can be recommended: no pair has label 0" in found.err
+    assert "Warning: theirs" not in found.err
 
 
 @pytest.mark.parametrize(

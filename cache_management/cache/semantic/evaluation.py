@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -155,32 +155,79 @@ def split(judged: Sequence[Judged]) -> tuple[list[Judged], list[Judged]]:
 
 
 class Tuned(msgspec.Struct, frozen=True):
-    """A threshold that was chosen on one half of the pairs, and what it does to the other."""
+    """A threshold that was chosen on one half of the pairs, and what it does to the other.
 
-    threshold: float
+    `threshold` is None where none can be recommended, which `why_not` explains; the outcomes then count what there is,
+    or are those of the best one. `doubts` say why a recommendation is worth little.
+    """
+
+    threshold: float | None
     chosen_on: Outcome
     reported_on: Outcome
+    why_not: str | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def tune(judged: Sequence[Judged], *, precision: float) -> Tuned:
     """Return the lowest threshold whose precision, gates on, is wanted, on one half; and what the other half says.
 
     Raises:
-        InvalidInput: No threshold reaches it, or the wanted precision is no share.
+        InvalidInput: The wanted precision is no share.
     """
     if not 0 < precision <= 1:
         raise InvalidInput(f"a precision of {precision} is no share; take a number above 0, up to 1")
     ours, others = split(judged)
-    best = Outcome(0, 0, 0, 0)
+    halves = outcome(ours, _nothing), outcome(others, _nothing)
+    doubts = tuple(_doubts(*halves))
+    missing = _missing(*halves)
+    if missing is not None:
+        return Tuned(None, *halves, missing, doubts)
+    best: tuple[Outcome, float] | None = None
     for at in CURVE:
         found = outcome(ours, by_gates(at))
-        if found.right + found.wrong and found.precision.share >= precision:
-            return Tuned(at, found, outcome(others, by_gates(at)))
-        if found.right + found.wrong and (not best.right or found.precision.share > best.precision.share):
-            best = found
-    raise InvalidInput(
-        f"no threshold reaches a precision of {precision:g} on these pairs; the best has {best.precision.share:.3f}"
+        if not found.right + found.wrong:
+            continue
+        if found.precision.share >= precision:
+            return Tuned(at, found, outcome(others, by_gates(at)), None, doubts)
+        if best is None or found.precision.share > best[0].precision.share:
+            best = found, at
+    if best is None:
+        why = f"nothing is served at any threshold from {CURVE[0]:g} up: gates refuse it, or texts are too far apart"
+        return Tuned(None, *halves, why, doubts)
+    found, at = best
+    why = (
+        f"no threshold reaches a precision of {precision:g} on these pairs; the best has {found.precision.share:.3f}"
+        f" ({found.right} of {found.right + found.wrong} right, at {at:.2f})"
     )
+    return Tuned(None, found, outcome(others, by_gates(at)), why, doubts)
+
+
+def _nothing(_: Judged) -> bool:
+    return False
+
+
+def _missing(ours: Outcome, others: Outcome) -> str | None:
+    """Return which pairs a threshold cannot be chosen without."""
+    if not ours.negatives + others.negatives:
+        return (
+            "no pair has label 0 (two answers are needed), and without such pairs every threshold looks right;"
+            " add some, above all of questions that are close"
+        )
+    if not ours.positives + others.positives:
+        return "no pair has label 1 (one answer serves both), so there is nothing right to serve; add some"
+    for label, count in ((0, ours.negatives), (1, ours.positives)):
+        if not count:
+            return f"the half to choose by has no pair with label {label}; add pairs with other texts"
+    return None
+
+
+def _doubts(ours: Outcome, others: Outcome) -> Iterator[str]:
+    counts = ((1, ours.positives, others.positives), (0, ours.negatives, others.negatives))
+    for label, one, other in counts:
+        if one + other < FEW:
+            yield f"pairs with label {label}: {one + other}; fewer than {FEW} say little about a threshold"
+        elif not other:
+            yield f"the other half has no pair with label {label}, and says nothing about them"
 
 
 class Report(msgspec.Struct, frozen=True):
