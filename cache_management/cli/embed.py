@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cache_management.cache.errors import InvalidInput
 from cache_management.cache.identity import storage_prefix
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
@@ -15,6 +17,8 @@ from cache_management.wiring import Platform
 
 if TYPE_CHECKING:
     from cache_management.cache.semantic.re_embedding import Census, Place
+
+Flags = Mapping[str, bool]
 
 
 @click.command()
@@ -43,6 +47,12 @@ def embed(
     A worker does the work and records it as a job; with --local, or when no broker is configured,
     this process does. Use --drop-old when no process stores with the former model any more.
     """
+    _check_flags(
+        counts={"--plan": plan},
+        works={"--check": check, "--all": everything, "--drop-old": drop_old},
+        here={"--local": local},
+        waits={"--no-wait": not wait, "--timeout": timeout is not None},
+    )
     if plan:
         return _show_plan(cli, as_json=as_json)
     if local or not cli.settings.broker_url:
@@ -66,6 +76,19 @@ def embed(
     job, timed_out = watch_job(client, submitted.job_id, timeout=timeout, quiet=as_json)
     print_json(job) if as_json else print_job(job)
     return ExitCode.TIMEOUT if timed_out else exit_code_of(job)
+
+
+def _check_flags(*, counts: Flags, works: Flags, here: Flags, waits: Flags) -> None:
+    """Refuse flags, by what they are about, that would be ignored beside another one."""
+    for first, others, why in (
+        (counts, {**works, **waits}, "only counts"),
+        (here, waits, "waits for the work it does itself"),
+        ({"--no-wait": waits["--no-wait"]}, {"--timeout": waits["--timeout"]}, "waits for nothing"),
+    ):
+        name = next((name for name, is_given in first.items() if is_given), None)
+        given = [name for name, is_given in others.items() if is_given]
+        if name is not None and given:
+            raise InvalidInput(f"{name} {why}: leave out {', '.join(given)}, or {name} itself")
 
 
 def _show_plan(cli: CliContext, *, as_json: bool) -> ExitCode:

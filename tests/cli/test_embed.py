@@ -68,12 +68,31 @@ def test_a_second_run_finds_everything_there(filled: Cli) -> None:
 def test_a_plan_counts_and_changes_nothing(filled: Cli) -> None:
     plant_of_another_model()
 
-    plans = [filled("embed", "--plan", "--drop-old", "--json").data for _ in range(2)]
+    plans = [filled("embed", "--plan", "--json").data for _ in range(2)]
 
     assert plans[0] == plans[1]
     assert (plans[0]["entries"], plans[0]["missing"]) == (COUNT, COUNT)
     assert plans[0]["vectors"] == {"hashing-32": COUNT}
     assert "vectors of hashing-64 (this model)" in filled("embed", "--plan").out
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--plan", "--check", "--all"), "--plan only counts: leave out --check, --all"),
+        (("--plan", "--drop-old", "--no-wait"), "leave out --drop-old, --no-wait"),
+        (("--plan", "--timeout", 1), "leave out --timeout"),
+        (("--local", "--no-wait"), "--local waits for the work it does itself: leave out --no-wait"),
+        (("--local", "--timeout", 1), "leave out --timeout"),
+        (("--no-wait", "--timeout", 1), "--no-wait waits for nothing: leave out --timeout"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(filled: Cli, flags: tuple[object, ...], says: str) -> None:
+    found = filled("embed", *flags)
+
+    assert found.code == 2
+    assert says in found.err
+    assert filled("embed", "--plan", "--local", "--json").data["missing"] == COUNT
 
 
 def test_drop_old_removes_what_other_models_left(filled: Cli) -> None:
