@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
@@ -68,6 +69,21 @@ LookupReason = Literal[
 ]
 
 
+_MISSES: Final[Mapping[LookupReason, str]] = {
+    "no_candidate": "nothing that can be found by meaning was asked in this context: model, system prompt, tools,"
+    " parameters and conversation",
+    "below_threshold": "the nearest question in this context is further away than the threshold",
+    "vetoed": "what is near enough was refused, by a gate, by somebody's word or by a second opinion",
+    "unverified": "something is near enough, and too little is known yet of whether its answer would be right",
+    "ineligible_turn": "it can be found exactly only: the model does not read the text whole (it is too long, or has"
+    " signs that the model does not know), or it is empty or a turn of a tool",
+    "bypass": "the caller wanted a new answer",
+    "expired": "what is stored is older than it may be, or than the caller takes",
+    "degraded": "the store, the model or the index did not answer; the log says which and why",
+}
+"""What each reason of a miss means, in a sentence."""
+
+
 class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one question, and why. True in a condition when it is a hit.
 
@@ -101,6 +117,8 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
         """Return the decision in lines for a person: what was weighed, how close it was, what refused it."""
         kept = f", stored {_ago(self.age_seconds)} ago" if self.age_seconds is not None else ""
         lines = [f"{'hit' if self.hit else 'miss'}: {self.reason}{kept}, threshold {self.threshold:.2f}"]
+        if not self.hit and self.reason in _MISSES:
+            lines.append(f"  {_MISSES[self.reason]}")
         for match in self.candidates:
             served = self.hit and match.key == self.key and not match.vetoes
             verdict = (

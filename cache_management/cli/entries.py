@@ -101,11 +101,14 @@ def get_similar(cli: CliContext, prompt: str, threshold: float | None, limit: in
     if limit < 1:
         raise InvalidInput(f"--limit {limit} is below 1")
 
-    async def work(platform: Platform) -> tuple[list[Any], int]:
-        left = await platform.manager.index_missing(limit=_INDEX_AT_ONCE)
-        return list(await platform.manager.find_similar(prompt, asked, limit)), left
+    async def work(platform: Platform) -> tuple[list[Any], int, bool]:
+        manager = platform.manager
+        left = await manager.index_missing(limit=_INDEX_AT_ONCE)
+        matches = await manager.find_similar(prompt, asked, limit)
+        matcher = manager.similarity_matcher
+        return matches, left, bool(matches) or matcher is None or await matcher.vector_of(prompt) is not None
 
-    matches, left = cli.run(work)
+    matches, left, is_readable = cli.run(work)
     if left:
         note(f"{left} entries are not embedded yet and were not searched; ask again, or warm with embedding.")
     if as_json:
@@ -118,6 +121,11 @@ def get_similar(cli: CliContext, prompt: str, threshold: float | None, limit: in
                 (match.score, "no" if match.vetoes else "yes", match.prompt, match.response, ", ".join(match.vetoes))
                 for match in matches
             ],
+        )
+    elif not is_readable:
+        note(
+            "This text can be found exactly only (`cache-cli get-cache`): the model does not read it whole,"
+            " because it is empty, too long, or has signs that the model does not know."
         )
     else:
         note(f"No stored prompt reaches a similarity of {asked:g}.")

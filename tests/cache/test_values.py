@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from cache_management.cache.values import CachedResponse, CacheStats
+from cache_management.cache.values import CachedResponse, CacheStats, Lookup, LookupReason
 
 FIELDS = {"prompt": "p", "response": "r", "model": "m", "timestamp": datetime(2026, 1, 2, tzinfo=UTC)}
 
@@ -76,3 +76,17 @@ def test_hit_rate_is_hits_over_lookups(hits: int, misses: int, rate: float) -> N
     stats = CacheStats(**{**counts, "hits": hits, "misses": misses})  # type: ignore[arg-type]
 
     assert stats.hit_rate == rate
+
+
+@pytest.mark.parametrize("reason", sorted({*get_args(LookupReason)} - {"exact", "semantic"}))
+def test_every_reason_of_a_miss_is_explained(reason: LookupReason) -> None:
+    said = Lookup(hit=False, key="k", reason=reason, threshold=0.85).explain().splitlines()
+
+    assert said[0] == f"miss: {reason}, threshold 0.85"
+    assert len(said[1]) > 20
+
+
+def test_a_text_that_is_found_exactly_only_is_said_to_be() -> None:
+    assert (
+        "does not read the text whole" in Lookup(hit=False, key="k", reason="ineligible_turn", threshold=0.85).explain()
+    )

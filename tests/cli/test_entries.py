@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cache_management import CacheConfig, LLMCache
+from cache_management.cache.embeddings.hashing import HashingEmbedder
 from tests.cli.conftest import Cli
 
 
@@ -96,6 +97,19 @@ def test_nothing_similar_is_exit_code_1(cli: Cli) -> None:
     cli("set-cache", "alpha beta", "1")
 
     assert cli("get-similar", "something else entirely", "-t", "0.99").code == 1
+
+
+@pytest.mark.parametrize("text", [" ", "word " * 2_000])
+def test_a_text_that_the_model_does_not_read_is_said_to_be_found_exactly_only(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(HashingEmbedder, "fits", lambda _, text: len(text) < 1_000)
+
+    found = cli("get-similar", text)
+
+    assert found.code == 1
+    assert "can be found exactly only" in found.err
+    assert "No stored prompt" not in found.err
 
 
 def test_a_cache_that_is_down_is_exit_code_7(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
