@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 from pydantic import ValidationError
 
 from cache_management.cache.config import explain_validation
 from cache_management.cache.errors import InvalidInput
-from cache_management.cache.values import CachedResponse
+from cache_management.cache.values import CachedResponse, SimilarityMatch
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
-from cache_management.cli.output import json_option, note, print_json, print_table, print_yaml
+from cache_management.cli.output import json_option, note, plain, print_json, print_table, print_yaml
+from cache_management.cli.request_context import Place, parse_object, places_of
 from cache_management.wiring import Platform
 
 _INDEX_AT_ONCE = 1_000
@@ -39,7 +39,7 @@ def set_cache(
             model=model,
             timestamp=datetime.now(UTC),
             token_count=0,
-            metadata=_parse_metadata(metadata),
+            metadata={} if metadata is None else parse_object(metadata, "--metadata", '{"user": "alice"}'),
         )
     except ValidationError as exc:
         raise InvalidInput(explain_validation(exc, what="the entry")) from None
@@ -93,7 +93,8 @@ def get_cache(cli: CliContext, prompt: str, model: str | None, form: str, as_jso
 def get_similar(cli: CliContext, prompt: str, threshold: float | None, limit: int, as_json: bool) -> int:
     """Print stored prompts that mean nearly the same as PROMPT, and what would refuse them.
 
-    Entries that were never embedded are embedded first, up to a thousand.
+    Entries that were never embedded are embedded first, up to a thousand. What an app asked with a model, a
+    system prompt, parameters or a conversation is served in that context only; see `cache-cli explain`.
     """
     asked = cli.settings.similarity_threshold if threshold is None else threshold
     if not -1.0 <= asked <= 1.0:
@@ -101,25 +102,34 @@ def get_similar(cli: CliContext, prompt: str, threshold: float | None, limit: in
     if limit < 1:
         raise InvalidInput(f"--limit {limit} is below 1")
 
-    async def work(platform: Platform) -> tuple[list[Any], int, bool]:
+    async def work(platform: Platform) -> tuple[Sequence[tuple[SimilarityMatch, Place]], int, bool]:
         manager = platform.manager
         left = await manager.index_missing(limit=_INDEX_AT_ONCE)
         matches = await manager.find_similar(prompt, asked, limit)
         matcher = manager.similarity_matcher
-        return matches, left, bool(matches) or matcher is None or await matcher.vector_of(prompt) is not None
+        is_readable = bool(matches) or matcher is None or await matcher.vector_of(prompt) is not None
+        return list(zip(matches, await places_of(platform, matches), strict=True)), left, is_readable
 
     matches, left, is_readable = cli.run(work)
     if left:
         note(f"{left} entries are not embedded yet and were not searched; ask again, or warm with embedding.")
     if as_json:
-        print_json({"threshold": asked, "matches": matches, "not_embedded": left})
+        found = [{**plain(match), "model": place.model, "is_alone": place.is_alone} for match, place in matches]
+        print_json({"threshold": asked, "matches": found, "not_embedded": left})
     elif matches:
         print_table(
             f"Similar to {prompt!r}, threshold {asked:g}",
-            ("score", "served", "prompt", "response", "vetoes"),
+            ("score", "served", "context", "prompt", "response", "vetoes"),
             [
-                (match.score, "no" if match.vetoes else "yes", match.prompt, match.response, ", ".join(match.vetoes))
-                for match in matches
+                (
+                    match.score,
+                    "no" if match.vetoes else "yes" if place.is_alone else "in its context",
+                    "prompt alone" if place.is_alone else f"another, answer of {place.model}",
+                    match.prompt,
+                    match.response,
+                    ", ".join(match.vetoes),
+                )
+                for match, place in matches
             ],
         )
     elif not is_readable:
@@ -130,15 +140,3 @@ def get_similar(cli: CliContext, prompt: str, threshold: float | None, limit: in
     else:
         note(f"No stored prompt reaches a similarity of {asked:g}.")
     return ExitCode.OK if matches else ExitCode.FAILED
-
-
-def _parse_metadata(text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    try:
-        found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as exc:
-        raise InvalidInput(f'--metadata is not JSON: {exc}; write an object like \'{{"user": "alice"}}\'') from None
-    if not isinstance(found, dict):
-        raise InvalidInput('--metadata must be a JSON object, like \'{"user": "alice"}\'')
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,13 +14,10 @@ from cache_management.cache.values import Lookup
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import json_option, note, plain, print_json, print_table
+from cache_management.cli.request_context import Place, in_other_contexts, read_request, request_options
 from cache_management.wiring import Platform
 
 _INDEX_AT_ONCE = 1_000
-
-
-_model = click.option("-m", "--model", help="As in the request: another model is another context.")
-_system = click.option("-s", "--system", help="The system prompt of the request.")
 
 
 @click.command()
@@ -27,8 +25,7 @@ _system = click.option("-s", "--system", help="The system prompt of the request.
 @click.option(
     "-t", "--threshold", type=float, help="Similarity threshold, -1 to 1  [default: similarity_threshold, 0.85]"
 )
-@_model
-@_system
+@request_options
 @click.option("--against", metavar="KEY", help="Compare with the entry of this key, however far away it is.")
 @json_option
 @pass_cli
@@ -38,6 +35,8 @@ def explain(
     threshold: float | None,
     model: str | None,
     system: str | None,
+    params: str | None,
+    history: Path | None,
     against: str | None,
     as_json: bool,
 ) -> int:
@@ -46,22 +45,26 @@ def explain(
     The exit code is 0 when it would be answered, or with --against when that entry would answer it.
     """
 
-    async def work(platform: Platform) -> tuple[Lookup, dict[str, Any] | None, int]:
+    request = read_request(model=model, system=system, params=params, history=history)
+
+    async def work(platform: Platform) -> tuple[Lookup, dict[str, Any] | None, list[Place], int]:
         manager = platform.manager
         left = await manager.index_missing(limit=_INDEX_AT_ONCE)
-        found = await manager.lookup(prompt, model=model, system=system, threshold=threshold)
+        found = await manager.lookup(prompt, **request, threshold=threshold)
         compared = None
         if against is not None:
             compared = await _compare(platform, found, against)
-        return found, compared, left
+        return found, compared, await in_other_contexts(platform, found), left
 
-    found, compared, left = cli.run(work)
+    found, compared, elsewhere, left = cli.run(work)
     if left:
         note(f"{left} entries are not embedded yet and were not weighed; ask again, or warm with embedding.")
     if as_json:
-        print_json({**plain(found), "against": compared})
+        print_json({**plain(found), "elsewhere": elsewhere, "against": compared})
     else:
         click.echo(found.explain())
+        for place in elsewhere:
+            click.echo(f"  {place}")
         if compared is not None:
             print_table(f"Against {compared['key']!r}", ("what", "is"), list(compared.items()))
     is_answered = found.hit if compared is None else bool(compared["would_answer"])
@@ -107,8 +110,7 @@ async def _compare(platform: Platform, asked: Lookup, key: str) -> dict[str, Any
 
 @click.command()
 @click.argument("prompt")
-@_model
-@_system
+@request_options
 @click.option("--key", help="The entry that answered it  [default: the one that a lookup finds by meaning]")
 @click.option("--right/--wrong", "correct", default=None, help="Whether its answer was right.")
 @json_option
@@ -118,6 +120,8 @@ def feedback(
     prompt: str,
     model: str | None,
     system: str | None,
+    params: str | None,
+    history: Path | None,
     key: str | None,
     correct: bool | None,
     as_json: bool,
@@ -126,9 +130,11 @@ def feedback(
     if correct is None:
         raise InvalidInput("say --right or --wrong")
 
+    request = read_request(model=model, system=system, params=params, history=history)
+
     async def work(platform: Platform) -> str | None:
         manager = platform.manager
-        found = await manager.lookup(prompt, model=model, system=system)
+        found = await manager.lookup(prompt, **request)
         # By default what a lookup serves, or what was called wrong before.
         match = next(
             (

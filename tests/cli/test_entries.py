@@ -10,6 +10,8 @@ import yaml
 
 from cache_management import CacheConfig, LLMCache
 from cache_management.cache.embeddings.hashing import HashingEmbedder
+from cache_management.settings import load_settings
+from cache_management.wiring import open_platform
 from tests.cli.conftest import Cli
 
 
@@ -91,6 +93,23 @@ def test_similar_prompts_are_listed_with_their_vetoes(cli: Cli) -> None:
     assert found.code == 0
     (match,) = found.data["matches"]
     assert (match["prompt"], match["vetoes"]) == ("is it safe to swim here", ["polarity"])
+
+
+def test_what_only_another_context_holds_is_not_said_to_be_served(cli: Cli) -> None:
+    async def store() -> None:
+        platform = open_platform(load_settings().settings)
+        await platform.manager.store("what is a black hole", "a region", model="gpt-4", system="Be brief.")
+        await platform.aclose()
+
+    asyncio.run(store())
+    cli("set-cache", "a black hole, what is it", "dark")
+
+    found = cli("get-similar", "what is a black hole", "-t", "0.5")
+    data = cli("get-similar", "what is a black hole", "-t", "0.5", "--json").data["matches"]
+
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in found.out.splitlines() if line.startswith("│")]
+    assert rows == [["1.000", "in its context", "another, answer of gpt-4"], [rows[1][0], "yes", "prompt alone"]]
+    assert [(each["model"], each["is_alone"]) for each in data] == [("gpt-4", False), ("gpt-4", True)]
 
 
 def test_nothing_similar_is_exit_code_1(cli: Cli) -> None:

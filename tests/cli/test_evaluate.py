@@ -1,8 +1,7 @@
-"""evaluate, tune, explain, feedback."""
+"""evaluate, tune, and what stats tell of wrong answers."""
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import gzip
 import json
@@ -14,8 +13,6 @@ from typing import Any
 import pytest
 
 from cache_management.cache.semantic.evaluation import Outcome, mean_precision
-from cache_management.settings import load_settings
-from cache_management.wiring import open_platform
 from tests.cli.conftest import Cli
 
 SAME = [(f"how do I reset the {name} of my router", f"my router, how do I reset the {name}") for name in ("pin", "key")]
@@ -362,95 +359,6 @@ def test_empty_and_strange_texts_are_counted_and_harm_nothing(cli: Cli, tmp_path
     (report,) = cli("evaluate", write(tmp_path / "p.jsonl", rows), "--json").data
 
     assert (report["pairs"], report["unreadable"]) == (6, 2)
-
-
-# explain, feedback
-
-
-def test_explain_says_what_would_answer_and_what_refuses(cli: Cli) -> None:
-    cli("set-cache", "fee for 10 transfers abroad", "1 EUR")
-
-    served = cli("explain", "for 10 transfers abroad fee", "-t", 0.7)
-    refused = cli("explain", "fee for 12 transfers abroad", "-t", 0.7)
-    data = cli("explain", "fee for 12 transfers abroad", "-t", 0.7, "--json")
-
-    assert (served.code, refused.code, data.code) == (0, 1, 1)
-    assert "served" in served.out
-    assert "refused by number" in refused.out
-    assert data.data["reason"] == "vetoed"
-    assert data.data["candidates"][0]["vetoes"] == ["number"]
-
-
-def test_explain_compares_with_one_entry_however_far(cli: Cli) -> None:
-    cli("set-cache", "what is a black hole", "a region")
-
-    found = cli("explain", "how do I bake bread", "--against", "what is a black hole", "--json")
-
-    assert found.code == 1
-    assert found.data["against"]["score"] < 0.5
-    assert found.data["against"]["would_answer"] is False
-    absent = cli("explain", "x", "--against", "nothing")
-    assert absent.code == 2
-    assert "there is no entry under 'nothing'" in absent.err
-
-
-def stored_in_context(prompt: str, response: str) -> str:
-    """Store an answer as an app does, with a model and a system prompt; return its key."""
-
-    async def store() -> str:
-        platform = open_platform(load_settings().settings)
-        try:
-            return await platform.manager.store(prompt, response, model="gpt-4", system="Be brief.")
-        finally:
-            await platform.aclose()
-
-    return asyncio.run(store())
-
-
-IN_CONTEXT = ("-m", "gpt-4", "-s", "Be brief.")
-
-
-def test_explain_compares_with_an_entry_in_its_own_context(cli: Cli) -> None:
-    key = stored_in_context("fee for 10 transfers abroad", "1 EUR")
-    asked = "for 10 transfers abroad fee"
-
-    same = cli("explain", asked, *IN_CONTEXT, "--against", key, "--json")
-    far = cli("explain", "how do I bake bread", *IN_CONTEXT, "--against", key, "--json")
-    other = cli("explain", asked, "-m", "gpt-5", "--against", key, "--json")
-
-    assert (same.code, same.data["against"]["vetoes"], same.data["against"]["would_answer"]) == (0, [], True)
-    assert (far.code, far.data["against"]["would_answer"]) == (1, False)
-    assert "scope" not in far.data["against"]["vetoes"]
-    assert (other.code, other.data["against"]["vetoes"]) == (1, ["scope"])
-
-
-def test_feedback_reaches_an_answer_in_its_context(cli: Cli) -> None:
-    key = stored_in_context("how do I reset my password", "on the login page")
-    asked = "my password, how do I reset"
-
-    assert cli("feedback", asked, "--wrong").code == 1, "nothing answers the bare prompt"
-    noted = cli("feedback", asked, *IN_CONTEXT, "--wrong", "--json")
-    against = cli("explain", asked, *IN_CONTEXT, "--against", key, "--json")
-
-    assert (noted.code, noted.data["key"]) == (0, key)
-    assert against.data["against"]["vetoes"] == ["feedback_block"]
-
-
-def test_feedback_keeps_an_answer_from_its_question(cli: Cli) -> None:
-    cli("set-cache", "how do I reset my password", "on the login page")
-    asked = "my password, how do I reset"
-    assert cli("explain", asked).code == 0
-
-    assert cli("feedback", asked, "--wrong").code == 0
-    assert "feedback_block" in cli("explain", asked).out
-    assert cli("feedback", asked, "--right").code == 0
-    assert cli("explain", asked).code == 0
-
-
-def test_feedback_without_an_answer_or_a_word_says_so(cli: Cli) -> None:
-    assert "say --right or --wrong" in cli("feedback", "x").err
-    found = cli("feedback", "x", "--wrong", "--json")
-    assert (found.code, found.data["noted"]) == (1, False)
 
 
 def test_stats_tell_of_wrong_answers_where_there_is_a_budget(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
