@@ -1,4 +1,4 @@
-"""explain, feedback: why a question is answered or not, and whether its answer was right."""
+"""explain: why a question is answered or not."""
 
 from __future__ import annotations
 
@@ -106,55 +106,3 @@ async def _compare(platform: Platform, asked: Lookup, key: str) -> dict[str, Any
         "vetoes": vetoes,
         "would_answer": score is not None and reaches(score, asked.threshold) and not vetoes,
     }
-
-
-@click.command()
-@click.argument("prompt")
-@request_options
-@click.option("--key", help="The entry that answered it  [default: the one that a lookup finds by meaning]")
-@click.option("--right/--wrong", "correct", default=None, help="Whether its answer was right.")
-@json_option
-@pass_cli
-def feedback(
-    cli: CliContext,
-    prompt: str,
-    model: str | None,
-    system: str | None,
-    params: str | None,
-    history: Path | None,
-    key: str | None,
-    correct: bool | None,
-    as_json: bool,
-) -> int:
-    """Say whether the answer that PROMPT got by meaning was right. A wrong one is not served to it again."""
-    if correct is None:
-        raise InvalidInput("say --right or --wrong")
-
-    request = read_request(model=model, system=system, params=params, history=history)
-
-    async def work(platform: Platform) -> str | None:
-        manager = platform.manager
-        found = await manager.lookup(prompt, **request)
-        # By default what a lookup serves, or what was called wrong before.
-        match = next(
-            (
-                each
-                for each in found.candidates
-                if each.key == (key or found.key) or (key is None and correct and each.vetoes == ("feedback_block",))
-            ),
-            None,
-        )
-        if match is None:
-            return None
-        await manager.judge(prompt, match.key, score=match.score, correct=correct)
-        return match.key
-
-    judged = cli.run(work)
-    if as_json:
-        print_json({"noted": judged is not None, "key": judged, "correct": correct})
-    elif judged is not None:
-        click.echo(f"Noted for the entry {judged[:80]!r}.")
-    if judged is None:
-        note("No entry answers this prompt by meaning; `cache-cli explain` shows what is near.")
-        return ExitCode.FAILED
-    return ExitCode.OK

@@ -21,7 +21,7 @@ _COMMANDS = {
     "get-cache": "entries:get_cache",
     "get-similar": "entries:get_similar",
     "explain": "explain:explain",
-    "feedback": "explain:feedback",
+    "feedback": "feedback:feedback",
     "evaluate": "evaluate:evaluate_command",
     "tune": "evaluate:tune_command",
     "invalidate": "invalidate:invalidate",

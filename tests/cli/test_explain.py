@@ -96,6 +96,8 @@ def test_feedback_keeps_an_answer_from_its_question(cli: Cli) -> None:
 
 def test_feedback_without_an_answer_or_a_word_says_so(cli: Cli) -> None:
     assert "say --right or --wrong" in cli("feedback", "x").err
+    both = cli("feedback", "x", "--right", "--wrong")
+    assert (both.code, "not both" in both.err) == (2, True)
     found = cli("feedback", "x", "--wrong", "--json")
     assert (found.code, found.data["noted"]) == (1, False)
 
@@ -156,3 +158,58 @@ def test_a_context_that_cannot_be_read_is_named(cli: Cli, options: tuple[str, ..
 
     assert found.code == 2
     assert says in found.err
+
+
+def judged_pairs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setenv("CACHE_SEMANTIC__MAX_ERROR_RATE", "0.05")
+    blocked: int = cli("stats", "--json").data["false_hits"]["blocked"]
+    return blocked
+
+
+def test_feedback_for_a_key_that_nothing_has_is_not_noted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = cli("feedback", "what is a black hole", "--key", "nope", "--wrong")
+
+    assert found.code == 1
+    assert "No entry has the key 'nope'" in found.err
+    assert "Nothing was noted" in found.err
+    assert judged_pairs(cli, monkeypatch) == 0
+
+
+def test_feedback_for_an_exact_hit_says_what_to_do(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("set-cache", "what is a black hole", "a region")
+
+    for more in ((), ("--key", "what is a black hole")):
+        found = cli("feedback", "what is a black hole", "--wrong", *more)
+
+        assert found.code == 1
+        assert "answered exactly" in found.err
+        assert "cache-cli invalidate" in found.err
+    assert judged_pairs(cli, monkeypatch) == 0
+
+
+def test_feedback_for_an_entry_that_is_not_close_says_how_close_it_is(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("set-cache", "what is a black hole", "a region")
+    cli("set-cache", "x y", "1")
+    asked = "what is a white hole on the moon"
+
+    noted = cli("feedback", asked, "--key", "what is a black hole", "--wrong")
+    refused = [cli("feedback", far, "--key", "x y", "--wrong", "--json") for far in ("a", "b", "c", "d", "e", "f")]
+
+    assert noted.code == 0
+    assert "though its similarity of 0." in noted.out
+    assert "below the threshold of 0.85" in noted.out
+    opposite = next(each for each in refused if each.code == 1)
+    assert opposite.data["noted"] is False
+    assert "has a similarity of -0." in opposite.data["why_not"]
+
+
+def test_feedback_for_an_entry_of_another_context_says_so(cli: Cli) -> None:
+    key = stored_in_context("what is a black hole", "a region")
+
+    found = cli("feedback", "what is a black hole", "--key", key, "--wrong")
+
+    assert found.code == 0
+    assert "stored in another context" in found.out
+    assert "threshold" not in found.out
