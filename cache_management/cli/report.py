@@ -8,6 +8,7 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
+from cache_management.cache.config import SimilarityConfig
 from cache_management.cache.errors import MetadataUnavailable
 from cache_management.cache.redact import hide_password
 from cache_management.cache.values import CacheStats
@@ -27,7 +28,8 @@ from cache_management.wiring import Platform
 def stats(cli: CliContext, form: str, as_json: bool) -> None:
     """Print what the cache holds, and how its jobs stand."""
 
-    learns = cli.settings.similarity().serves != "static"
+    meaning = cli.settings.similarity()
+    learns = meaning.serves != "static"
 
     async def work(platform: Platform) -> tuple[CacheStats, dict[str, Any] | None]:
         judged = plain(await platform.manager.false_hits()) if learns else None
@@ -38,6 +40,8 @@ def stats(cli: CliContext, form: str, as_json: bool) -> None:
         "backend": found.backend,
         "namespace": found.namespace,
         "total_entries": found.total_entries,
+        "semantic_mode": meaning.serves,
+        "similarity_threshold": meaning.threshold,
         "jobs": _job_counts(cli),
     }
     if judged is not None:
@@ -51,19 +55,23 @@ def stats(cli: CliContext, form: str, as_json: bool) -> None:
         data.pop("false_hits", None)
         print_pairs("Cache", data)
         if judged is not None:
-            print_pairs("Wrong answers by meaning", _in_words(judged))
+            print_pairs("Wrong answers by meaning", _in_words(judged, meaning))
         if jobs:
             print_table("Jobs", ("state", "number"), sorted(jobs.items()))
 
 
-def _in_words(judged: dict[str, Any]) -> dict[str, object]:
+def _in_words(judged: dict[str, Any], meaning: SimilarityConfig) -> dict[str, object]:
     served = judged["served"]
     known = f"{served['rate']:.3f} [{served['low']:.3f}, {served['high']:.3f}], {served['audited']} computed again"
     threshold = judged["threshold"]
+    # Evidence knows of scores that the configured threshold keeps from being served.
+    floor = "none yet" if threshold is None else f"{max(threshold, meaning.threshold):.2f}"
+    is_shadow = meaning.serves == "shadow"
     return {
+        "mode": "shadow: nothing is served by meaning" if is_shadow else meaning.serves,
         "error budget": judged["budget"],
         "of those served": known if served["audited"] else "not yet verified",
-        "served from a score of": "none yet" if threshold is None else f"{threshold:.2f}",
+        "would be served from a score of" if is_shadow else "served from a score of": floor,
         "compared and not served": judged["candidates"],
         "wrong among them": judged["wrong"],
         "unsure among them": judged["unsure"],
