@@ -97,7 +97,8 @@ def test_similar_prompts_are_listed_with_their_vetoes(cli: Cli) -> None:
 
 def test_what_only_another_context_holds_is_not_said_to_be_served(cli: Cli) -> None:
     async def store() -> None:
-        platform = open_platform(load_settings().settings)
+        patient = {"strict": True, "timeout_seconds": 10.0}
+        platform = open_platform(load_settings().settings.model_copy(update=patient))
         await platform.manager.store("what is a black hole", "a region", model="gpt-4", system="Be brief.")
         await platform.aclose()
 

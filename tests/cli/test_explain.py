@@ -45,7 +45,9 @@ def stored_in_context(prompt: str, response: str, **more: Any) -> str:
     """Store an answer as an app does, with a model and a system prompt; return its key."""
 
     async def store() -> str:
-        platform = open_platform(load_settings().settings)
+        # An app's write fails open when a busy disk is late; here it must not be lost.
+        patient = {"strict": True, "timeout_seconds": 10.0}
+        platform = open_platform(load_settings().settings.model_copy(update=patient))
         try:
             return await platform.manager.store(prompt, response, model="gpt-4", system="Be brief.", **more)
         finally:
