@@ -12,7 +12,7 @@ from cache_management.cache.identity import storage_prefix
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import json_option, note, print_json, print_pairs, progress
-from cache_management.cli.watching import embed_rows, exit_code_of, print_job, watch_job
+from cache_management.cli.watching import Seconds, embed_rows, exit_code_of, print_job, watch_job
 from cache_management.wiring import Platform
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ Flags = Mapping[str, bool]
 @click.option("--plan", is_flag=True, help="Only count what there is.")
 @click.option("--local", is_flag=True, help="Run in this process instead of submitting a job.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Show the progress until the job ends.")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Stop waiting after so many seconds; the job goes on.")
+@click.option("--timeout", type=Seconds(), help="Stop waiting after so many seconds; the job goes on.")
 @json_option
 @pass_cli
 def embed(

@@ -7,7 +7,7 @@ from html import escape
 from math import floor
 
 from cache_management.cache.semantic.evaluation import CURVE, Report
-from cache_management.cli.evaluate import facts_of, tables_of
+from cache_management.cli.evaluation_tables import facts_of, tables_of
 
 _WIDTH, _HEIGHT, _MARGIN = 560, 320, 46
 

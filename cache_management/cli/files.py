@@ -11,7 +11,7 @@ from cache_management.cache.warmer import CacheWarmer, WarmReport
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import json_option, note, print_json, print_pairs, progress
-from cache_management.cli.watching import exit_code_of, print_job, watch_job
+from cache_management.cli.watching import Seconds, exit_code_of, print_job, watch_job
 from cache_management.wiring import Platform
 
 
@@ -23,7 +23,7 @@ from cache_management.wiring import Platform
 @click.option("--no-embed", is_flag=True, help="Do not make the entries findable by meaning.")
 @click.option("--idem", metavar="KEY", help="While a job with this key lives, watch that one; queue nothing new.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Show the progress until the job ends.")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Stop waiting after so many seconds; the job goes on.")
+@click.option("--timeout", type=Seconds(), help="Stop waiting after so many seconds; the job goes on.")
 @json_option
 @pass_cli
 def warm(

@@ -9,7 +9,7 @@ import click
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import json_option, print_json, print_table
-from cache_management.cli.watching import exit_code_of, print_job, watch_job
+from cache_management.cli.watching import Seconds, exit_code_of, print_job, watch_job
 
 if TYPE_CHECKING:
     from cache_management.models.store.results import Action
@@ -67,7 +67,7 @@ def show(cli: CliContext, job_id: str, as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("job_id")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Stop watching after so many seconds; the job goes on.")
+@click.option("--timeout", type=Seconds(), help="Stop watching after so many seconds; the job goes on.")
 @json_option
 @pass_cli
 def watch(cli: CliContext, job_id: str, timeout: float | None, as_json: bool) -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from math import isnan
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import note, print_pairs, progress
@@ -12,6 +15,20 @@ from cache_management.cli.output import note, print_pairs, progress
 if TYPE_CHECKING:
     from cache_management.models.store.results import JobView
     from cache_management.workers.client import JobClient
+
+
+class Seconds(click.FloatRange):
+    """How long to wait, 0 or more; "nan" is in no range and out of none."""
+
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        return self.fail(f"{value} is no number of seconds", param, ctx) if isnan(found) else found
+
 
 _LOOK_EVERY_SECONDS = 0.25
 _PATIENCE_SECONDS = 15.0

@@ -95,6 +95,13 @@ def test_flags_that_would_be_ignored_are_refused(filled: Cli, flags: tuple[objec
     assert filled("embed", "--plan", "--local", "--json").data["missing"] == COUNT
 
 
+@pytest.mark.parametrize("command", ["embed", "warm queries.jsonl", "jobs watch 1"])
+def test_a_time_that_is_no_number_is_refused(filled: Cli, command: str) -> None:
+    done = filled(*command.split(), "--timeout", "nan")
+
+    assert (done.code, "nan is no number of seconds" in done.err) == (2, True)
+
+
 def test_drop_old_removes_what_other_models_left(filled: Cli) -> None:
     plant_of_another_model()
     kept = filled("embed", "--local", "--json").data["summary"]
