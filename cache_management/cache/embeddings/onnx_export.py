@@ -183,13 +183,13 @@ def _fused(model: Any, exported: Exported) -> Exported:
     A short text takes a quarter less time: most of the 300 steps are over sooner than the threads
     agree on the next one.
     """
-    from onnxruntime.transformers.optimizer import optimize_model
-
     config = getattr(getattr(model[0], "auto_model", None), "config", None)
     with tempfile.TemporaryDirectory(prefix="cm-export-") as folder:
         plain = Path(folder) / "graph.onnx"
         plain.write_bytes(exported.model)
         try:
+            from onnxruntime.transformers.optimizer import optimize_model
+
             graph = optimize_model(
                 str(plain),
                 model_type="bert",

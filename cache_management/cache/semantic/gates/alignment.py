@@ -33,14 +33,6 @@ class Pair(msgspec.Struct, frozen=True, gc=False):
         return len(self.heavy_left) <= 2 and len(self.heavy_right) <= 2
 
     @property
-    def left_lemmas(self) -> frozenset[str]:
-        return frozenset(word.lemma for word in self.left)
-
-    @property
-    def right_lemmas(self) -> frozenset[str]:
-        return frozenset(word.lemma for word in self.right)
-
-    @property
     def heavy_left(self) -> list[Word]:
         return [word for word in self.left if not word.light and not _is_adverb(word)]
 
@@ -191,10 +183,12 @@ def _misspelt(one: Word, two: Word) -> bool:
 
     Of two names it knows neither of, only long ones with a letter left out inside are one: Jon and John are two people.
     """
+    if one.text[0] != two.text[0]:
+        return False
     a, b = _american(one.text), _american(two.text)
     if a == b:
         return True
-    if a[0] != b[0] or abs(len(a) - len(b)) > 1 or len(a) + len(b) < 9:
+    if abs(len(a) - len(b)) > 1 or len(a) + len(b) < 9:
         return False
     known = lexicon.is_known(a) + lexicon.is_known(b)
     if known == 0 and len(a) + len(b) < 10:

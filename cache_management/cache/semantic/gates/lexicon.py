@@ -21,9 +21,7 @@ from cache_management.cache.semantic.gates.closed_classes import NEGATIVE_PREFIX
 VERSION = 1
 NOUN, VERB, ADJECTIVE, ADVERB = 0, 1, 2, 3  # as in the data; the flag of each is 1 << part
 _PROPER, _PERSON = 16, 32
-_VOWELS = "aeiou"
 _SISTERS = 0.65  # Wu and Palmer's similarity: twice the depth of the nearest common ancestor over the sum of depths
-_VERB_SISTERS = 0.75
 
 
 class _Rows:
