@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from datetime import UTC, datetime
 from typing import Any
 
 try:
@@ -47,6 +48,12 @@ def _begin_process(**_: Any) -> None:
 @signals.worker_process_shutdown.connect
 def _end_process(**_: Any) -> None:
     runtime.close()
+
+
+@signals.before_task_publish.connect
+def _note_when_sent(headers: dict[str, Any], **_: Any) -> None:
+    # Beat cannot: its entries are fixed. Without it nobody could tell how long a queue has been waiting.
+    headers.setdefault("sent_at", datetime.now(UTC).isoformat())
 
 
 @signals.worker_ready.connect
