@@ -45,6 +45,12 @@ class DistributedSettings(_Part):
     consistency: Literal["one", "quorum", "all"] = "quorum"
 
 
+class JobsSettings(_Part):
+    """Limits of background jobs; `namespace_concurrency: 0` is no limit."""
+
+    namespace_concurrency: int = Field(default=0, ge=0, le=1000)
+
+
 class MetricsSettings(_Part):
     """The Prometheus endpoint."""
 
@@ -73,6 +79,7 @@ class Settings(CacheConfig):
     semantic: MeaningConfig = MeaningConfig()
 
     distributed: DistributedSettings = DistributedSettings()
+    jobs: JobsSettings = JobsSettings()
     metrics: MetricsSettings = MetricsSettings()
     logging: LoggingSettings = LoggingSettings()
 

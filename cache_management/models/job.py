@@ -26,6 +26,12 @@ ShardKind = Literal["plan", "data", "embed"]
 ShardState = Literal["open", "done", "failed", "cancelled"]
 ItemState = Literal["pending", "done", "skipped", "dead", "cancelled"]
 
+PRIORITY = 5
+"""0 to 9, more is sooner; a job has the one in the middle unless somebody says otherwise."""
+
+ROUTINE_KINDS = frozenset({"stats"})
+"""Kinds that run all day by nobody's wish: of these the audit log holds failures only."""
+
 RUNNABLE: tuple[JobState, ...] = ("queued", "dispatched", "running")
 LIVE: tuple[JobState, ...] = (*RUNNABLE, "pausing", "paused", "cancelling")
 TERMINAL: tuple[JobState, ...] = ("cancelled", "succeeded", "partial", "failed")
@@ -57,6 +63,8 @@ class Job(Base):
             sqlite_where=_LIVE_IDEM,
         ),
         Index("ix_jobs_state", "state"),
+        Index("ix_jobs_namespace_state", "namespace", "state"),
+        Index("ix_jobs_finished_at", "finished_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

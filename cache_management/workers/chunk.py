@@ -81,6 +81,7 @@ def run_chunk(task: Task, job_id: str, shard: int, fence: int, step: Step) -> No
         owner=here.owner,
         task_id=task.request.id,
         hard_limit_seconds=TASK_LIMITS[task.name].hard_seconds,
+        namespace_limit=here.settings.jobs.namespace_concurrency or None,
     )
     if isinstance(claimed, Refused):
         logger.info("%s of job %s, shard %s: %s", task.name, job_id, shard, claimed.reason)

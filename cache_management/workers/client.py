@@ -9,25 +9,44 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from cache_management.cache.clock import run_version
-from cache_management.cache.errors import BrokerUnavailable, InvalidInput, MetadataUnavailable
+from cache_management.cache.errors import (
+    BrokerUnavailable,
+    CorruptRecord,
+    InvalidInput,
+    JobError,
+    MetadataUnavailable,
+)
 from cache_management.cache.values import CachedResponse
 from cache_management.cache.warm_items import WarmItem, check_items, read_warm_file
 from cache_management.settings import Settings
 from cache_management.wiring import read_settings
-from cache_management.workers.inputs import pack_inputs
-from cache_management.workers.messages import EmbedParams, WarmParams, require_broker, route_of
+from cache_management.workers.inputs import pack_inputs, unpack_inputs
+from cache_management.workers.messages import (
+    HIGHEST_PRIORITY,
+    LOWEST_PRIORITY,
+    PRIORITY,
+    EmbedParams,
+    WarmParams,
+    check_params,
+    require_broker,
+    route_of,
+)
 
 if TYPE_CHECKING:
     from celery import Celery
 
+    from cache_management.models.job import ItemState
     from cache_management.models.store import Stores
     from cache_management.models.store.results import Action, JobView, Requested, Ring, Submitted
 
@@ -63,19 +82,61 @@ class JobClient:
 
         return open_stores(self.settings.metadata_url)
 
+    def submit(
+        self,
+        kind: str,
+        params: Mapping[str, Any] | BaseModel,
+        *,
+        namespace: str | None = None,
+        inputs: Iterable[tuple[bytes, int]] = (),
+        idem_key: str | None = None,
+        priority: int = PRIORITY,
+        deadline_seconds: float = 86_400,
+        retry_of: str | None = None,
+    ) -> Submitted:
+        """Accept a job of any kind and ring for it.
+
+        Args:
+            params: Checked against the kind's model in `messages`.
+            namespace: The configured one unless given.
+            idem_key: While a job of this namespace, kind and key lives, that one is returned.
+            priority: 0 to 9; more is sooner.
+
+        Raises:
+            InvalidInput: The kind or a parameter cannot be used; nothing was queued.
+            MetadataUnavailable: The database cannot take the job; nothing was queued.
+        """
+        if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+            raise InvalidInput(f"priority {priority} is not from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}")
+        if not deadline_seconds > 0:
+            raise InvalidInput(f"a deadline of {deadline_seconds} seconds is over before the job begins")
+        submitted = self.stores.jobs.create(
+            kind,
+            check_params(kind, params),
+            namespace=self.settings.namespace if namespace is None else namespace,
+            submitted_by=whoami(),
+            inputs=inputs,
+            idem_key=idem_key,
+            priority=priority,
+            deadline_seconds=deadline_seconds,
+            retry_of=retry_of,
+        )
+        if submitted.ring is not None:
+            self.ring([submitted.ring])
+        return submitted
+
     def submit_warm(
         self,
         items: Iterable[WarmItem],
         *,
         source: str = "program",
         source_digest: str | None = None,
-        idem_key: str | None = None,
         batch_size: int = 50,
         shards: int = 4,
         embed: bool = True,
-        deadline_seconds: float = 86_400,
+        **options: Any,
     ) -> Submitted:
-        """Accept a warm job and ring for it.
+        """Accept a warm job and ring for it; `options` are those of `submit`.
 
         Items are checked while they are read; a wrong one leaves no job behind. `shards` is how
         many batches of `batch_size` may be under way at once.
@@ -95,18 +156,7 @@ class JobClient:
             source=source,
             source_digest=source_digest,
         )
-        submitted = self.stores.jobs.create(
-            "warm",
-            params.model_dump(),
-            namespace=self.settings.namespace,
-            submitted_by=whoami(),
-            inputs=parts,
-            idem_key=idem_key,
-            deadline_seconds=deadline_seconds,
-        )
-        if submitted.ring is not None:
-            self.ring([submitted.ring])
-        return submitted
+        return self.submit("warm", params, inputs=parts, **options)
 
     def submit_embed(
         self,
@@ -114,7 +164,7 @@ class JobClient:
         check: bool = False,
         everything: bool = False,
         drop_old: bool = False,
-        deadline_seconds: float = 7 * 86_400,
+        **options: Any,
     ) -> Submitted:
         """Accept an embed job for the namespace and ring for it; a live one that does the same is returned.
 
@@ -122,6 +172,7 @@ class JobClient:
             check: First find and mend vectors that do not belong to their entries.
             everything: Embed entries anew that have their vector, too.
             drop_old: At the end remove the vectors of other models.
+            options: Those of `submit`.
 
         Raises:
             MetadataUnavailable: The database cannot take the job; nothing was queued.
@@ -129,17 +180,54 @@ class JobClient:
         params = EmbedParams(
             model=str(self.settings.embedding_model), check=check, all=everything, drop_old=drop_old
         ).model_dump()
-        submitted = self.stores.jobs.create(
-            "embed",
-            params,
-            namespace=self.settings.namespace,
-            submitted_by=whoami(),
-            idem_key=json.dumps(params, sort_keys=True),
-            deadline_seconds=deadline_seconds,
-        )
-        if submitted.ring is not None:
-            self.ring([submitted.ring])
-        return submitted
+        key = json.dumps(params, sort_keys=True)
+        return self.submit("embed", params, **{"idem_key": key, "deadline_seconds": 7 * 86_400, **options})
+
+    def retry(self, job_id: str, *, failed_only: bool = False) -> Submitted:
+        """Submit what a job left undone as a new job; while that one lives, asking again returns it.
+
+        Of a job with items, the failed ones are done again, and the cancelled ones unless `failed_only`. Others
+        begin anew with the same parameters.
+
+        Raises:
+            JobNotFound: No job has this id.
+            JobError: It has not ended, left nothing undone, or its inputs are no longer kept.
+        """
+        job = self.stores.jobs.get(job_id)
+        if not job.ended:
+            raise JobError(f"job {job.id} is {job.state}: only one that has ended is tried again")
+        again: dict[str, Any] = {
+            "idem_key": f"retry:{job.id}",
+            "priority": job.priority,
+            "retry_of": job.id,
+            "namespace": job.namespace,
+        }
+        if job.kind != "warm":
+            return self.submit(job.kind, job.params, **again)
+        params = WarmParams.model_validate(job.params).model_copy(update={"version": run_version()})
+        return self.submit("warm", params, inputs=pack_inputs(self._undone(job, failed_only=failed_only)), **again)
+
+    def _undone(self, job: JobView, *, failed_only: bool) -> Iterator[WarmItem]:
+        """Yield the items that a warm job did not do."""
+        jobs = self.stores.jobs
+        states: tuple[ItemState, ...] = ("dead",) if failed_only else ("dead", "cancelled")
+        plan = next(shard for shard in job.shards if shard.kind == "plan")
+        if plan.state == "done":
+            places = [(item.part, item.part_index) for item in jobs.items_of(job.id, states=states)]
+        else:
+            # Its items are not all known: everything is done again, and what was stored is skipped as fresh.
+            places = [(part, -1) for part in range(jobs.count_inputs(job.id))]
+        if not places:
+            raise JobError(f"job {job.id} left nothing undone that could be tried again")
+        for part, chosen in groupby(sorted(places), key=itemgetter(0)):
+            try:
+                items = unpack_inputs(jobs.load_input(job.id, part))
+            except CorruptRecord as exc:
+                raise JobError(
+                    f"job {job.id} cannot be tried again: its inputs are no longer kept ({exc}); submit its source anew"
+                ) from exc
+            for _, index in chosen:
+                yield from items if index < 0 else [items[index]]
 
     def request(self, job_id: str, action: Action) -> Requested:
         """Cancel, pause or resume a job.
@@ -187,6 +275,7 @@ class JobClient:
             args=[ring.job_id, ring.shard, ring.fence],
             queue=route.queue,
             countdown=delay_seconds or None,
+            priority=HIGHEST_PRIORITY - ring.priority,
             headers={"sent_at": datetime.now(UTC).isoformat(), "attempt": attempt},
             argsrepr=f"({ring.job_id}, {ring.shard}, {ring.fence})",
             kwargsrepr="{}",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from datetime import datetime
 from typing import Any
 
 from celery import Task, shared_task
 
 from cache_management.workers import runtime
-from cache_management.workers.messages import QUEUES, queue_of
+from cache_management.workers.messages import check_params, queue_of
+from cache_management.workers.queues import oldest_waiting
 
 logger = logging.getLogger("cache_management.workers")
+
+SCHEDULER = "scheduler"
 
 
 @shared_task(name="control.reconcile", bind=True)
@@ -26,19 +27,30 @@ def reconcile(self: Task) -> None:
         logger.info("the reconciler rang for %d shards", len(rings))
 
 
-def oldest_waiting(app: Any) -> dict[str, datetime]:
-    """Return, by queue, when the message that waits longest was sent; empty queues are left out."""
-    found: dict[str, datetime] = {}
-    with app.connection_for_read() as connection:
-        client = getattr(connection.default_channel, "client", None)
-        if client is None:  # not a Redis broker: every ring older than the patience is repeated
-            return found
-        for queue in QUEUES:
-            oldest = client.lindex(queue, -1)
-            if oldest is None:
-                continue
-            try:
-                found[queue] = datetime.fromisoformat(json.loads(oldest)["headers"]["sent_at"])
-            except (ValueError, KeyError, TypeError):
-                continue
-    return found
+@shared_task(name="control.schedule", bind=True)
+def schedule(  # noqa: PLR0917 - a message has no names
+    self: Task,
+    name: str,
+    kind: str,
+    every_seconds: float,
+    offset_seconds: float,
+    params: dict[str, Any],
+    namespace: str | None,
+    priority: int,
+) -> None:
+    """Submit the job of a schedule's current period, unless somebody has."""
+    here = runtime.current()
+    submitted = here.platform.stores.jobs.create_scheduled(
+        name,
+        kind,
+        check_params(kind, params),
+        every_seconds=every_seconds,
+        offset_seconds=offset_seconds,
+        namespace=here.settings.namespace if namespace is None else namespace,
+        submitted_by=SCHEDULER,
+        priority=priority,
+    )
+    if submitted is not None and submitted.ring is not None:
+        here.client.ring([submitted.ring])
+    elif submitted is not None:
+        logger.info("%s: job %s of an earlier period still runs", name, submitted.job_id)

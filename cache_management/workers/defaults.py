@@ -73,8 +73,43 @@ task_annotations = {
     for task, limits in TASK_LIMITS.items()
 }
 
+
+def scheduled(
+    name: str,
+    kind: str,
+    *,
+    every_seconds: float,
+    offset_seconds: float = 0.0,
+    params: dict[str, Any] | None = None,
+    namespace: str | None = None,
+    priority: int = 2,
+) -> dict[str, Any]:
+    """Return a beat entry that submits a job of a kind once in each period, for `beat_schedule`.
+
+    A period begins `offset_seconds` after a multiple of itself, counted from 1970-01-01 UTC by the database's
+    clock. Beat asks more often than that, and the first to ask in a period gets the job: two beats, a late one and
+    clocks that step then neither double nor lose a run, and what fell due while no beat ran is caught up on once.
+
+    Args:
+        namespace: That of the workers' settings unless given.
+        priority: 0 to 9; below that of jobs that somebody waits for.
+    """
+    asked_every = min(every_seconds, ASKED_EVERY_SECONDS)
+    return {
+        "task": "control.schedule",
+        "schedule": asked_every,
+        "args": [name, kind, every_seconds, offset_seconds, params or {}, namespace, priority],
+        "options": {"queue": "control", "expires": max(1.0, asked_every - 1)},
+    }
+
+
+HOUR, DAY = 3600.0, 86_400.0
+ASKED_EVERY_SECONDS = 60.0
+
 # In memory: the schedule on disk would be a pickle, and a missed run is caught by the next one.
 beat_scheduler = "celery.beat:Scheduler"
 beat_schedule: dict[str, dict[str, Any]] = {
     "reconcile": {"task": "control.reconcile", "schedule": 15.0, "options": {"queue": "control", "expires": 14.0}},
+    "prune": scheduled("prune", "prune", every_seconds=DAY, offset_seconds=3 * HOUR + 10 * 60),
+    "audit-verify": scheduled("audit-verify", "audit-verify", every_seconds=DAY, offset_seconds=4 * HOUR),
 }

@@ -6,11 +6,13 @@ prompts or answers.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cache_management.cache.errors import BrokerUnavailable
+from cache_management.cache.config import explain_validation
+from cache_management.cache.errors import BrokerUnavailable, InvalidInput
 from cache_management.settings import Settings
 
 
@@ -34,6 +36,8 @@ ROUTES: Final = {
     ("warm", "embed"): Route("embed.batch", "embed"),
     ("embed", "plan"): Route("embed.plan", "embed"),
     ("embed", "data"): Route("embed.walk", "embed"),
+    ("prune", "plan"): Route("control.prune", "control"),
+    ("audit-verify", "plan"): Route("control.audit_verify", "control"),
 }
 """By kind of job and of shard."""
 
@@ -44,11 +48,19 @@ TASK_LIMITS: Final = {
     "embed.plan": Limits(60, 120),
     "embed.walk": Limits(60, 120),
     "control.reconcile": Limits(10, 20),
+    "control.schedule": Limits(10, 20),
+    "control.prune": Limits(30, 60),
+    "control.audit_verify": Limits(30, 60),
 }
 
-QUEUES: Final = ("control", "warm", "embed")
-LIGHT_QUEUES: Final = ("control", "warm")
+QUEUES: Final = ("control", "warm", "embed", "evict", "repair", "transfer")
+LIGHT_QUEUES: Final = ("control", "warm", "evict", "repair", "transfer")
 """What a worker without a model consumes."""
+
+LOWEST_PRIORITY: Final = 0
+PRIORITY: Final = 5
+HIGHEST_PRIORITY: Final = 9
+"""Of a job: more is sooner. A message's counts the other way: 0 is taken first."""
 
 
 def route_of(job_kind: str, shard_kind: str) -> Route:
@@ -77,10 +89,16 @@ def require_broker(settings: Settings) -> str:
     return settings.broker_url
 
 
-class WarmParams(BaseModel):
-    """Parameters of a warm job; its items travel as inputs of the job."""
-
+class _Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NoParams(_Params):
+    """Parameters of a job that has none."""
+
+
+class WarmParams(_Params):
+    """Parameters of a warm job; its items travel as inputs of the job."""
 
     version: int = Field(ge=0)
     shards: int = Field(default=1, ge=1, le=64)
@@ -90,16 +108,48 @@ class WarmParams(BaseModel):
     source_digest: str | None = None
 
 
-class EmbedParams(BaseModel):
+class EmbedParams(_Params):
     """Parameters of an embed job: what `cache/semantic/re_embedding.py` calls wanted.
 
     `model` is the one that the submitter means: a worker that was left with another configuration
     must not take the vectors of the new model for those of an old one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     model: str
     check: bool = False
     all: bool = False
     drop_old: bool = False
+
+
+class PruneParams(_Params):
+    """Parameters of a prune job: how many days what has ended is kept."""
+
+    jobs_days: float = Field(default=30, ge=0)
+    inputs_days: float = Field(default=7, ge=0)
+    routine_days: float = Field(default=1, ge=0)
+    stats_days: float = Field(default=90, ge=0)
+
+
+PARAMS: Final[dict[str, type[BaseModel]]] = {
+    "warm": WarmParams,
+    "embed": EmbedParams,
+    "prune": PruneParams,
+    "audit-verify": NoParams,
+}
+"""What a job of each kind is told; also which kinds there are."""
+
+
+def check_params(kind: str, params: Mapping[str, Any] | BaseModel) -> dict[str, Any]:
+    """Return the parameters of a kind of job as JSON, with their defaults.
+
+    Raises:
+        InvalidInput: There is no such kind, or a parameter cannot be used.
+    """
+    model = PARAMS.get(kind)
+    if model is None:
+        raise InvalidInput(f"there is no job of kind {kind!r}; the kinds are {', '.join(sorted(PARAMS))}")
+    try:
+        given = params if isinstance(params, model) else model.model_validate(params)
+    except ValidationError as exc:
+        raise InvalidInput(explain_validation(exc, what=f"the parameters of a job of kind {kind}")) from None
+    return given.model_dump(mode="json")

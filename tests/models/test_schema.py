@@ -125,3 +125,16 @@ def test_upgrade_leaves_logging_and_standard_output_alone(url: str, capsys: pyte
 
     assert (root.level, list(root.handlers)) == before
     assert capsys.readouterr().out == ""
+
+
+def test_statistics_survive_the_way_down_and_up(url: str) -> None:
+    schema.upgrade(url)
+    stores = open_stores(url)
+    stores.operations.add_stats({"hits": 3}, namespace="faq", model="gpt-4")
+    stores.operations.add_stats({"hits": 4}, namespace="faq", model="other")
+
+    schema.downgrade(url, "0002")
+    schema.upgrade(url)
+
+    assert stores.operations.sum_stats(namespace="faq") == {"hits": 7}
+    stores.close()

@@ -15,8 +15,9 @@ from cache_management.models.store import schema
 from cache_management.models.store.audit import AuditStore
 from cache_management.models.store.jobs import JobStore
 from cache_management.models.store.operations import OperationsStore
+from cache_management.models.store.pruning import PruningStore
 
-__all__ = ["AuditStore", "JobStore", "OperationsStore", "Stores", "open_stores"]
+__all__ = ["AuditStore", "JobStore", "OperationsStore", "PruningStore", "Stores", "open_stores"]
 
 
 class Stores:
@@ -27,6 +28,7 @@ class Stores:
         self.jobs = JobStore(database, clock=clock)
         self.audit = AuditStore(database, clock=clock)
         self.operations = OperationsStore(database, clock=clock)
+        self.pruning = PruningStore(database, clock=clock)
 
     def upgrade(self) -> None:
         """Bring the tables to this version's revision.

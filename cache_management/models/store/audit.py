@@ -70,6 +70,15 @@ def append(
     return AuditRecord(**row)
 
 
+class Verified(msgspec.Struct, frozen=True):
+    """How far a walk along the chain came: the last id and hash that hold, and the first broken id, if there is one."""
+
+    id: int
+    hash: str
+    broken: int | None = None
+    is_over: bool = False
+
+
 class AuditStore:
     """Read the audit log, and add to it what is not part of another transaction."""
 
@@ -123,29 +132,38 @@ class AuditStore:
             The first broken id (a changed row, or the one after which rows are
             missing), or None.
         """
-        expected_id, previous = 1, GENESIS
+        walk = Verified(0, GENESIS)
+        while not walk.is_over:
+            walk = self.verify_page(walk, head=head)
+        return walk.broken
+
+    def verify_page(self, after: Verified, *, head: tuple[int, str] | None = None, limit: int = _PAGE) -> Verified:
+        """Go on with a walk along the chain that came as far as `after`; begin with `Verified(0, GENESIS)`."""
+        at, previous = after.id, after.hash
+        rows = self._page(at, limit)
+        for row in rows:
+            content = dict(row)
+            found = content.pop("hash")
+            if row["id"] != at + 1 or row["prev_hash"] != previous or found != _link(content):
+                return Verified(at, previous, broken=min(at + 1, int(row["id"])), is_over=True)
+            if head is not None and row["id"] == head[0] and found != head[1]:
+                return Verified(at, previous, broken=head[0], is_over=True)
+            at, previous = at + 1, found
+        is_over = len(rows) < limit
+        lost_its_end = is_over and head is not None and head[0] > at
+        return Verified(at, previous, broken=at + 1 if lost_its_end else None, is_over=is_over)
+
+    def rows(self, *, after: int = 0) -> Iterator[AuditRecord]:
+        """Yield the log in order, from behind an id; a page is read at a time: it may be longer than memory."""
+        while page := self._page(after, _PAGE):
+            for row in page:
+                yield AuditRecord(**row)
+            after = page[-1]["id"]
+
+    def _page(self, after: int, limit: int) -> list[dict[str, Any]]:
+        query = select(_TABLE).where(AuditEntry.id > after).order_by(AuditEntry.id).limit(limit)
         with self._database.read() as connection:
-            for row in _rows(connection):
-                content = dict(row)
-                found = content.pop("hash")
-                if row["id"] != expected_id or row["prev_hash"] != previous or found != _link(content):
-                    return min(expected_id, int(row["id"]))
-                if head is not None and row["id"] == head[0] and found != head[1]:
-                    return head[0]
-                expected_id, previous = expected_id + 1, found
-        return expected_id if head is not None and head[0] >= expected_id else None
-
-
-def _rows(connection: Connection) -> Iterator[dict[str, Any]]:
-    """Read the log in order, a page at a time: it may be longer than memory."""
-    last = 0
-    while True:
-        page = connection.execute(select(_TABLE).where(AuditEntry.id > last).order_by(AuditEntry.id).limit(_PAGE))
-        rows = [dict(row) for row in page.mappings()]
-        if not rows:
-            return
-        yield from rows
-        last = rows[-1]["id"]
+            return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def _link(row: dict[str, Any]) -> str:

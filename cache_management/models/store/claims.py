@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, or_, select, text, update
 
-from cache_management.models.job import RUNNABLE, Job, JobShard, JobState
+from cache_management.models.job import LIVE, RUNNABLE, Job, JobShard, JobState
 from cache_management.models.store.lifecycle import FREED, MAX_DELIVERIES, later, lock_job, set_state
 from cache_management.models.store.results import Claim, Refused, Ring
 
@@ -15,6 +15,7 @@ Released = tuple[JobState, Ring | None]
 
 TAKEOVER_AFTER_SECONDS = 10.0
 HARD_LIMIT_GRACE_SECONDS = 10.0
+BUSY_AGAIN_SECONDS = 2.0
 
 
 def mine(claim: Claim) -> list[ColumnElement[bool]]:
@@ -38,6 +39,11 @@ def held(claim: Claim) -> list[ColumnElement[bool]]:
     ]
 
 
+def ring_of(claim: Claim) -> Ring:
+    """Return the doorbell of a claim's shard under the fence it holds."""
+    return Ring(claim.job_id, claim.shard, claim.fence, claim.job_kind, claim.shard_kind, claim.priority)
+
+
 def last_moment(claim: Claim) -> datetime:
     """Say when a claim ends at the latest: else the timer of a hung run blocks its shard for ever."""
     return claim.claimed_at + timedelta(seconds=claim.hard_limit_seconds + HARD_LIMIT_GRACE_SECONDS)
@@ -59,8 +65,17 @@ def take(
     task_id: str,
     lease_seconds: float,
     hard_limit_seconds: float,
+    namespace_limit: int | None = None,
 ) -> Claim | Refused:
     """Claim a shard in one UPDATE, and move its job to `running`."""
+    if namespace_limit is not None and _is_busy(connection, job, shard, now, namespace_limit):
+        # Not late: the message that will be sent again is on its way until then.
+        connection.execute(
+            update(JobShard)
+            .where(JobShard.job_id == job.id, JobShard.shard == shard, JobShard.lease_owner.is_(None))
+            .values(dispatched_at=later(now, BUSY_AGAIN_SECONDS))
+        )
+        return Refused(f"namespace {job.namespace} is busy", retry_in=BUSY_AGAIN_SECONDS)
     first = and_(JobShard.fence == fence, or_(JobShard.lease_owner.is_(None), JobShard.lease_until < now))
     # A redelivered message carries the fence that its own first run used up. Its
     # task id tells it from strangers; a silent heartbeat, that the first run is gone.
@@ -118,7 +133,30 @@ def take(
         claimed_at=now,
         lease_seconds=lease_seconds,
         hard_limit_seconds=hard_limit_seconds,
+        priority=job.priority,
     )
+
+
+def _is_busy(connection: Connection, job: Row[Any], shard: int, now: datetime, limit: int) -> bool:
+    """Tell whether others of this namespace hold as many shards as it may have at once."""
+    if not job.namespace:
+        return False  # what belongs to no namespace takes nothing from one
+    if connection.dialect.name == "postgresql":
+        # Two that count at the same time would both find room. SQLite's writers are one at a time already.
+        name = f"cache_management/{job.namespace}"
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
+    held = connection.execute(
+        select(func.count())
+        .select_from(JobShard)
+        .join(Job, Job.id == JobShard.job_id)
+        .where(
+            Job.namespace == job.namespace,
+            Job.state.in_(LIVE),
+            JobShard.lease_until >= now,
+            or_(JobShard.job_id != job.id, JobShard.shard != shard),
+        )
+    ).scalar_one()
+    return held >= limit
 
 
 def _refusal(connection: Connection, job: Row[Any], shard: int, task_id: str, now: datetime) -> Refused:
@@ -180,5 +218,5 @@ def release(
     )
     if freed.rowcount != 1:
         return None
-    ring = Ring(claim.job_id, claim.shard, claim.fence, claim.job_kind, claim.shard_kind) if running else None
+    ring = ring_of(claim) if running else None
     return job.state, ring

@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from cache_management.models.job import Job, JobItem, JobShard
-from cache_management.models.store.claims import lease_until, mine
+from cache_management.models.store.claims import lease_until, mine, ring_of
 from cache_management.models.store.lifecycle import FREED, behind, lock_job, record, settle, wake_follower
 from cache_management.models.store.operations import upserting
 from cache_management.models.store.results import (
@@ -237,7 +237,7 @@ def _insert_shards(
             for shard in shards
         ],
     )
-    return [Ring(job.id, number, 0, job.kind, "data") for number in rung]
+    return [Ring(job.id, number, 0, job.kind, "data", job.priority) for number in rung]
 
 
 def _check_settled(connection: Connection, claim: Claim) -> None:
@@ -265,4 +265,4 @@ def _ring_again(connection: Connection, claim: Claim, now: datetime) -> list[Rin
     )
     if rung.rowcount != 1:
         return []
-    return [Ring(claim.job_id, claim.shard, claim.fence, claim.job_kind, claim.shard_kind)]
+    return [ring_of(claim)]

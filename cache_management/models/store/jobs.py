@@ -8,17 +8,18 @@ that lost its claim, and a commit whose reply was lost, then change 0 rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, func, or_, select, update
+from sqlalchemy import Connection, Row, func, or_, select, tuple_, update
 
 from cache_management.cache.errors import CorruptRecord, JobError, JobNotFound, MetadataUnavailable
 from cache_management.models.base import Clock, Database, read_clock
 from cache_management.models.job import (
     LIVE,
+    PRIORITY,
     RUNNABLE,
     TERMINAL,
     ItemState,
@@ -37,6 +38,7 @@ from cache_management.models.store.lifecycle import (
     settle,
     wake_follower,
 )
+from cache_management.models.store.operations import name_slot, take_slot
 from cache_management.models.store.reconcile import QueueOf, queue_of, reconcile_job
 from cache_management.models.store.results import (
     Action,
@@ -64,6 +66,7 @@ Rings = list[Ring]
 Views = list[JobView]
 
 _log = logging.getLogger(__name__)
+_ITEMS_AT_ONCE = 1000
 
 
 class JobStore:
@@ -83,7 +86,7 @@ class JobStore:
         submitted_by: str,
         inputs: Iterable[tuple[bytes, int]] = (),
         idem_key: str | None = None,
-        priority: int = 0,
+        priority: int = PRIORITY,
         deadline_seconds: float = 86_400,
         retry_of: str | None = None,
         total: int | None = None,
@@ -112,6 +115,53 @@ class JobStore:
                 retry_of=retry_of,
                 total=total,
             )
+
+    def create_scheduled(
+        self,
+        name: str,
+        kind: str,
+        params: Mapping[str, Any],
+        *,
+        every_seconds: float,
+        offset_seconds: float = 0.0,
+        namespace: str,
+        submitted_by: str,
+        priority: int = PRIORITY,
+        deadline_seconds: float = 86_400,
+    ) -> Submitted | None:
+        """Write the job of the current slot of a schedule, with the slot, all or nothing.
+
+        Two schedulers, a late one and clocks that step then do no harm: a slot gets one job. While the job of an
+        earlier slot lives, that one is returned and the slot is spent.
+
+        Args:
+            name: Of the schedule; its slots are its own.
+            offset_seconds: When in the period a slot begins, counted from 1970-01-01 UTC.
+
+        Returns:
+            None when the slot was taken before.
+        """
+        with self._database.write() as connection:
+            now = self._clock(connection)
+            slot = take_slot(connection, now, name, every_seconds=every_seconds, offset_seconds=offset_seconds)
+            if slot is None:
+                return None
+            submitted = submit.insert_job(
+                connection,
+                now,
+                kind=kind,
+                params=params,
+                namespace=namespace,
+                submitted_by=submitted_by,
+                inputs=(),
+                idem_key=f"schedule:{name}",
+                priority=priority,
+                deadline_seconds=deadline_seconds,
+                retry_of=None,
+                total=None,
+            )
+            name_slot(connection, name, slot, submitted.job_id)
+            return submitted
 
     def mark_dispatched(self, ring: Ring) -> None:
         """Note that a ring was published. Changes nothing when it has been answered already."""
@@ -148,8 +198,13 @@ class JobStore:
         task_id: str,
         lease_seconds: float = 60,
         hard_limit_seconds: float,
+        namespace_limit: int | None = None,
     ) -> Claim | Refused:
-        """Answer a doorbell: become the one run of this shard, or learn why not."""
+        """Answer a doorbell: become the one run of this shard, or learn why not.
+
+        Args:
+            namespace_limit: How many shards of one namespace may be worked on at once; None: any number.
+        """
         with self._database.write() as connection:
             job = lock_job(connection, job_id)
             if job is None:
@@ -164,6 +219,7 @@ class JobStore:
                 task_id=task_id,
                 lease_seconds=lease_seconds,
                 hard_limit_seconds=hard_limit_seconds,
+                namespace_limit=namespace_limit,
             )
 
     def renew(self, claim: Claim) -> bool:
@@ -443,9 +499,29 @@ class JobStore:
 
     def dead_items(self, job_id: str) -> Items:
         """List the dead letters of a job."""
+        return list(self.items_of(job_id, states=("dead",)))
+
+    def items_of(self, job_id: str, *, states: Sequence[ItemState] = ()) -> Iterator[Item]:
+        """Yield the items of a job in the order of their shards and positions, of some states or of all.
+
+        A page is read at a time: a job may have more items than fit into memory.
+
+        Raises:
+            JobNotFound, JobError: As `get`.
+        """
         with self._database.read() as connection:
-            job = views.find_job(connection, job_id)
-            return views.items_where(connection, JobItem.job_id == job.id, JobItem.state == "dead")
+            found = views.find_job(connection, job_id).id
+        after = (0, 0)
+        while True:
+            conditions = [JobItem.job_id == found, tuple_(JobItem.shard, JobItem.position) > after]
+            if states:
+                conditions.append(JobItem.state.in_(states))
+            with self._database.read() as connection:
+                page = views.items_where(connection, *conditions, limit=_ITEMS_AT_ONCE)
+            yield from page
+            if len(page) < _ITEMS_AT_ONCE:
+                return
+            after = (page[-1].shard, page[-1].position)
 
     def _settle_after(self, claim: Claim, state: JobState) -> JobState:
         try:
@@ -466,4 +542,4 @@ class JobStore:
                 *free, or_(JobShard.not_before.is_(None), JobShard.not_before <= now), behind()
             )
         )
-        return [Ring(job.id, row.shard, row.fence, job.kind, row.kind) for row in rows]
+        return [Ring(job.id, row.shard, row.fence, job.kind, row.kind, job.priority) for row in rows]

@@ -14,11 +14,22 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, func, insert, or_, select, update
 
-from cache_management.models.job import LIVE, Job, JobEvent, JobInput, JobItem, JobShard, JobState, ShardState
+from cache_management.models.job import (
+    LIVE,
+    ROUTINE_KINDS,
+    Job,
+    JobEvent,
+    JobInput,
+    JobItem,
+    JobShard,
+    JobState,
+    ShardState,
+)
 from cache_management.models.store import audit
 from cache_management.models.store.results import Ring
 
 MAX_DELIVERIES = 3
+NOT_DONE = ("dead", "cancelled")
 
 FREED: dict[str, Any] = {"lease_owner": None, "lease_task": None, "lease_until": None}
 
@@ -69,14 +80,15 @@ def set_state(
     if changed.rowcount != 1:
         return False
     record(connection, job.id, now, state, detail=detail)
-    if actor is not None:
+    failed = state in ("failed", "partial")
+    if actor is not None and (failed or job.kind not in ROUTINE_KINDS):
         audit.append(
             connection,
             now,
             actor=actor,
             action=f"job.{state}",
             job_id=job.id,
-            outcome="failed" if state in ("failed", "partial") else "ok",
+            outcome="failed" if failed else "ok",
         )
     return True
 
@@ -118,7 +130,7 @@ def wake_follower(connection: Connection, job: Row[Any], shard: int, now: dateti
         .returning(JobShard.shard, JobShard.fence)
         .execution_options(synchronize_session=False)
     )
-    return [Ring(job.id, row.shard, row.fence, job.kind, "embed") for row in rung]
+    return [Ring(job.id, row.shard, row.fence, job.kind, "embed", job.priority) for row in rung]
 
 
 def close_shard(
@@ -249,9 +261,24 @@ def _finish(connection: Connection, job: Row[Any], now: datetime, *, actor: str)
     )
     if not ended:
         return _state(job)
-    # Every prompt and answer of the job: nobody reads them again, a late doorbell is turned away.
-    connection.execute(delete(JobInput).where(JobInput.job_id == job.id))
+    _forget_inputs(connection, job.id)
     return state
+
+
+def _forget_inputs(connection: Connection, job_id: str) -> None:
+    """Delete every prompt and answer of a job that ended, but for what a retry would need.
+
+    Nobody else reads them again: a late doorbell is turned away.
+    """
+    planned = select(JobShard.state).where(JobShard.job_id == job_id, JobShard.kind == "plan")
+    gone = [JobInput.job_id == job_id]
+    # A plan that did not come to its end knows no items of the parts behind.
+    if connection.execute(planned).scalar_one_or_none() == "done":
+        left = select(JobItem.part).where(JobItem.job_id == job_id, JobItem.state.in_(NOT_DONE))
+        gone.append(JobInput.part.not_in(left))
+    else:
+        return
+    connection.execute(delete(JobInput).where(*gone))
 
 
 def later(now: datetime, seconds: float) -> datetime:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from cache_management.models.base import Clock, Database, read_clock
@@ -22,6 +23,71 @@ def upserting(connection: Connection, table: Any) -> Any:
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
+def take_slot(
+    connection: Connection, now: datetime, name: str, *, every_seconds: float, offset_seconds: float
+) -> int | None:
+    """Take the current slot of a schedule inside the caller's transaction; None when another run has it."""
+    slot = int((now.timestamp() - offset_seconds) // every_seconds)
+    claimed = connection.execute(
+        upserting(connection, ScheduleSlot.__table__)
+        .values(kind=name, slot=slot, claimed_at=now)
+        .on_conflict_do_nothing()
+        .returning(ScheduleSlot.slot)
+    ).one_or_none()
+    if claimed is None:
+        return None
+    connection.execute(delete(ScheduleSlot).where(ScheduleSlot.kind == name, ScheduleSlot.slot < slot - _SLOTS_KEPT))
+    return slot
+
+
+def name_slot(connection: Connection, name: str, slot: int, job_id: str) -> None:
+    """Note which job is the run of a slot."""
+    connection.execute(
+        update(ScheduleSlot).where(ScheduleSlot.kind == name, ScheduleSlot.slot == slot).values(job_id=job_id)
+    )
+
+
+Amounts = Mapping[tuple[datetime, str, str], Mapping[str, int]]
+"""Amounts by name, for a moment, a namespace and a model."""
+
+
+def add_amounts(connection: Connection, amounts: Amounts, *, periods_seconds: Sequence[int]) -> None:
+    """Add amounts to the periods of each length that they fall into, inside the caller's transaction."""
+    sums: Counter[tuple[datetime, int, str, str, str]] = Counter()
+    for (moment, namespace, model), named in amounts.items():
+        for seconds in periods_seconds:
+            start = period_start(moment, seconds)
+            for name, amount in named.items():
+                sums[start, seconds, namespace, model, name] += amount
+    if not sums:
+        return
+    statement = upserting(connection, StatRollup.__table__)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["period_start", "period_seconds", "namespace", "model", "name"],
+            set_={"value": StatRollup.value + statement.excluded.value},
+        ),
+        [
+            {
+                "period_start": start,
+                "period_seconds": seconds,
+                "namespace": namespace,
+                "model": model,
+                "name": name,
+                "value": amount,
+            }
+            # Sorted: two writers that take the same rows in another order would deadlock.
+            for (start, seconds, namespace, model, name), amount in sorted(sums.items())
+        ],
+    )
+
+
+def period_start(moment: datetime, period_seconds: int) -> datetime:
+    """Return when the period began that a moment falls into."""
+    seconds = int(moment.timestamp())
+    return datetime.fromtimestamp(seconds - seconds % period_seconds, UTC)
+
+
 class OperationsStore:
     """What beat, workers and the roll-up job keep."""
 
@@ -35,19 +101,7 @@ class OperationsStore:
         """
         with self._database.write() as connection:
             now = self._clock(connection)
-            slot = int(now.timestamp() // period_seconds)
-            claimed = connection.execute(
-                upserting(connection, ScheduleSlot.__table__)
-                .values(kind=kind, slot=slot, claimed_at=now)
-                .on_conflict_do_nothing()
-                .returning(ScheduleSlot.slot)
-            ).one_or_none()
-            if claimed is None:
-                return False
-            connection.execute(
-                delete(ScheduleSlot).where(ScheduleSlot.kind == kind, ScheduleSlot.slot < slot - _SLOTS_KEPT)
-            )
-            return True
+            return take_slot(connection, now, kind, every_seconds=period_seconds, offset_seconds=0) is not None
 
     def touch_mark(self, queue: str, worker: str) -> None:
         """Note that a worker just took something from a queue."""
@@ -78,30 +132,13 @@ class OperationsStore:
             limit = self._clock(connection) - timedelta(seconds=older_than_seconds)
             return connection.execute(delete(WorkerMark).where(WorkerMark.seen_at < limit)).rowcount
 
-    def add_stats(self, amounts: Mapping[str, int], *, namespace: str = "", period_seconds: int = 60) -> None:
+    def add_stats(
+        self, amounts: Mapping[str, int], *, namespace: str = "", model: str = "", period_seconds: int = 60
+    ) -> None:
         """Add amounts, by name, to the current period."""
-        if not amounts:
-            return
         with self._database.write() as connection:
-            now = self._clock(connection).timestamp()
-            start = datetime.fromtimestamp(now - now % period_seconds, UTC).replace(microsecond=0)
-            statement = upserting(connection, StatRollup.__table__)
-            connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["period_start", "period_seconds", "namespace", "name"],
-                    set_={"value": StatRollup.value + statement.excluded.value},
-                ),
-                [
-                    {
-                        "period_start": start,
-                        "period_seconds": period_seconds,
-                        "namespace": namespace,
-                        "name": name,
-                        "value": amount,
-                    }
-                    # Sorted: two writers that take the same rows in another order would deadlock.
-                    for name, amount in sorted(amounts.items())
-                ],
+            add_amounts(
+                connection, {(self._clock(connection), namespace, model): amounts}, periods_seconds=[period_seconds]
             )
 
     def sum_stats(

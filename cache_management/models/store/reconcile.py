@@ -144,7 +144,7 @@ def _free_expired(connection: Connection, job: Row[Any], shard: Row[Any], now: d
     if freed.rowcount != 1:
         return []
     record(connection, job.id, now, "lease expired", shard=shard.shard, detail={"owner": shard.lease_owner})
-    return [Ring(job.id, shard.shard, shard.fence + 1, job.kind, shard.kind)]
+    return [Ring(job.id, shard.shard, shard.fence + 1, job.kind, shard.kind, job.priority)]
 
 
 def _redispatch(
@@ -167,4 +167,6 @@ def _redispatch(
         .values(dispatched_at=now)
         .execution_options(synchronize_session=False)
     )
-    return [Ring(job.id, shard.shard, shard.fence, job.kind, shard.kind)] if rung.rowcount == 1 else []
+    if rung.rowcount != 1:
+        return []
+    return [Ring(job.id, shard.shard, shard.fence, job.kind, shard.kind, job.priority)]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from cache_management.models.job import ItemState, JobState, ShardKind, ShardState
+from cache_management.models.job import PRIORITY, ItemState, JobState, ShardKind, ShardState
 
 Action = Literal["cancel", "pause", "resume"]
 End = Literal["continue", "chunk", "shard"]
@@ -21,6 +21,7 @@ class Ring(msgspec.Struct, frozen=True):
     fence: int
     job_kind: str
     shard_kind: ShardKind
+    priority: int = PRIORITY
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -55,6 +56,7 @@ class Claim(msgspec.Struct, frozen=True):
     claimed_at: datetime
     lease_seconds: float
     hard_limit_seconds: float
+    priority: int = PRIORITY
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from cache_management.cache.errors import JobError
-from cache_management.models.job import LIVE, Job, JobInput, JobShard
+from cache_management.models.job import LIVE, ROUTINE_KINDS, Job, JobInput, JobShard
 from cache_management.models.store import audit
 from cache_management.models.store.lifecycle import later, record
 from cache_management.models.store.operations import upserting
@@ -86,8 +86,11 @@ def insert_job(
             [{"job_id": job_id, "part": next(numbers), "payload": payload, "items": items} for payload, items in parts],
         )
     record(connection, job_id, now, "queued")
-    audit.append(connection, now, actor=submitted_by, action="job.submit", job_id=job_id, args_digest=row["params_sha"])
-    return Submitted(job_id, created=True, ring=Ring(job_id, PLAN_SHARD, 0, kind, "plan"))
+    if kind not in ROUTINE_KINDS:
+        audit.append(
+            connection, now, actor=submitted_by, action="job.submit", job_id=job_id, args_digest=row["params_sha"]
+        )
+    return Submitted(job_id, created=True, ring=Ring(job_id, PLAN_SHARD, 0, kind, "plan", priority))
 
 
 def shard_row(

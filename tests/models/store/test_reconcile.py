@@ -280,7 +280,7 @@ def test_two_reconcilers_ring_once(acting: Acting, monkeypatch: pytest.MonkeyPat
 def test_rings_already_written_are_given_back_when_the_database_goes_away(
     acting: Acting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = acting.submit(priority=1)
+    first = acting.submit(priority=9)
     acting.submit()
     original = reconcile.reconcile_job
 
@@ -297,7 +297,7 @@ def test_rings_already_written_are_given_back_when_the_database_goes_away(
 
 
 def test_a_pass_that_is_cut_off_has_published_what_it_wrote(acting: Acting) -> None:
-    first, second = acting.submit(priority=1), acting.submit()
+    first, second = acting.submit(priority=9), acting.submit()
     published = []
 
     def publish(rings: list[Ring]) -> None:
