@@ -30,6 +30,7 @@ _COMMANDS = {
     "stats": "report:stats",
     "config": "report:config",
     "jobs": "jobs:jobs",
+    "queues": "queues:queues",
     "audit": "operate:audit",
     "db": "operate:db",
     "worker": "operate:worker",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import msgspec
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _WHOLE = {"id", "job", "state", "at"}
+
+
+class Styled(NamedTuple):
+    """A cell of a table that stands out, such as in `bold red`; a pipe gets its text alone."""
+
+    text: object
+    style: str
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
@@ -68,7 +76,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         # An id that is cut into pieces cannot be copied.
         table.add_column(column, overflow="fold", no_wrap=column in _WHOLE)
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
+        table.add_row(
+            *(
+                Text(_cell(value.text), style=value.style) if isinstance(value, Styled) else Text(_cell(value))
+                for value in row
+            )
+        )
     console().print(table)
 
 

@@ -252,7 +252,7 @@ class Database:
         except (sa_exc.OperationalError, sa_exc.InterfaceError, sa_exc.TimeoutError) as exc:
             raise self.unavailable(exc) from exc
         except sa_exc.DBAPIError as exc:
-            if exc.connection_invalidated or _names_missing_table(exc):
+            if exc.connection_invalidated or _names_missing_table(exc) or _is_damaged(exc):
                 raise self.unavailable(exc) from exc
             raise
 
@@ -280,3 +280,8 @@ def _names_missing_table(cause: Exception) -> bool:
     return getattr(original, "sqlstate", None) in ("42P01", "42703") or any(
         sign in str(original) for sign in ("no such table", "no such column", "has no column named")
     )
+
+
+def _is_damaged(cause: Exception) -> bool:
+    original = str(getattr(cause, "orig", None))
+    return "file is not a database" in original or "disk image is malformed" in original

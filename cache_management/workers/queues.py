@@ -75,16 +75,16 @@ def oldest_waiting(app: Any, *, queues: Sequence[str] = QUEUES) -> dict[str, dat
     return {queue: each.oldest_sent_at for queue, each in waiting.items() if each.oldest_sent_at is not None}
 
 
-def view_queues(waiting: Mapping[str, Waiting], marks: Sequence[Mark], *, now: datetime) -> list[QueueView]:
+def view_queues(waiting: Mapping[str, Waiting], marks: Sequence[Mark] | None, *, now: datetime) -> list[QueueView]:
     """Put what the broker holds beside what workers took, of every queue that was read.
 
     Args:
-        marks: Those of `OperationsStore.marks`, the freshest of a queue first.
+        marks: Those of `OperationsStore.marks`; None when they cannot be had, and then no queue is called stuck.
         now: By the clock that `sent_at` was written with, as near as it can be had.
     """
     views = []
     for queue, each in waiting.items():
-        ages = [mark.age_seconds for mark in marks if mark.queue == queue]
+        ages = [mark.age_seconds for mark in marks or () if mark.queue == queue]
         mark_age = min(ages, default=None)
         sent = each.oldest_sent_at
         oldest = None if sent is None else max(0.0, (now - sent).total_seconds())
@@ -96,7 +96,7 @@ def view_queues(waiting: Mapping[str, Waiting], marks: Sequence[Mark], *, now: d
                 unacked=each.unacked,
                 workers=sum(age <= _FORGOTTEN_SECONDS for age in ages),
                 mark_age_seconds=mark_age,
-                stuck=each.depth > 0 and _is_late(mark_age, oldest),
+                stuck=marks is not None and each.depth > 0 and _is_late(mark_age, oldest),
             )
         )
     return views

@@ -10,6 +10,8 @@ opens connections of its own.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from cache_management.models.base import Clock, Database, read_clock
 from cache_management.models.store import schema
 from cache_management.models.store.audit import AuditStore
@@ -25,6 +27,7 @@ class Stores:
 
     def __init__(self, database: Database, *, clock: Clock = read_clock) -> None:
         self.database = database
+        self._clock = clock
         self.jobs = JobStore(database, clock=clock)
         self.audit = AuditStore(database, clock=clock)
         self.operations = OperationsStore(database, clock=clock)
@@ -45,6 +48,15 @@ class Stores:
             MetadataUnavailable: They are not, or the database does not answer.
         """
         schema.check_database(self.database)
+
+    def now(self) -> datetime:
+        """Return the time by the database's clock, which is the one that counts.
+
+        Raises:
+            MetadataUnavailable: The database does not answer.
+        """
+        with self.database.read() as connection:
+            return self._clock(connection)
 
     def close(self) -> None:
         """Close this process's connections; a later query opens new ones."""
