@@ -11,8 +11,8 @@ from cache_management.cache.errors import InvalidInput
 from cache_management.cache.identity import storage_prefix
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
-from cache_management.cli.output import json_option, note, print_json, print_pairs, progress
-from cache_management.cli.watching import Seconds, embed_rows, exit_code_of, print_job, watch_job
+from cache_management.cli.output import note, print_json, print_pairs, progress
+from cache_management.cli.watching import embed_rows, follow, waiting_options
 from cache_management.wiring import Platform
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ Flags = Mapping[str, bool]
 @click.option("--drop-old", is_flag=True, help="At the end remove the vectors of other models.")
 @click.option("--plan", is_flag=True, help="Only count what there is.")
 @click.option("--local", is_flag=True, help="Run in this process instead of submitting a job.")
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Show the progress until the job ends.")
-@click.option("--timeout", type=Seconds(), help="Stop waiting after so many seconds; the job goes on.")
-@json_option
+@waiting_options
 @pass_cli
 def embed(
     cli: CliContext,
@@ -67,15 +65,7 @@ def embed(
     client = cli.client()
     client.check_broker()
     submitted = client.submit_embed(check=check, everything=everything, drop_old=drop_old)
-    if not submitted.created:
-        note(f"Job {submitted.job_id} does the same already; nothing new was queued.")
-    if not wait:
-        job = client.get(submitted.job_id)
-        print_json(job) if as_json else click.echo(f"Job {job.id} is {job.state}; `cache-cli jobs watch {job.id}`")
-        return ExitCode.OK
-    job, timed_out = watch_job(client, submitted.job_id, timeout=timeout, quiet=as_json)
-    print_json(job) if as_json else print_job(job)
-    return ExitCode.TIMEOUT if timed_out else exit_code_of(job)
+    return follow(client, submitted, wait=wait, timeout=timeout, as_json=as_json)[1]
 
 
 def _check_flags(*, counts: Flags, works: Flags, here: Flags, waits: Flags) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -10,25 +14,35 @@ from cache_management.cache.warm_items import read_warm_file
 from cache_management.cache.warmer import CacheWarmer, WarmReport
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
-from cache_management.cli.output import json_option, note, print_json, print_pairs, progress
-from cache_management.cli.watching import Seconds, exit_code_of, print_job, watch_job
+from cache_management.cli.output import note, print_json, print_pairs, progress
+from cache_management.cli.watching import follow, waiting_options
 from cache_management.wiring import Platform
 
 
+@contextmanager
+def as_file(source: str) -> Iterator[Path]:
+    """Give a source as a file: standard input ("-") is read to one of our own, for a source is read more than once."""
+    if source != "-":
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory(prefix="cache-cli-") as folder:
+        path = Path(folder) / "standard input"
+        path.write_bytes(sys.stdin.buffer.read())
+        yield path
+
+
 @click.command()
-@click.argument("queries_file", type=click.Path(path_type=Path))
+@click.argument("queries_file")
 @click.option("-w", "--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Batches at once.")
 @click.option("-b", "--batch-size", type=click.IntRange(1, 500), default=10, show_default=True, help="Batch size.")
 @click.option("--local", is_flag=True, help="Run in this process instead of submitting a job.")
 @click.option("--no-embed", is_flag=True, help="Do not make the entries findable by meaning.")
 @click.option("--idem", metavar="KEY", help="While a job with this key lives, watch that one; queue nothing new.")
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Show the progress until the job ends.")
-@click.option("--timeout", type=Seconds(), help="Stop waiting after so many seconds; the job goes on.")
-@json_option
+@waiting_options
 @pass_cli
 def warm(
     cli: CliContext,
-    queries_file: Path,
+    queries_file: str,
     workers: int,
     batch_size: int,
     local: bool,
@@ -38,17 +52,43 @@ def warm(
     timeout: float | None,
     as_json: bool,
 ) -> int:
-    """Store the prompts and responses of QUERIES_FILE: a JSON list, or one JSON object per line.
+    """Store the prompts and responses of QUERIES_FILE (- is standard input): a JSON list, or one JSON object per line.
 
     The whole file is checked before anything is stored. A worker does the work and records it
     as a job; with --local, or when no broker is configured, this process does.
     """
+    with as_file(queries_file) as path:
+        return _warm(
+            cli,
+            path,
+            workers=workers,
+            batch_size=batch_size,
+            local=local,
+            embed=not no_embed,
+            idem=idem,
+            wait=wait,
+            timeout=timeout,
+            as_json=as_json,
+        )
+
+
+def _warm(
+    cli: CliContext,
+    queries_file: Path,
+    *,
+    workers: int,
+    batch_size: int,
+    local: bool,
+    embed: bool,
+    idem: str | None,
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> ExitCode:
     if local or not cli.settings.broker_url:
         if not local:
             note("No broker is configured, so this process does the work (`cache-cli up` starts workers).")
-        return _warm_here(
-            cli, queries_file, workers=workers, batch_size=batch_size, embed=not no_embed, as_json=as_json
-        )
+        return _warm_here(cli, queries_file, workers=workers, batch_size=batch_size, embed=embed, as_json=as_json)
     from cache_management.workers.client import submit_warm_file
 
     # Read once before asking for servers: a wrong file should say so whatever else is wrong.
@@ -66,20 +106,13 @@ def warm(
     client = cli.client()
     client.check_broker()
     submitted = submit_warm_file(
-        client, queries_file, idem_key=idem, batch_size=batch_size, shards=workers, embed=not no_embed
+        client, queries_file, idem_key=idem, batch_size=batch_size, shards=workers, embed=embed
     )
-    if not submitted.created:
-        note(f"Job {submitted.job_id} with this key is already under way; nothing new was queued.")
-    if not wait:
-        job = client.get(submitted.job_id)
-        print_json(job) if as_json else click.echo(f"Job {job.id} is {job.state}; `cache-cli jobs watch {job.id}`")
-        return ExitCode.OK
-    job, timed_out = watch_job(client, submitted.job_id, timeout=timeout, quiet=as_json)
-    print_json(job) if as_json else print_job(job)
+    job, code = follow(client, submitted, wait=wait, timeout=timeout, as_json=as_json, doing="the work of this key")
     if job.state == "succeeded" and not cli.run(holds):
         note("The workers keep their entries in another store than the one that this command reads: compare url,")
         note("backend and namespace of both (`cache-cli config show`).")
-    return ExitCode.TIMEOUT if timed_out else exit_code_of(job)
+    return code
 
 
 def _warm_here(cli: CliContext, file: Path, *, workers: int, batch_size: int, embed: bool, as_json: bool) -> ExitCode:

@@ -1,19 +1,25 @@
-"""jobs: list, show, watch, cancel, pause, resume."""
+"""jobs: submit, list, show, items, watch, logs, cancel, pause, resume, retry."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
-from cache_management.cli.output import json_option, print_json, print_table
-from cache_management.cli.watching import Seconds, exit_code_of, print_job, watch_job
+from cache_management.cli.files import as_file
+from cache_management.cli.output import json_option, note, plain, print_json, print_table
+from cache_management.cli.watching import Seconds, exit_code_of, follow, print_job, waiting_options, watch_job
 
 if TYPE_CHECKING:
-    from cache_management.models.store.results import Action
+    from cache_management.models.job import ItemState
+    from cache_management.models.store.results import Action, Event
 
+_LOOK_EVERY_SECONDS = 0.25
 _STATES = ["queued", "dispatched", "running", "pausing", "paused", "cancelling", "cancelled"]
 _STATES += ["succeeded", "partial", "failed"]
 
@@ -21,6 +27,74 @@ _STATES += ["succeeded", "partial", "failed"]
 @click.group()
 def jobs() -> None:
     """Look at background jobs and steer them. A job's id may be shortened to its first letters."""
+
+
+@jobs.command()
+@click.argument("kind")
+@click.option(
+    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter; the value may be JSON."
+)
+@click.option("-s", "--source", help="Of a warm job: a file of items, or - for standard input.")
+@click.option("--priority", type=click.IntRange(0, 9), default=5, show_default=True, help="More is sooner.")
+@click.option("--deadline", type=Seconds(), default=86_400, show_default=True, help="Seconds until it is given up.")
+@click.option("--idem", metavar="KEY", help="While a job with this key lives, take that one; queue nothing new.")
+@click.option("--dry-run", is_flag=True, help="Check everything, and queue nothing.")
+@waiting_options
+@pass_cli
+def submit(
+    cli: CliContext,
+    kind: str,
+    params: tuple[str, ...],
+    source: str | None,
+    priority: int,
+    deadline: float,
+    idem: str | None,
+    dry_run: bool,
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> int:
+    """Submit a job of any KIND with its parameters, such as `prune -p jobs_days=7`."""
+    from cache_management.workers.client import submit_warm_file
+    from cache_management.workers.messages import check_params
+
+    given = dict(_parse_param(each) for each in params)
+    if (source is not None) != (kind == "warm"):
+        raise click.UsageError(
+            "a warm job needs --source, the file of its items"
+            if source is None
+            else f"a job of kind {kind} reads no --source"
+        )
+    options: dict[str, Any] = {"idem_key": idem, "priority": priority, "deadline_seconds": deadline}
+    if source is None:
+        checked = check_params(kind, given)
+        if dry_run:
+            print_json({"kind": kind, "params": checked}) if as_json else click.echo(f"A {kind} job: {checked}")
+            return ExitCode.OK
+        client = cli.client()
+        client.check_broker()
+        return follow(client, client.submit(kind, checked, **options), wait=wait, timeout=timeout, as_json=as_json)[1]
+    with as_file(source) as path:
+        if dry_run:
+            from cache_management.cache.warm_items import read_warm_file
+
+            count = sum(1 for _ in read_warm_file(path))
+            print_json({"kind": kind, "items": count}) if as_json else click.echo(f"{count} items could be warmed.")
+            return ExitCode.OK
+        client = cli.client()
+        client.check_broker()
+        submitted = submit_warm_file(client, path, **given, **options)
+    return follow(client, submitted, wait=wait, timeout=timeout, as_json=as_json)[1]
+
+
+def _parse_param(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.UsageError(f"--param {text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 @jobs.command("list")
@@ -65,6 +139,64 @@ def show(cli: CliContext, job_id: str, as_json: bool) -> None:
         print_table("Failed items", ("position", "item", "reason"), [(i.position, i.item_key, i.reason) for i in dead])
 
 
+_ITEM_STATES = {"pending": "pending", "done": "done", "skipped": "skipped", "failed": "dead", "cancelled": "cancelled"}
+
+
+@jobs.command()
+@click.argument("job_id")
+@click.option("--state", type=click.Choice(list(_ITEM_STATES)), help="Only items in this state.")
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "jsonl"]), default="table", show_default=True, help="Form."
+)
+@click.option("-n", "--limit", type=click.IntRange(1), help="Most items  [default: 100 in a table, else all]")
+@json_option
+@pass_cli
+def items(cli: CliContext, job_id: str, state: str | None, output: str, limit: int | None, as_json: bool) -> None:
+    """List the items of a job: their place in its source, how each ended, and why."""
+    form = "json" if as_json else output
+    states: list[ItemState] = [_ITEM_STATES[state]] if state else []  # type: ignore[list-item]  # a click.Choice
+    found = cli.stores().jobs.items_of(job_id, states=states)
+    most = limit or (100 if form == "table" else None)
+    shown = found if most is None else islice(found, most)
+    if form == "jsonl":
+        for item in shown:
+            click.echo(json.dumps(plain(item), ensure_ascii=False))
+    elif form == "json":
+        print_json(list(shown))
+    else:
+        rows = [(i.shard, i.position, i.part, i.part_index, i.state, i.item_key, i.reason) for i in shown]
+        print_table("Items", ("shard", "position", "part", "in part", "state", "item", "reason"), rows)
+        if next(found, None) is not None:
+            note(f"These are the first {most}; --limit shows more, -o jsonl all.")
+
+
+@jobs.command()
+@click.argument("job_id")
+@click.option("-f", "--follow", "follows", is_flag=True, help="Go on until the job ends.")
+@json_option
+@pass_cli
+def logs(cli: CliContext, job_id: str, follows: bool, as_json: bool) -> None:
+    """Print the timeline of a job, one line for each thing that happened to it."""
+    jobs = cli.stores().jobs
+    found = jobs.get(job_id).id
+    after = 0
+    while True:
+        # Before the events: what happens in between is seen at the next look.
+        ended = jobs.get(found).ended
+        for event in jobs.events(found, after):
+            click.echo(json.dumps(plain(event), ensure_ascii=False) if as_json else _line(event))
+            after = event.id
+        if ended or not follows:
+            return
+        time.sleep(_LOOK_EVERY_SECONDS)
+
+
+def _line(event: Event) -> str:
+    shard = "" if event.shard is None else f" shard {event.shard}"
+    detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
+    return f"{event.at.astimezone():%Y-%m-%d %H:%M:%S}{shard} {event.event}{' ' if detail else ''}{detail}"
+
+
 @jobs.command()
 @click.argument("job_id")
 @click.option("--timeout", type=Seconds(), help="Stop watching after so many seconds; the job goes on.")
@@ -107,3 +239,16 @@ def pause(cli: CliContext, job_id: str, as_json: bool) -> None:
 def resume(cli: CliContext, job_id: str, as_json: bool) -> None:
     """Let a paused job go on where it stopped."""
     _request(cli, job_id, "resume", as_json)
+
+
+@jobs.command()
+@click.argument("job_id")
+@click.option("--failed-items", is_flag=True, help="Only what failed, not what was cancelled.")
+@waiting_options
+@pass_cli
+def retry(cli: CliContext, job_id: str, failed_items: bool, wait: bool, timeout: float | None, as_json: bool) -> int:
+    """Do what a job left undone, as a new job: its failed and cancelled items, or all of a job without items."""
+    client = cli.client()
+    client.check_broker()
+    submitted = client.retry(job_id, failed_only=failed_items)
+    return follow(client, submitted, wait=wait, timeout=timeout, as_json=as_json)[1]

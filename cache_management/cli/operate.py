@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
-from cache_management.cli.output import json_option, print_json, print_table
+from cache_management.cli.output import json_option, note, plain, print_json, print_table
+from cache_management.cli.pages import new_page, refuse_to_overwrite
 from cache_management.workers.messages import QUEUES
 
 if TYPE_CHECKING:
@@ -48,16 +52,60 @@ def tail(cli: CliContext, limit: int, job_id: str | None, as_json: bool) -> None
     )
 
 
+class _Head(click.ParamType[tuple[int, str]]):
+    """An entry's id and hash, as `audit export` prints them."""
+
+    name = "id:hash"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, str]:
+        number, _, found = str(value).partition(":")
+        if not number.isdecimal() or not re.fullmatch("[0-9a-f]{64}", found):
+            self.fail(f"{value!r} is not ID:HASH, such as the head that `cache-cli audit export` prints", param, ctx)
+        return int(number), found
+
+
 @audit.command()
+@click.option("--head", type=_Head(), help="Also check that the log still holds this entry: the head of an export.")
 @json_option
 @pass_cli
-def verify(cli: CliContext, as_json: bool) -> int:
+def verify(cli: CliContext, head: tuple[int, str] | None, as_json: bool) -> int:
     """Check the chain of hashes; exit code 1 names the first entry that was changed or removed."""
-    broken = cli.stores().audit.verify()
+    broken = cli.stores().audit.verify(head=head)
     if as_json:
         print_json({"intact": broken is None, "first_broken": broken})
     else:
         click.echo("The audit log is intact." if broken is None else f"The audit log is broken at entry {broken}.")
+    return ExitCode.OK if broken is None else ExitCode.FAILED
+
+
+@audit.command("export")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--after", type=click.IntRange(min=0), default=0, show_default=True, help="Only entries behind this id.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@json_option
+@pass_cli
+def export_log(cli: CliContext, file: Path, after: int, force: bool, as_json: bool) -> int:
+    """Write the log to FILE as JSON Lines, checked while it is written; the last line is the head of the chain.
+
+    Kept elsewhere, a head shows whether the log lost its end or was written anew: `cache-cli audit verify --head`.
+    """
+    refuse_to_overwrite("FILE", file, force=force)
+    store = cli.stores().audit
+    broken = store.verify()
+    if broken is not None:
+        note(f"The audit log is broken at entry {broken}; it is exported as it is.")
+    count = 0
+    with new_page(file) as page:
+        last = None
+        for last in store.rows(after=after):
+            page.write(json.dumps(plain(last), ensure_ascii=False).encode() + b"\n")
+            count += 1
+        head = {"head_id": last.id, "head_hash": last.hash} if last else {"head_id": after, "head_hash": None}
+        page.write(json.dumps(head).encode() + b"\n")
+    if as_json:
+        print_json({"file": file, "entries": count, "intact": broken is None, **head})
+    else:
+        click.echo(f"{count} entries written to {file}; the head is {head['head_id']}:{head['head_hash']}")
     return ExitCode.OK if broken is None else ExitCode.FAILED
 
 

@@ -153,7 +153,12 @@ def _lines() -> Advance:
         now = time.monotonic()
         finished = total is not None and done >= total and last.get(name) != done
         if finished or (now - told.get(name, 0.0) > 5.0 and last.get(name) != done):
+            pace = ""
+            if name in last and now > told[name]:
+                rate = (done - last[name]) / (now - told[name])
+                left = f", about {(total - done) / rate:,.0f} s left" if rate and total and done < total else ""
+                pace = f", {rate:,.0f}/s{left}"
             told[name], last[name] = now, done
-            note(f"{name}: {done} of {'?' if total is None else total}")
+            note(f"{name}: {done} of {'?' if total is None else total}{pace}")
 
     return advance

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from typing import BinaryIO
 
 from cache_management.cache.errors import InvalidInput
 
 
-def check_pages(pages: dict[str, Path | None], *, reads: Path) -> None:
+def check_pages(pages: dict[str, Path | None], *, reads: Path | None) -> None:
     """Refuse pages, by option, that would overwrite what is read or one another, or have no folder.
 
     Raises:
         InvalidInput: Names the option and what is wrong with it.
     """
-    taken = {"the file that is read": reads}
+    taken = {} if reads is None else {"the file that is read": reads}
     for option, page in pages.items():
         if page is None:
             continue
@@ -35,19 +38,38 @@ def check_pages(pages: dict[str, Path | None], *, reads: Path) -> None:
 
 def write_page(page: Path, text: str) -> None:
     """Write a page beside its place and move it there: what stood there stays until all of it is written."""
-    data = text.encode("utf-8")
+    with new_page(page) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def new_page(page: Path) -> Iterator[BinaryIO]:
+    """Give a file to write a page to; it comes to its place when all of it is written, and not at all otherwise."""
     if not _is_replaced(page):
-        page.write_bytes(data)
+        with page.open("wb") as file:
+            yield file
         return
     place = page.resolve()  # a link stays one
     draft = place.with_name(f".{token_hex(8)}.tmp")
     try:
-        draft.write_bytes(data)
+        with draft.open("wb") as file:
+            yield file
         if place.exists():
             shutil.copymode(place, draft)
         draft.replace(place)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def refuse_to_overwrite(option: str, page: Path, *, force: bool) -> None:
+    """Refuse a page that is there already, unless it is meant to go, or that has no folder.
+
+    Raises:
+        InvalidInput: Names the option and what is wrong with it.
+    """
+    check_pages({option: page}, reads=None)
+    if not force and page.is_file():
+        raise InvalidInput(f"{option} {page} is there already; --force writes over it")
 
 
 def _is_replaced(page: Path) -> bool:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cache_management.cli.exit_codes import ExitCode
-from cache_management.cli.output import note, print_pairs, progress
+from cache_management.cli.output import json_option, note, print_json, print_pairs, progress
 
 if TYPE_CHECKING:
-    from cache_management.models.store.results import JobView
+    from cache_management.models.store.results import JobView, Submitted
     from cache_management.workers.client import JobClient
 
 
@@ -30,8 +30,46 @@ class Seconds(click.FloatRange):
         return self.fail(f"{value} is no number of seconds", param, ctx) if isnan(found) else found
 
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 _LOOK_EVERY_SECONDS = 0.25
 _PATIENCE_SECONDS = 15.0
+
+
+def waiting_options(command: Command) -> Command:
+    """Give a command that submits a job `--wait`, `--timeout` and `--json`, for `follow`."""
+    for option in (
+        json_option,
+        click.option("--timeout", type=Seconds(), help="Stop waiting after so many seconds; the job goes on."),
+        click.option("--wait/--no-wait", default=True, show_default=True, help="Show the progress until the job ends."),
+    ):
+        command = option(command)
+    return command
+
+
+def follow(
+    client: JobClient,
+    submitted: Submitted,
+    *,
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+    doing: str = "the same",
+) -> tuple[JobView, ExitCode]:
+    """Say what became of a submit, wait for the job if that is wanted, and print it; return how the command ends.
+
+    Args:
+        doing: What a job that was there already has in common with the one that was asked for.
+    """
+    if not submitted.created:
+        note(f"Job {submitted.job_id} does {doing} already; nothing new was queued.")
+    if not wait:
+        job = client.get(submitted.job_id)
+        print_json(job) if as_json else click.echo(f"Job {job.id} is {job.state}; `cache-cli jobs watch {job.id}`")
+        return job, ExitCode.OK
+    job, timed_out = watch_job(client, submitted.job_id, timeout=timeout, quiet=as_json)
+    print_json(job) if as_json else print_job(job)
+    return job, ExitCode.TIMEOUT if timed_out else exit_code_of(job)
 
 
 def watch_job(
@@ -88,7 +126,8 @@ def print_job(job: JobView) -> None:
         "state": job.state,
         "kind": job.kind,
         "namespace": job.namespace,
-        **(_embed_job_rows(job) if job.kind == "embed" else _warm_job_rows(job)),
+        **_ROWS.get(job.kind, _other_job_rows)(job),
+        "retry of": job.retry_of,
         "submitted by": job.submitted_by,
         "created": job.created_at,
         "took": f"{took:.1f} s" if took is not None else None,
@@ -137,3 +176,13 @@ def _warm_job_rows(job: JobView) -> dict[str, object]:
         "duplicate prompts (the last one won)": job.summary.get("duplicates"),
     }
     return {**always, **{name: value for name, value in rows.items() if value}}
+
+
+def _other_job_rows(job: JobView) -> dict[str, object]:
+    """Return what a job of any kind says for itself: its counts and its summary."""
+    counts = {"total": job.total, "done": job.done, "skipped": job.skipped or None, "failed": job.failed or None}
+    shown = {name.replace("_", " "): value for name, value in job.summary.items() if value}
+    return {**counts, **{name: value for name, value in shown.items() if name not in counts}}
+
+
+_ROWS: dict[str, Callable[[JobView], dict[str, object]]] = {"embed": _embed_job_rows, "warm": _warm_job_rows}

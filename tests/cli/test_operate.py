@@ -1,7 +1,9 @@
-"""audit and the servers' log level."""
+"""audit, and the servers' log level."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -39,3 +41,44 @@ def test_servers_log_as_the_settings_say_unless_told(
     assert cli("beat", *arguments).code == 0
 
     assert levels == [level, level]
+
+
+@pytest.fixture
+def log(cli: Cli) -> list[str]:
+    """An audit log of three entries; their hashes."""
+    cli("db", "upgrade")
+    stores = open_stores(load_settings().settings.metadata_url)
+    hashes = [stores.audit.append(actor="me", action=f"act {at}").hash for at in range(3)]
+    stores.close()
+    return hashes
+
+
+def test_an_exported_log_ends_with_its_head_and_is_checked_against_it(cli: Cli, log: list[str]) -> None:
+    found = cli("audit", "export", "log.jsonl", "--json")
+
+    *rows, head = [json.loads(line) for line in Path("log.jsonl").read_text().splitlines()]
+    assert [row["action"] for row in rows] == ["act 0", "act 1", "act 2"]
+    assert head == {"head_id": 3, "head_hash": log[2]}
+    assert (found.code, found.data["entries"], found.data["intact"]) == (0, 3, True)
+    assert cli("audit", "verify", "--head", f"3:{log[2]}").code == 0
+    assert cli("audit", "verify", "--head", f"4:{log[2]}", "--json").data["first_broken"] == 4
+    assert cli("audit", "verify", "--head", f"2:{log[2]}", "--json").data["first_broken"] == 2
+
+
+def test_an_export_writes_over_nothing_unless_it_is_meant(cli: Cli, log: list[str]) -> None:
+    Path("log.jsonl").write_text("mine")
+
+    refused = cli("audit", "export", "log.jsonl")
+    assert refused.code == 2
+    assert "--force" in refused.err
+    assert Path("log.jsonl").read_text() == "mine"
+
+    assert cli("audit", "export", "log.jsonl", "--force", "--after", 2).code == 0
+    assert len(Path("log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_head_that_is_none_is_refused(cli: Cli, log: list[str]) -> None:
+    found = cli("audit", "verify", "--head", "3")
+
+    assert found.code == 2
+    assert "ID:HASH" in found.err
