@@ -33,6 +33,7 @@ COMPRESS_FROM_BYTES = 100_000
 
 _HEAD = struct.Struct("<2sBBQ")
 _BODY = struct.Struct("<qd")
+HEAD_BYTES = _HEAD.size + _BODY.size
 _ZSTD, _FIRST = b"\x01", b"\x00"  # no array begins with them
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -65,6 +66,23 @@ def unpack(storage_key: str, frame: bytes) -> Record:
         expires_at=None if math.isnan(expires_at) else expires_at,
         version=version,
     )
+
+
+def read_head(start: bytes) -> tuple[int, float | None]:
+    """Return version and expiry of a frame of which only the first `HEAD_BYTES` were read, unproven.
+
+    Raises:
+        CorruptRecord: It is too short, or no frame of this program.
+    """
+    if not isinstance(start, bytes) or len(start) < HEAD_BYTES or start[:3] != b"CM" + bytes([FRAME_LAYOUT]):
+        raise CorruptRecord("too short, or no frame of this program")
+    version, expires_at = _BODY.unpack_from(start, _HEAD.size)
+    return version, None if math.isnan(expires_at) else expires_at
+
+
+def version_bytes(version: int) -> bytes:
+    """Return a version as it stands in a frame."""
+    return version.to_bytes(8, "little", signed=True)
 
 
 def _checksum(storage_key: str, body: bytes) -> int:

@@ -23,6 +23,17 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return self.expires_at is not None and self.expires_at <= now
 
 
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """What is known of a record without reading its value; `size_bytes` as its store counts it.
+
+    A record whose head cannot be read has version 0.
+    """
+
+    version: int
+    expires_at: float | None
+    size_bytes: int
+
+
 class Weight(msgspec.Struct, frozen=True, gc=False):
     """What an evictor knows of an entry.
 

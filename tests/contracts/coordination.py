@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -129,6 +129,33 @@ class TagsContract(ABC):
         await tags.remove_tags({TAG: ["k1", "unknown"], TAG + "2": ["k1"]})
 
         assert await tags.tagged(TAG) == ["k2"]
+
+    async def test_pages_hold_every_key_of_a_tag_and_no_other(self, tags: Tags) -> None:
+        keys = {f"k{at}": self.clock.now + 60 for at in range(700)}
+        await tags.add_tags({TAG: {**keys, "short": self.clock.now + 1}, TAG + "2": {"other": self.clock.now + 60}})
+        self.clock.advance(2)
+
+        pages = await self.walk(lambda bookmark: tags.tagged_page(TAG, bookmark, 100))
+
+        assert {key for page in pages for key in page} == set(keys)
+        assert len(pages) > 3
+        assert await tags.tagged_page(TAG + "3", "", 100) == ([], None)
+
+    async def test_pages_hold_every_tag_with_a_prefix(self, tags: Tags) -> None:
+        names = {f"{TAG}:{at}" for at in range(120)}
+        await tags.add_tags({name: {"k": self.clock.now + 60} for name in [*names, "cm1:tag:other:*"]})
+
+        pages = await self.walk(lambda bookmark: tags.tags_page(TAG + ":", bookmark, 20))
+
+        assert {name for page in pages for name in page} == names
+
+    async def walk(self, page: Callable[[str], Awaitable[tuple[list[str], str | None]]]) -> list[list[str]]:
+        pages = []
+        bookmark: str | None = ""
+        while bookmark is not None:
+            found, bookmark = await page(bookmark)
+            pages.append(found)
+        return pages
 
     async def test_many_keys_under_one_tag(self, tags: Tags) -> None:
         keys = {f"k{at}": self.clock.now + 60 for at in range(2_000)}

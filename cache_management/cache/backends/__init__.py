@@ -77,6 +77,7 @@ def _open_store(config: CacheConfig, *, clock: Clock, listener: Listener) -> Ful
                     policy=config.eviction_policy,
                     objective=config.eviction_objective,
                     cost_weight=config.eviction_cost_weight,
+                    low_watermark=config.eviction_low_watermark,
                     timeout_seconds=config.timeout_seconds,
                     clock=clock,
                     listener=listener,

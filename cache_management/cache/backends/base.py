@@ -6,7 +6,9 @@ import heapq
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from cache_management.cache.records import Record
+import msgspec
+
+from cache_management.cache.records import Head, Record
 
 
 class Backend(ABC):
@@ -136,6 +138,14 @@ class Tags(ABC):
         """Return the storage keys noted under a tag that have not expired."""
 
     @abstractmethod
+    async def tagged_page(self, tag: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        """Return some of what `tagged` returns, and the bookmark behind it; as `scan_page` does."""
+
+    @abstractmethod
+    async def tags_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        """Return some of the tags that begin with `prefix`, and the bookmark behind them; as `scan_page` does."""
+
+    @abstractmethod
     async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
         """Forget storage keys of tags; unknown ones are passed over."""
 
@@ -159,3 +169,64 @@ class Watched(ABC):
         False while nobody is connected, and after a second of silence. Reading from the store
         makes it true again.
         """
+
+
+class Surplus(msgspec.Struct, frozen=True):
+    """What a store holds beyond its bounds, and beyond the life of its entries.
+
+    `entries` and `size_bytes` have to go until it is where it should be, about; a store that bounds only one of them
+    leaves the other at 0, and so does one that is within its bounds. `aim` is that place, for `sweep`. `expired`
+    entries, of so many bytes, are served to nobody; a store that drops them by itself has none.
+    """
+
+    entries: int = 0
+    size_bytes: int = 0
+    aim: dict[str, int] = {}
+    expired: int = 0
+    expired_bytes: int = 0
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """What one call removed: entries with their bytes, and `names` of entries that were gone before.
+
+    `is_done`: the aim is reached, or nothing more can be removed. `is_busy`: another process is at it; nothing was
+    done, and a moment later it may be.
+    """
+
+    entries: int = 0
+    size_bytes: int = 0
+    names: int = 0
+    is_done: bool = True
+    is_busy: bool = False
+
+
+class Sweepable(ABC):
+    """Can be relieved from outside: of what goes first, of what is past its life, and of what is older than a moment.
+
+    Stores make room when they are written to. This is for those that nobody writes to, and whose bounds became
+    narrower: each call does a bounded part of it. Implementations inherit tests/contracts/sweepable.py.
+    """
+
+    @abstractmethod
+    async def surplus(self) -> Surplus:
+        """Say what there is to remove; an empty aim when the store is within its bounds."""
+
+    @abstractmethod
+    async def victims(self, aim: Mapping[str, int], limit: int) -> list[str]:
+        """Return some of the keys that `sweep` would remove first, as far as they are known."""
+
+    @abstractmethod
+    async def sweep(self, aim: Mapping[str, int], limit: int) -> Swept:
+        """Remove up to about `limit` entries, those that go first, while the store is above the aim."""
+
+    @abstractmethod
+    async def drop_expired(self, bookmark: str, limit: int) -> tuple[Swept, str | None]:
+        """Drop some entries past their life, and names that lead nowhere; the bookmark is None at the end."""
+
+    @abstractmethod
+    async def heads(self, keys: Sequence[str]) -> dict[str, Head]:
+        """Return the heads of the records that exist, without reading their values."""
+
+    @abstractmethod
+    async def delete_older(self, keys: Sequence[str], version: int) -> list[str]:
+        """Remove the records whose version is smaller, each at once or not at all; return those that were removed."""

@@ -11,28 +11,31 @@ import functools
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from cache_management.cache.backends import disk_tables as tables
-from cache_management.cache.backends.disk_eviction import Uses, adopt, rule_for
-from cache_management.cache.backends.disk_ledger import Ledger
+from cache_management.cache.backends.base import Surplus, Swept
+from cache_management.cache.backends.disk_eviction import Uses, adopt, fronts, read_surplus, rule_for
+from cache_management.cache.backends.disk_ledger import Ledger, Removed, group_of, head_version
 from cache_management.cache.backends.disk_schema import create, write
 from cache_management.cache.backends.forks import forks
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
-from cache_management.cache.codec import unpack
+from cache_management.cache.codec import HEAD_BYTES, unpack
 from cache_management.cache.config import EvictionObjective, EvictionPolicy
 from cache_management.cache.errors import BackendUnavailable, CorruptRecord
 from cache_management.cache.events import CorruptEvent, Listener, RemoveEvent, ignore
-from cache_management.cache.records import Record
+from cache_management.cache.records import Head, Record
 
 T = TypeVar("T")
 
 _GET = "SELECT id, frame FROM records WHERE key = ?"
 _PAGE = 1000
+_SWEPT = 200
 _USES_KEPT = 1024
 _LOOK_EVERY_SECONDS = 1.0
 _USES_KEPT_SECONDS = 10.0
@@ -58,6 +61,7 @@ class DiskBackend(FullBackend):
         policy: What goes first after what has expired. The file follows the process that opened it last.
         objective: What `EvictionPolicy.AUTO` aims at.
         cost_weight: How much a cost counts for `EvictionPolicy.GDSF`, 0 to 1.
+        low_watermark: Share of a bound, which became narrower than what is there, that a sweep goes down to.
     """
 
     name = "disk"
@@ -71,6 +75,7 @@ class DiskBackend(FullBackend):
         policy: EvictionPolicy = EvictionPolicy.LRU,
         objective: EvictionObjective = EvictionObjective.HIT_RATIO,
         cost_weight: float = 1.0,
+        low_watermark: float = 0.8,
         timeout_seconds: float = 0.25,
         clock: Clock = system_clock,
         listener: Listener = ignore,
@@ -79,6 +84,7 @@ class DiskBackend(FullBackend):
         self._max_size = max_size
         self._size_limit = size_limit_bytes
         self._rule = rule_for(policy, objective=objective, cost_weight=cost_weight)
+        self._low = low_watermark
         self._timeout = timeout_seconds
         self._clock = clock
         self._listener = listener
@@ -195,8 +201,42 @@ class DiskBackend(FullBackend):
     async def tagged(self, tag: str) -> list[str]:
         return await self._run(lambda db: tables.tagged(db, tag, self._clock()))
 
+    async def tagged_page(self, tag: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        page = await self._run(lambda db: tables.tagged_page(db, tag, bookmark, limit, self._clock()))
+        return page, page[-1] if len(page) == limit else None
+
+    async def tags_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        page = await self._run(lambda db: tables.tags_page(db, *_range(prefix), bookmark, limit))
+        return page, page[-1] if len(page) == limit else None
+
     async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
         await self._write(lambda db: tables.remove_tags(db, tags))
+
+    async def surplus(self) -> Surplus:
+        return await self._run(
+            lambda db: read_surplus(
+                db, max_size=self._max_size, size_limit=self._size_limit, low=self._low, now=self._clock()
+            )
+        )
+
+    async def victims(self, aim: Mapping[str, int], limit: int) -> list[str]:
+        return await self._run(lambda db: fronts(db, aim, limit))
+
+    async def sweep(self, aim: Mapping[str, int], limit: int) -> Swept:
+        # In parts: whoever wants to write meanwhile waits for one of them only.
+        part = await self._take_out(lambda ledger: ledger.shrink(aim, min(limit, _SWEPT)))
+        return Swept(part.entries, part.size_bytes, is_done=part.is_done)
+
+    async def drop_expired(self, bookmark: str, limit: int) -> tuple[Swept, str | None]:
+        part = await self._take_out(lambda ledger: ledger.drop_expired(min(limit, _SWEPT)))
+        names = await self._write(lambda db: tables.drop_expired(db, self._clock()))
+        return Swept(part.entries, part.size_bytes, names, is_done=part.is_done), None if part.is_done else "more"
+
+    async def heads(self, keys: Sequence[str]) -> dict[str, Head]:
+        return await self._run(lambda db: self._heads(db, keys))
+
+    async def delete_older(self, keys: Sequence[str], version: int) -> list[str]:
+        return await self._run(lambda db: self._delete_older(db, keys, version))
 
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
         self._watched, self._on_change = tuple(prefixes), on_change
@@ -283,6 +323,49 @@ class DiskBackend(FullBackend):
         if len(self._dropped) > _DROPPED_KEPT:
             self._dropped.clear()
             self._told_at = None  # everything
+
+    async def _take_out(self, choose: Callable[[Ledger], Removed]) -> Removed:
+        """Let the ledger remove what it chooses itself, and tell of it."""
+
+        def work(db: sqlite3.Connection) -> tuple[Removed, Ledger]:
+            with write(db):
+                ledger = self._ledger(db)
+                removed = choose(ledger)
+                ledger.save()
+            if self._watched and ledger.dropped:
+                self._note_dropped(ledger.dropped)
+            return removed, ledger
+
+        removed, ledger = await self._run(work)
+        gone = Counter(group_of(key) for key in ledger.dropped)
+        for group, count in gone.items():
+            namespace = group.rpartition(":")[2]
+            evicted = ledger.evicted.get(group, 0)
+            if evicted:
+                self._listener(RemoveEvent("evicted", namespace, evicted))
+            if count > evicted:
+                self._listener(RemoveEvent("expired", namespace, count - evicted))
+        return removed
+
+    def _heads(self, db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Head]:
+        now = self._clock()
+        found = {}
+        for chunk in _chunks(keys, 500):
+            marks = ",".join("?" * len(chunk))
+            for key, expires_at, size, start in db.execute(
+                f"SELECT key, expires_at, length(frame), substr(frame, 1, {HEAD_BYTES}) FROM records"  # noqa: S608 - marks only
+                f" WHERE key IN ({marks}) AND (expires_at IS NULL OR expires_at > ?)",
+                (*chunk, now),
+            ):
+                found[key] = Head(head_version(start), expires_at, size)
+        return found
+
+    def _delete_older(self, db: sqlite3.Connection, keys: Sequence[str], version: int) -> list[str]:
+        with write(db):
+            ledger = self._ledger(db)
+            removed = [key for key in dict.fromkeys(keys) if ledger.delete_older(key, version)]
+            ledger.save()
+        return removed
 
     def _delete_many(self, db: sqlite3.Connection, keys: Sequence[str]) -> int:
         with write(db):

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, assert_never
 
 import msgspec
 import xxhash
 
+from cache_management.cache.backends.base import Surplus
 from cache_management.cache.backends.disk_schema import write
 from cache_management.cache.config import EvictionObjective, EvictionPolicy
 from cache_management.cache.records import Weight
@@ -359,6 +360,40 @@ def save_group(db: sqlite3.Connection, group: Group) -> None:
             group.id,
         ),
     )
+
+
+def read_surplus(db: sqlite3.Connection, *, max_size: int, size_limit: int, low: float, now: float) -> Surplus:
+    """Say how far the store is above its bounds.
+
+    A full store is where it should be, because each write makes its own room; only one that is above a bound, which
+    became narrower, is brought down, and then a little further, so that the next writes find room.
+    """
+    aim = {}
+    entries = 0
+    for name, held in db.execute("SELECT name, entries FROM groups WHERE id > 0 AND entries > ?", (max_size,)):
+        aim[name] = int(low * max_size)
+        entries += held - aim[name]
+    (size_bytes,) = db.execute("SELECT bytes FROM groups WHERE id = 0").fetchone()
+    if size_bytes > size_limit:
+        aim[""] = int(low * size_limit)
+    expired, expired_bytes = db.execute(
+        "SELECT count(*), coalesce(sum(length(frame)), 0) FROM marks JOIN records ON records.id = marks.id"
+        " WHERE due <= :now AND expires_at <= :now",
+        {"now": now},
+    ).fetchone()
+    return Surplus(entries, size_bytes - aim[""] if "" in aim else 0, aim, expired, expired_bytes)
+
+
+def fronts(db: sqlite3.Connection, aim: Mapping[str, int], limit: int) -> list[str]:
+    """Return keys from the fronts of an aim's queues, without looking whether they still belong there."""
+    names = [name for name in aim if name]
+    if "" in aim:
+        names += [name for (name,) in db.execute("SELECT name FROM groups WHERE id > 0 ORDER BY bytes DESC LIMIT 1")]
+    query = (
+        "SELECT key FROM marks JOIN records ON records.id = marks.id JOIN groups ON groups.id = grp"
+        " WHERE groups.name = ? ORDER BY rank, marks.tick LIMIT ?"
+    )
+    return [key for name in dict.fromkeys(names) for (key,) in db.execute(query, (name, limit))][:limit]
 
 
 def _policy(db: sqlite3.Connection) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from cache_management.cache.backends.disk_eviction import Group, Rule, Uses, load_group, rule_named, save_group
-from cache_management.cache.codec import pack
+from cache_management.cache.codec import HEAD_BYTES, pack, read_head
+from cache_management.cache.errors import CorruptRecord
 from cache_management.cache.records import Record, Weight
 
 _EXPIRED_AT_ONCE = 64
@@ -13,10 +16,19 @@ _EXPIRED_AT_ONCE = 64
 Found = tuple[int, int, float | None]  # id, size and expiry of a record that is stored
 
 
+class Removed(NamedTuple):
+    """What went, and whether nothing more has to."""
+
+    entries: int
+    size_bytes: int
+    is_done: bool
+
+
 class Ledger:
     """The changes of one transaction. `save` comes last; `evicted` says how many went, by group.
 
     `dropped` holds the keys that went, or did not come, without being asked for: evicted, expired, too large.
+    `removed` counts the entries that went.
 
     Both bounds are kept as in the memory store: room is made before an entry enters, so that the
     newest is never its own victim; what has expired goes first; and for bytes the group that
@@ -28,6 +40,7 @@ class Ledger:
     ) -> None:
         self.evicted: dict[str, int] = {}
         self.dropped: set[str] = set()
+        self.removed = 0
         self._db = db
         self._rule = rule
         self._uses = uses
@@ -74,6 +87,38 @@ class Ledger:
         record_id, _, expires_at = old
         self._remove(record_id, evicted=False)
         return expires_at is None or expires_at > self._now
+
+    def delete_older(self, key: str, version: int) -> bool:
+        """Remove a record if its version is smaller; return whether it went, and was not expired."""
+        row = self._db.execute("SELECT substr(frame, 1, ?) FROM records WHERE key = ?", (HEAD_BYTES, key)).fetchone()
+        return row is not None and head_version(row[0]) < version and self.delete(key)
+
+    def shrink(self, aim: Mapping[str, int], most: int) -> Removed:
+        """Remove up to `most` entries, those that go first, until every group holds no more than its aim says.
+
+        The aim names groups with their entries, and "" with the bytes of them all.
+        """
+        self.removed, before = 0, self._whole.bytes
+        looked = 0
+        is_done = False
+        while not is_done and looked < most:
+            group = self._above(aim)
+            expired = self._drop_expired(most - looked) if group is not None else 0
+            looked += expired or 1
+            is_done = group is None or not (expired or self._evict(group))
+        return Removed(self.removed, before - self._whole.bytes, is_done)
+
+    def drop_expired(self, most: int) -> Removed:
+        """Remove up to `most` entries that are past their life."""
+        self.removed, before = 0, self._whole.bytes
+        looked = self._drop_expired(most)
+        return Removed(self.removed, before - self._whole.bytes, looked < most)
+
+    def _above(self, aim: Mapping[str, int]) -> Group | None:
+        for name, most in aim.items():
+            if name and (group := self._group_named(name)).entries > most:
+                return group
+        return self._largest() if "" in aim and self._whole.bytes > aim[""] else None
 
     def save(self) -> None:
         """Write the sums that changed."""
@@ -131,28 +176,33 @@ class Ledger:
                 crowded = self._largest()
             else:
                 return old
-            if not self._drop_expired():
-                victim = self._rule.victim(self._db, crowded, self._uses)
-                if victim is None:
-                    raise sqlite3.DatabaseError(f"{crowded.name} counts {crowded.entries} entries and has none")
-                self.dropped.add(self._remove(victim, evicted=True))
-                self._count_evicted(crowded.name)
+            if not self._drop_expired(_EXPIRED_AT_ONCE) and not self._evict(crowded):
+                raise sqlite3.DatabaseError(f"{crowded.name} counts {crowded.entries} entries and has none")
             if old is not None:
                 old = _find(self._db, key)  # it may have been among them
 
-    def _drop_expired(self) -> bool:
-        """Look after entries whose expiry is due; return whether there were any."""
+    def _evict(self, group: Group) -> bool:
+        """Remove the entry of a group that goes first; return whether there was one."""
+        victim = self._rule.victim(self._db, group, self._uses)
+        if victim is None:
+            return False
+        self.dropped.add(self._remove(victim, evicted=True))
+        self._count_evicted(group.name)
+        return True
+
+    def _drop_expired(self, most: int) -> int:
+        """Look after at most so many entries whose expiry is due; return how many there were."""
         rows = self._db.execute(
             "SELECT marks.id, expires_at FROM marks JOIN records ON records.id = marks.id WHERE due <= ?"
             " ORDER BY due LIMIT ?",
-            (self._now, _EXPIRED_AT_ONCE),
+            (self._now, most),
         ).fetchall()
         for record_id, expires_at in rows:
             if expires_at is None or expires_at > self._now:
                 self._db.execute("UPDATE marks SET due = ? WHERE id = ?", (expires_at, record_id))
             else:
                 self.dropped.add(self._remove(record_id, evicted=False))
-        return bool(rows)
+        return len(rows)
 
     def _remove(self, record_id: int, *, evicted: bool) -> str:
         """Take an entry out; return its key."""
@@ -163,6 +213,7 @@ class Ledger:
             raise sqlite3.DatabaseError(f"entry {record_id} is there by half; the file is damaged")
         (key, size), (group_id, rank) = record[0], mark[0]
         group = self._group_by_id(group_id)
+        self.removed += 1
         group.entries -= 1
         group.bytes -= size
         self._whole.bytes -= size
@@ -220,6 +271,14 @@ def group_of(storage_key: str) -> str:
     """Return kind and namespace, `llm:default` of `cm1:llm:default:kprompt`."""
     _, kind, namespace, *_ = (*storage_key.split(":", 3), "", "")
     return f"{kind}:{namespace}"
+
+
+def head_version(start: bytes) -> int:
+    """Return the version of a frame by its beginning; 0 when it cannot be read."""
+    try:
+        return read_head(start)[0]
+    except CorruptRecord:
+        return 0
 
 
 def _find(db: sqlite3.Connection, key: str) -> Found | None:

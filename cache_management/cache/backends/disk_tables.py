@@ -94,6 +94,31 @@ def tagged(db: sqlite3.Connection, tag: str, now: float) -> list[str]:
     return [row[0] for row in rows]
 
 
+def tagged_page(db: sqlite3.Connection, tag: str, after: str, limit: int, now: float) -> list[str]:
+    """Return the next keys under a tag that have not expired."""
+    rows = db.execute(
+        "SELECT key FROM tags WHERE tag = ? AND key > ? AND (expires_at IS NULL OR expires_at > ?)"
+        " ORDER BY key LIMIT ?",
+        (tag, after, now, limit),
+    )
+    return [row[0] for row in rows]
+
+
+def tags_page(db: sqlite3.Connection, low: str, high: bytes, after: str, limit: int) -> list[str]:
+    """Return the next tags within bounds."""
+    rows = db.execute(
+        "SELECT DISTINCT tag FROM tags WHERE tag >= ? AND tag < CAST(? AS TEXT) AND tag > ? ORDER BY tag LIMIT ?",
+        (low, high, after, limit),
+    )
+    return [row[0] for row in rows]
+
+
+def drop_expired(db: sqlite3.Connection, now: float) -> int:
+    """Drop names under tags, and leases, that have ended; return how many names."""
+    db.execute("DELETE FROM leases WHERE until <= ?", (now,))
+    return db.execute("DELETE FROM tags WHERE expires_at <= ?", (now,)).rowcount
+
+
 def remove_tags(db: sqlite3.Connection, tags: Mapping[str, Sequence[str]]) -> None:
     """Forget keys of tags."""
     rows = [(tag, key) for tag, keys in tags.items() for key in keys]

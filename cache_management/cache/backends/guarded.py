@@ -12,9 +12,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Literal, TypeVar
 
+from cache_management.cache.backends.base import Surplus, Swept
 from cache_management.cache.backends.wrapped import FullBackend, WrappedBackend
 from cache_management.cache.errors import BackendRefused, BackendUnavailable
-from cache_management.cache.records import Record
+from cache_management.cache.records import Head, Record
 
 T = TypeVar("T")
 logger = logging.getLogger("cache_management")
@@ -102,6 +103,24 @@ class GuardedBackend(WrappedBackend):
 
     async def count(self, prefix: str = "") -> int:
         return await self._guard(self.inner.count, prefix)
+
+    async def surplus(self) -> Surplus:
+        return await self._guard(self.inner.surplus)
+
+    async def victims(self, aim: Mapping[str, int], limit: int) -> list[str]:
+        return await self._guard(self.inner.victims, aim, limit)
+
+    async def sweep(self, aim: Mapping[str, int], limit: int) -> Swept:
+        return await self._guard(self.inner.sweep, aim, limit)
+
+    async def drop_expired(self, bookmark: str, limit: int) -> tuple[Swept, str | None]:
+        return await self._guard(self.inner.drop_expired, bookmark, limit)
+
+    async def heads(self, keys: Sequence[str]) -> dict[str, Head]:
+        return await self._guard(self.inner.heads, keys)
+
+    async def tags_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        return await self._guard(self.inner.tags_page, prefix, bookmark, limit)
 
     async def tail(self, stream: str) -> str:
         return await self._guard(self.inner.tail, stream)

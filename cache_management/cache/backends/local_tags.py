@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
 
 from cache_management.cache.backends.base import Tags
 from cache_management.cache.backends.local_lock import local_lock
@@ -35,6 +36,28 @@ class LocalTags(Tags):
         with self._lock:
             return list(_alive(self._tags.get(tag, {}), now))
 
+    async def tagged_page(self, tag: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        return _page(await self.tagged(tag), bookmark, limit)
+
+    async def tags_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        with self._lock:
+            tags = [tag for tag in self._tags if tag.startswith(prefix)]
+        return _page(tags, bookmark, limit)
+
+    def drop_expired_tags(self) -> int:
+        """Drop all names that expired, and tags without a name; return how many names went."""
+        now = self._tag_clock()
+        dropped = 0
+        with self._lock:
+            for tag, held in list(self._tags.items()):
+                alive = _alive(held, now)
+                dropped += len(held) - len(alive)
+                self._tags[tag] = alive
+                if not alive:
+                    del self._tags[tag]
+                    self._sweep_at.pop(tag, None)
+        return dropped
+
     async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
         with self._lock:
             for tag, keys in tags.items():
@@ -48,3 +71,8 @@ class LocalTags(Tags):
 
 def _alive(held: Mapping[str, float | None], now: float) -> dict[str, float | None]:
     return {key: expires_at for key, expires_at in held.items() if expires_at is None or expires_at > now}
+
+
+def _page(names: Iterable[str], bookmark: str, limit: int) -> tuple[list[str], str | None]:
+    page = heapq.nsmallest(limit, (name for name in names if name > bookmark))
+    return page, page[-1] if len(page) == limit else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
 import msgspec
 
+from cache_management.cache.backends.base import Surplus, Swept
 from cache_management.cache.backends.local_leases import LocalLeases
 from cache_management.cache.backends.local_lock import local_lock
 from cache_management.cache.backends.local_tags import LocalTags
@@ -20,7 +21,7 @@ from cache_management.cache.errors import JournalGap
 from cache_management.cache.events import Listener, RemoveEvent, ignore
 from cache_management.cache.eviction import evictor_factory
 from cache_management.cache.eviction.base import Evictor
-from cache_management.cache.records import Record, Weight
+from cache_management.cache.records import Head, Record, Weight
 
 ENTRY_OVERHEAD_BYTES = 700
 """What an entry takes beside the characters of its key and its value: objects and places in tables.
@@ -178,6 +179,57 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
 
     def is_current(self) -> bool:
         return True
+
+    async def surplus(self) -> Surplus:
+        # Bounds are kept at every write, and cannot be changed while the process lives.
+        now = self._clock()
+        with self._lock:
+            slots = list(self._slots.values())
+        sizes = [slot.size_bytes for slot in slots if slot.record.is_expired(now)]
+        return Surplus(expired=len(sizes), expired_bytes=sum(sizes))
+
+    async def victims(self, aim: Mapping[str, int], limit: int) -> list[str]:
+        return []
+
+    async def sweep(self, aim: Mapping[str, int], limit: int) -> Swept:
+        return Swept()
+
+    async def drop_expired(self, bookmark: str, limit: int) -> tuple[Swept, str | None]:
+        now = self._clock()
+        gone: Counter[str] = Counter()
+        with self._lock:
+            before = self._size_bytes
+            for group in self._groups.values():
+                while gone.total() < limit and (key := group.expired(now, self._slots)) is not None:
+                    self._discard(key)
+                    gone[group.namespace] += 1
+            freed = before - self._size_bytes
+        for namespace, count in gone.items():
+            self._listener(RemoveEvent("expired", namespace, count))
+        names = self.drop_expired_tags()
+        return Swept(gone.total(), freed, names), "more" if gone.total() >= limit else None
+
+    async def heads(self, keys: Sequence[str]) -> dict[str, Head]:
+        now = self._clock()
+        found = {}
+        with self._lock:
+            for key in keys:
+                slot = self._slots.get(key)
+                if slot is not None and not slot.record.is_expired(now):
+                    found[key] = Head(slot.record.version, slot.record.expires_at, slot.size_bytes)
+        return found
+
+    async def delete_older(self, keys: Sequence[str], version: int) -> list[str]:
+        now = self._clock()
+        removed = []
+        with self._lock:
+            for key in keys:
+                slot = self._slots.get(key)
+                if slot is not None and slot.record.version < version:
+                    if not slot.record.is_expired(now):
+                        removed.append(key)
+                    self._discard(key)
+        return removed
 
     def keep(self, key: str, record: Record) -> None:
         """Do what `put` does, without waiting."""

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+from cache_management.cache.backends.base import Surplus, Swept
 from cache_management.cache.backends.redis_connection import Argument, Command
 from cache_management.cache.backends.redis_eviction import RedisEviction, is_full
 from cache_management.cache.backends.redis_node import LARGE_BYTES, RedisNode
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
-from cache_management.cache.codec import pack, unpack
+from cache_management.cache.codec import HEAD_BYTES, pack, read_head, unpack, version_bytes
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import BackendRefused, BackendUnavailable, CorruptRecord, InvalidInput, JournalGap
 from cache_management.cache.events import CorruptEvent, Listener, ignore
 from cache_management.cache.patterns import escape_glob
-from cache_management.cache.records import Record
+from cache_management.cache.records import Head, Record
 
 T = TypeVar("T")
 _NOTES_KEPT = 100_000
@@ -125,14 +127,15 @@ class RedisBackend(FullBackend):
 
         A server that was restarted may order its keys anew: a walk across the restart can miss some.
         """
-        if not (bookmark or "0").isdecimal():
-            raise InvalidInput(f"{bookmark!r:.80} is no bookmark of a Redis store: begin again with an empty one")
-        cursor: bytes | str = bookmark or "0"
+        return await self._scan_page(prefix, bookmark, limit, of_type="string")
+
+    async def _scan_page(self, prefix: str, bookmark: str, limit: int, *, of_type: str) -> tuple[list[str], str | None]:
+        cursor: bytes | str = _cursor(bookmark)
         match = escape_glob(prefix) + "*"
         keys: dict[str, None] = {}
         # Where few keys have the prefix most answers are empty: a bounded number of them makes one page.
         for _ in range(_LOOKS_FOR_A_PAGE):
-            cursor, found = await self._node.call("SCAN", cursor, "MATCH", match, "COUNT", limit, "TYPE", "string")
+            cursor, found = await self._node.call("SCAN", cursor, "MATCH", match, "COUNT", limit, "TYPE", of_type)
             keys.update(dict.fromkeys(key.decode() for key in found))
             if int(cursor) == 0:
                 return list(keys), None
@@ -202,8 +205,56 @@ class RedisBackend(FullBackend):
         found = await self._node.call("ZRANGEBYSCORE", tag, f"({_ms(self._clock())}", "+inf")
         return [key.decode() for key in found]
 
+    async def tagged_page(self, tag: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        after, words = await self._node.call("ZSCAN", tag, _cursor(bookmark), "COUNT", limit)
+        now = _ms(self._clock())
+        pairs = zip(words[::2], words[1::2], strict=True)
+        keys = [key.decode() for key, expires_at in pairs if float(expires_at) > now]
+        return keys, None if int(after) == 0 else str(int(after))
+
+    async def tags_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        return await self._scan_page(prefix, bookmark, limit, of_type="zset")
+
     async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
         await self._node.pipeline([("ZREM", tag, *page) for tag, keys in tags.items() for page in _pages(keys)])
+
+    async def surplus(self) -> Surplus:
+        return await self._eviction.surplus()
+
+    async def victims(self, aim: Mapping[str, int], limit: int) -> list[str]:
+        return await self._eviction.victims(limit)
+
+    async def sweep(self, aim: Mapping[str, int], limit: int) -> Swept:
+        return await self._eviction.sweep(aim.get("", sys.maxsize), limit)
+
+    async def drop_expired(self, bookmark: str, limit: int) -> tuple[Swept, str | None]:
+        # The server drops entries by itself; their names stay in the queue.
+        return await self._eviction.forget_names(bookmark, limit)
+
+    async def heads(self, keys: Sequence[str]) -> dict[str, Head]:
+        commands: list[Command] = []
+        for key in keys:
+            commands += [("GETRANGE", key, 0, HEAD_BYTES - 1), ("STRLEN", key)]
+        replies = iter(await self._node.pipeline(commands))
+        now = self._clock()
+        found = {}
+        for key, start, size in zip(keys, replies, replies, strict=True):
+            if size:
+                try:
+                    version, expires_at = read_head(start)
+                except CorruptRecord:
+                    version, expires_at = 0, None
+                if expires_at is None or expires_at > now:
+                    found[key] = Head(version, expires_at, size)
+        return found
+
+    async def delete_older(self, keys: Sequence[str], version: int) -> list[str]:
+        removed: list[str] = []
+        for page in _pages(keys):
+            places = await self._node.run_script("delete_older", page, [version_bytes(version)])
+            removed += [page[place - 1] for place in places]
+        self._eviction.removed(removed)
+        return removed
 
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
         self._on_change = on_change
@@ -233,6 +284,12 @@ async def _to_its_end(write: Coroutine[Any, Any, object]) -> None:
         if not task.cancelled():
             task.exception()  # its caller is gone
         raise
+
+
+def _cursor(bookmark: str) -> str:
+    if not (bookmark or "0").isdecimal():
+        raise InvalidInput(f"{bookmark!r:.80} is no bookmark of a Redis store: begin again with an empty one")
+    return bookmark or "0"
 
 
 def _ms(seconds: float) -> int:

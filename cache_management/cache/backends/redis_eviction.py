@@ -20,6 +20,7 @@ from typing import get_args
 
 import msgspec
 
+from cache_management.cache.backends.base import Surplus, Swept
 from cache_management.cache.backends.redis_node import RedisNode
 from cache_management.cache.backends.redis_notes import LIFE_MS, Notes, Queue
 from cache_management.cache.clock import Clock
@@ -33,6 +34,7 @@ logger = logging.getLogger("cache_management")
 
 _LEASE = "cm1:lease:evict"
 _LEASE_MS = 30_000
+_PART_LEASE_MS = 10_000  # of one call of `sweep`: should its process die, the next one need not wait long
 _TELL_EVERY_SECONDS = 0.1
 # Share of the limit that a process writes before it tells at once: ten of them fit between high mark and limit.
 _TELL_EVERY_SHARE = 0.01
@@ -99,6 +101,7 @@ class RedisEviction:
         self._cursor: bytes | str = "0"
         self._idle_until = 0.0
         self._has_warned = False
+        self._removed_count = 0
 
     def stored(self, key: str, record: Record, size_bytes: int) -> None:
         """Note that a record was written."""
@@ -130,6 +133,49 @@ class RedisEviction:
         if room is None or room.done() or room.get_loop() is not asyncio.get_running_loop():
             room = self._room = asyncio.get_running_loop().create_task(self._make_room())
         return await asyncio.shield(room)
+
+    async def surplus(self) -> Surplus:
+        """Say how far the server is above the low mark, once it is above the high one."""
+        memory = await self._memory()
+        if memory.limit is None or memory.used <= self._high * memory.limit:
+            return Surplus()
+        aim = int(self._low * memory.limit)
+        return Surplus(size_bytes=memory.used - aim, aim={"": aim})
+
+    async def victims(self, limit: int) -> list[str]:
+        """Return names from the front of the queue, without looking whether they still belong there."""
+        return [name.decode() for name in await self._node.call("ZRANGE", self._queue.queue, 0, limit - 1)]
+
+    async def sweep(self, aim_bytes: int, limit: int) -> Swept:
+        """Remove up to about `limit` entries while the server is above the aim; see `Sweepable.sweep`."""
+        removed, freed = self._removed_count, 0
+        owner = await self._take_lease(_PART_LEASE_MS)
+        if owner is None:
+            return Swept(is_done=False, is_busy=True)
+        is_done = False
+        try:
+            await self._adopt()
+            while not is_done and self._removed_count - removed < limit:
+                memory = await self._memory()
+                surplus = memory.used - aim_bytes
+                bytes_now = await self._free(surplus) if surplus > 0 and memory.may_help(aim_bytes) else 0
+                freed += bytes_now
+                is_done = not bytes_now
+        finally:
+            await self._node.run_script("release_lease", [_LEASE], [owner])
+        return Swept(self._removed_count - removed, freed, is_done=is_done)
+
+    async def forget_names(self, bookmark: str, limit: int) -> tuple[Swept, str | None]:
+        """Drop the names of entries that are gone from a part of the queue; see `Sweepable.drop_expired`.
+
+        The queue moves meanwhile, so some are passed over: the next walk finds them.
+        """
+        start = int(bookmark or 0)
+        names = await self._node.call("ZRANGE", self._queue.queue, start, start + limit - 1)
+        if not names:
+            return Swept(), None
+        forgotten = await self._node.run_script("forget_these", [self._queue.queue, self._queue.marks], names)
+        return Swept(names=forgotten), str(start + len(names) - forgotten)
 
     async def aclose(self) -> None:
         """Tell the server what is still noted."""
@@ -201,16 +247,9 @@ class RedisEviction:
                 return
 
     async def _sweep(self, target_bytes: float) -> None:
-        owner = secrets.token_hex(8)
-        try:
-            if (
-                await self._node.run_script("acquire_lease", [_LEASE, f"{_LEASE}:token"], [owner, _LEASE_MS, LIFE_MS])
-                is None
-            ):
-                return
-        except BackendRefused as exc:
-            if not is_full(exc):  # full: two sweeps at once are better than none
-                raise
+        owner = await self._take_lease(_LEASE_MS)
+        if owner is None:
+            return
         try:
             await self._adopt()
             while (memory := await self._memory()).used > target_bytes:
@@ -220,6 +259,18 @@ class RedisEviction:
                 await self._node.run_script("renew_lease", [_LEASE], [owner, _LEASE_MS])
         finally:
             await self._node.run_script("release_lease", [_LEASE], [owner])
+
+    async def _take_lease(self, life_ms: int) -> str | None:
+        """Take the right to sweep for a while; None when another process has it."""
+        owner = secrets.token_hex(8)
+        names = [_LEASE, f"{_LEASE}:token"]
+        try:
+            token = await self._node.run_script("acquire_lease", names, [owner, life_ms, LIFE_MS])
+        except BackendRefused as exc:
+            if not is_full(exc):  # full: two sweeps at once are better than none
+                raise
+            return owner
+        return None if token is None else owner
 
     async def _make_room(self) -> bool:
         memory = await self._memory()
@@ -304,6 +355,7 @@ class RedisEviction:
 
     def _tell_removed(self, keys: Sequence[bytes]) -> None:
         names = [key.decode() for key in keys]
+        self._removed_count += len(names)
         self._dropped(names)
         for namespace, count in Counter(name.split(":", 3)[2] for name in names).items():
             self._listener(RemoveEvent("evicted", namespace, count))

@@ -32,7 +32,7 @@ LARGE_BYTES = 2**18  # what travels on a connection of its own: small calls must
 _COMMANDS_AT_ONCE = 500
 _BYTES_AT_ONCE = 2**20
 # What may be asked again when nobody knows whether the server did it.
-_READS = frozenset({"GET", "MGET", "PING", "SCAN", "XRANGE", "XREVRANGE", "XINFO", "ZRANGEBYSCORE"})
+_READS = frozenset({"GET", "MGET", "PING", "SCAN", "XRANGE", "XREVRANGE", "XINFO", "ZRANGE", "ZRANGEBYSCORE", "ZSCAN"})
 
 OnChange = Callable[[Sequence[str] | None], None]
 

@@ -92,6 +92,10 @@ class TieredBackend(WrappedBackend):
         with self._writing(keys):
             return await self.inner.delete_many(keys)
 
+    async def delete_older(self, keys: Sequence[str], version: int) -> list[str]:
+        with self._writing(keys):
+            return await self.inner.delete_older(keys, version)
+
     async def aclose(self) -> None:
         self._on_change(None)
         await self.inner.aclose()

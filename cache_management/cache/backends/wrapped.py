@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from cache_management.cache.backends.base import Backend, Journal, Leases, Tags, Watched
-from cache_management.cache.records import Record
+from cache_management.cache.backends.base import Backend, Journal, Leases, Surplus, Sweepable, Swept, Tags, Watched
+from cache_management.cache.records import Head, Record
 
 
-class FullBackend(Backend, Journal, Leases, Tags, Watched):
+class FullBackend(Backend, Journal, Leases, Tags, Watched, Sweepable):
     """A backend with every optional ability."""
 
 
@@ -74,8 +74,32 @@ class WrappedBackend(FullBackend):
     async def tagged(self, tag: str) -> list[str]:
         return await self.inner.tagged(tag)
 
+    async def tagged_page(self, tag: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        return await self.inner.tagged_page(tag, bookmark, limit)
+
+    async def tags_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
+        return await self.inner.tags_page(prefix, bookmark, limit)
+
     async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
         await self.inner.remove_tags(tags)
+
+    async def surplus(self) -> Surplus:
+        return await self.inner.surplus()
+
+    async def victims(self, aim: Mapping[str, int], limit: int) -> list[str]:
+        return await self.inner.victims(aim, limit)
+
+    async def sweep(self, aim: Mapping[str, int], limit: int) -> Swept:
+        return await self.inner.sweep(aim, limit)
+
+    async def drop_expired(self, bookmark: str, limit: int) -> tuple[Swept, str | None]:
+        return await self.inner.drop_expired(bookmark, limit)
+
+    async def heads(self, keys: Sequence[str]) -> dict[str, Head]:
+        return await self.inner.heads(keys)
+
+    async def delete_older(self, keys: Sequence[str], version: int) -> list[str]:
+        return await self.inner.delete_older(keys, version)
 
     def touched(self, key: str) -> None:
         self.inner.touched(key)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import redis
 
+from cache_management.cache.backends.base import Swept
 from cache_management.cache.backends.redis import RedisBackend
+from cache_management.cache.backends.redis_eviction import _PART_LEASE_MS
 from cache_management.cache.config import CacheConfig, EvictionPolicy
 from cache_management.cache.errors import BackendRefused, ConfigurationError
 from cache_management.cache.events import Event, RemoveEvent, UnavailableEvent
@@ -332,6 +334,92 @@ async def test_a_limit_of_ones_own_counts_where_the_server_has_none(own_redis: O
 
         await eventually(is_bounded)
         await backend.aclose()
+
+
+async def sweep_all(backend: RedisBackend, *, limit: int = 150) -> list[Swept]:
+    aim = (await backend.surplus()).aim
+    parts = []
+    while not parts or not parts[-1].is_done:
+        parts.append(await backend.sweep(aim, limit))
+    return parts
+
+
+@pytest.mark.parametrize("policy", ["lru", "gdsf"])
+async def test_a_server_that_nobody_writes_to_is_swept_from_above_the_high_mark_to_the_low_one(
+    nearly: Nearly, policy: str
+) -> None:
+    heard: list[Event] = []
+    backend = nearly.backend(heard, eviction_policy=policy)
+    await backend.put_many({f"{PREFIX}{at}": record() for at in range(1_500)})
+    await tell(backend)
+    await backend.get_many([f"{PREFIX}{at}" for at in range(100)])
+    await tell(backend)
+    assert (await backend.surplus()).aim == {}
+    nearly.client.config_set("maxmemory", int(nearly.used / 0.95))
+
+    surplus = await backend.surplus()
+    first = await backend.victims(surplus.aim, 3)
+    parts = await sweep_all(backend)
+
+    left = {name for name in nearly.names() if name.startswith(PREFIX)}
+    assert nearly.used <= surplus.aim[""] < nearly.used + 1_000_000
+    assert sum(part.entries for part in parts) == 1_500 - len(left) > 100
+    assert sum(part.size_bytes for part in parts) > 0.7 * surplus.size_bytes
+    assert max(part.entries for part in parts) <= 250
+    assert not set(first) & left
+    assert {f"{PREFIX}{at}" for at in range(100)} <= left, "what was used goes last"
+    assert sum(event.count for event in heard if isinstance(event, RemoveEvent)) == 1_500 - len(left)
+    assert (await backend.surplus()).aim == {}
+    await backend.aclose()
+
+
+async def test_a_sweep_waits_for_another_one_and_for_a_dead_one_not_long(nearly: Nearly) -> None:
+    backend = nearly.backend()
+    await backend.put_many({f"{PREFIX}{at}": record() for at in range(500)})
+    await tell(backend)
+    nearly.client.set("cm1:lease:evict", "another", px=60_000)
+
+    waiting = await backend.sweep({"": 0}, 10)
+    nearly.client.delete("cm1:lease:evict")
+    working = await backend.sweep({"": nearly.used - 100_000}, 10)
+
+    assert (waiting.is_busy, waiting.is_done, waiting.entries) == (True, False, 0)
+    assert (working.is_busy, working.entries > 0) == (False, True)
+    assert not nearly.client.exists("cm1:lease:evict")
+    assert _PART_LEASE_MS <= 10_000
+    await backend.aclose()
+
+
+async def test_a_sweep_of_a_server_full_of_other_things_ends(nearly: Nearly) -> None:
+    backend = nearly.backend()
+    await backend.put_many({f"{PREFIX}{at}": record() for at in range(50)})
+    nearly.client.config_set("maxmemory", 0)
+    nearly.client.set("somebody else's", b"x" * (HEADROOM * 3 // 4))
+    nearly.client.config_set("maxmemory", nearly.used)
+
+    parts = await sweep_all(backend)
+
+    assert sum(part.entries for part in parts) == 50
+    assert nearly.client.exists("somebody else's")
+    await backend.aclose()
+
+
+async def test_names_of_entries_that_are_gone_leave_the_queue(nearly: Nearly) -> None:
+    backend = nearly.backend(eviction_policy="gdsf")
+    await backend.put_many({f"{PREFIX}{at}": record(10) for at in range(600)})
+    await tell(backend)
+    nearly.client.delete(*[f"{PREFIX}{at}" for at in range(0, 600, 2)])
+    queue = backend._eviction._queue
+
+    dropped = 0
+    bookmark: str | None = ""
+    while bookmark is not None:
+        swept, bookmark = await backend.drop_expired(bookmark, 100)
+        dropped += swept.names
+
+    assert dropped == 300
+    assert nearly.client.zcard(queue.queue) == nearly.client.hlen(queue.marks) == 300
+    await backend.aclose()
 
 
 async def tell(backend: RedisBackend) -> None:
