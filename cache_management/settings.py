@@ -6,13 +6,14 @@ The later wins. Unknown keys are errors that suggest the nearest known one.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, model_validator
 
 from cache_management.cache.config import (
     CacheConfig,
@@ -79,6 +80,7 @@ class Settings(CacheConfig):
     semantic: MeaningConfig = MeaningConfig()
 
     distributed: DistributedSettings = DistributedSettings()
+    prices: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     jobs: JobsSettings = JobsSettings()
     metrics: MetricsSettings = MetricsSettings()
     logging: LoggingSettings = LoggingSettings()
@@ -253,6 +255,11 @@ def _read_env(env: Mapping[str, str]) -> dict[str, Any]:
 def _env_value(key: tuple[str, ...], value: str) -> Any:
     if value.strip().lower() in {"", "null", "none"}:
         return None
+    if key[-1] == "prices":
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ConfigurationError(f"{ENV_PREFIX}PRICES is no JSON object of model names and dollars") from None
     if key[-1] in {"nodes", "gates_off"}:
         return [part.strip() for part in value.split(",") if part.strip()]
     return value

@@ -204,8 +204,10 @@ def decode_stored(key: str, value: bytes, *, limit_bytes: int) -> Stored:
     return Stored(_to_response(entry, key), facts)
 
 
-def decode_fresh(key: str, value: bytes, *, limit_bytes: int, now: Clock) -> CachedResponse | None:
-    """Return the response of a record's value, or None when it is kept for bad times only.
+def decode_fresh(key: str, value: bytes, *, limit_bytes: int, now: Clock) -> tuple[CachedResponse, int] | None:
+    """Return the response of a record's value and its cost, or None when it is kept for bad times only.
+
+    The cost is in micro-dollars, 0 when it is unknown.
 
     Raises:
         CorruptRecord: As `decode_stored`.
@@ -215,7 +217,7 @@ def decode_fresh(key: str, value: bytes, *, limit_bytes: int, now: Clock) -> Cac
         raise CorruptRecord("the record belongs to another key")
     if entry.fresh_until_us is not None and entry.fresh_until_us <= now() * 1_000_000:
         return None
-    return _to_response(entry, key)
+    return _to_response(entry, key), entry.cost_micro
 
 
 def decode_unknown(value: bytes, *, limit_bytes: int) -> tuple[str, CachedResponse]:

@@ -137,8 +137,8 @@ class Shelf(Protocol):
     ) -> str | None:
         """Store what was computed since, unless it was removed or overwritten; return why it was not stored."""
 
-    def hit(self, key: str, response: CachedResponse, started: float) -> None:
-        """Tell the listeners of a hit."""
+    def hit(self, key: str, response: CachedResponse, started: float, cost_micro: int = 0) -> None:
+        """Tell the listeners of a hit, and what computing it would have cost."""
 
     def miss(self, reason: str, key: str, started: float) -> None:
         """Tell the listeners of a miss."""
@@ -183,7 +183,7 @@ class Computing:
         if state == "stale_usable" or (state == "fresh" and self._refreshes_early(held, now)):
             self._refresh(wanted, compute, held.version)
         if state in {"fresh", "stale_usable"}:
-            self._shelf.hit(wanted.key, response, started)
+            self._shelf.hit(wanted.key, response, started, held.stored.facts.cost_micro)
             return response
         found = await self._other(wanted, "expired", started)
         if found is not None:
@@ -215,7 +215,7 @@ class Computing:
         held = "bypass" if wanted.controls.no_cache else await self._shelf.load(wanted.key)
         # A stale one is not served: nothing would compute it again once its reader has it.
         if isinstance(held, Held) and self._state(held, wanted.controls, self._clock()) == "fresh":
-            self._shelf.hit(wanted.key, held.stored.response, started)
+            self._shelf.hit(wanted.key, held.stored.response, started, held.stored.facts.cost_micro)
             for piece in _pieces(held.stored.response.response):
                 yield piece
             return

@@ -205,6 +205,7 @@ class CacheConfig(_Config):
 
     timeout_seconds: float = Field(default=0.25, gt=0, le=3600)
     strict: bool = False
+    usage_interval_seconds: float = Field(default=10.0, ge=0, le=3600)
 
     @field_validator("eviction_policy")
     @classmethod

@@ -25,10 +25,10 @@ from cache_management.cache.codec import Facts
 from cache_management.cache.compute import Compute, Computing, Held, Start, Wanted, as_tags, call, why_not_kept
 from cache_management.cache.config import SimilarityConfig
 from cache_management.cache.errors import BackendUnavailable, ConfigurationError, EmbedderUnavailable, InvalidInput
-from cache_management.cache.events import HitEvent, UnavailableEvent
+from cache_management.cache.events import UnavailableEvent
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.records import Indexable, IndexReport
-from cache_management.cache.requests import Request, entry_key, is_reserved_key
+from cache_management.cache.requests import Request, entry_key, is_bare, is_reserved_key
 from cache_management.cache.semantic.decision import decide
 from cache_management.cache.semantic.finding import Finder
 from cache_management.cache.semantic.stored_entries import has_place
@@ -87,12 +87,12 @@ class FrontDoor:
         """
         started = perf_counter()
         floor = self._floor(threshold)
-        key = entry_key(request)
+        key = self._asked(request)
         held = await self._shelf.load(key)
         now = self.cache.clock()
         if isinstance(held, Held) and (held.fresh_until is None or held.fresh_until > now):
             response = held.stored.response
-            self.cache.hit(key, response, started)
+            self.cache.hit(key, response, started, held.stored.facts.cost_micro)
             return Lookup(
                 hit=True,
                 kind="exact",
@@ -148,7 +148,7 @@ class FrontDoor:
         check_life(ttl_seconds)
         read = parse_controls(controls)
         wanted = Wanted(
-            entry_key(request),
+            self._asked(request),
             request.last_text or "",
             request.model or "unknown",
             ttl_seconds,
@@ -249,9 +249,7 @@ class FrontDoor:
         served = candidates[at]
         if self.verifier is not None and compute is not None:
             self.verifier.recheck(asked, served, partial(_kept_text, compute, self.cache.config.max_entry_bytes))
-        tokens = served.response.token_count
-        elapsed_ms = (perf_counter() - started) * 1000
-        self.cache.tell(HitEvent("semantic", self.cache.namespace, served.match.key, tokens, elapsed_ms))
+        self.cache.semantic_hit(served.match.key, served.response, started)
         return msgspec.structs.replace(
             lookup,
             hit=True,
@@ -307,6 +305,13 @@ class FrontDoor:
         if not self._warned:
             self._warned = True
             logger.warning("answers are found exactly only, not by meaning: %s", reason)
+
+    def _asked(self, request: Request) -> str:
+        """Return the key of a request; who counts what is asked remembers the request."""
+        key = entry_key(request)
+        if self.cache.usage is not None and not is_bare(request):
+            self.cache.usage.asked(key, request)
+        return key
 
     def _floor(self, threshold: float | None) -> float:
         if threshold is None:

@@ -13,11 +13,11 @@ import msgspec
 from cache_management.cache.admission import life, parse_controls
 from cache_management.cache.arguments import check_compute, check_keys, check_life, check_mapping, check_text
 from cache_management.cache.backends import open_backend
-from cache_management.cache.backends.base import Backend, Leases, Tags
+from cache_management.cache.backends.base import Backend, Journal, Leases, Tags
 from cache_management.cache.clock import Clock, VersionClock, system_clock
 from cache_management.cache.codec import NO_FACTS, Facts, decode_fresh, decode_stored, encode_entry
 from cache_management.cache.compute import Compute, ComputeStream, Computing, Held, Start, Wanted, as_tags
-from cache_management.cache.config import CacheConfig, check_ttl
+from cache_management.cache.config import CacheBackend, CacheConfig, check_ttl
 from cache_management.cache.errors import (
     BackendUnavailable,
     ConfigurationError,
@@ -42,6 +42,7 @@ from cache_management.cache.records import Record
 from cache_management.cache.removals import Removals
 from cache_management.cache.single_flight import SingleFlight
 from cache_management.cache.stats import StatsCounter
+from cache_management.cache.usage import Usage
 from cache_management.cache.values import CachedResponse, CacheStats
 
 logger = logging.getLogger("cache_management")
@@ -95,6 +96,7 @@ class LLMCache:
         self._keys = KeySpace("llm", self.namespace)
         self.backend = backend or open_backend(self.config, clock=clock, listener=self._listener)
         self._removals = Removals(self.backend, self.namespace)
+        self.usage = self._count_usage()
         leases = self.backend if isinstance(self.backend, Leases) else None
         self.flights: SingleFlight[CachedResponse] = SingleFlight(leases)
         self._computing = Computing(self, self.flights, clock=clock)
@@ -120,15 +122,16 @@ class LLMCache:
             self.miss("absent", key, started)
             return None
         try:
-            response = decode_fresh(key, record.value, limit_bytes=self._limit_bytes, now=self.clock)
+            found = decode_fresh(key, record.value, limit_bytes=self._limit_bytes, now=self.clock)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
             self.miss("corrupt", key, started)
             return None
-        if response is None:
+        if found is None:
             self.miss("expired", key, started)
             return None
-        self.hit(key, response, started)
+        response, cost_micro = found
+        self.hit(key, response, started, cost_micro)
         return response
 
     async def set(
@@ -173,13 +176,12 @@ class LLMCache:
         found = {}
         for key, storage_key in storage_keys.items():
             record = records.get(storage_key)
-            response = "absent" if record is None else self._decode(key, storage_key, record)
-            if isinstance(response, str):
-                self.miss(response, key, started)
+            decoded = "absent" if record is None else self._decode(key, storage_key, record)
+            if isinstance(decoded, str):
+                self.miss(decoded, key, started)
                 continue
-            elapsed_ms = (perf_counter() - started) * 1000
-            self._listener(HitEvent("exact", self.namespace, key, response.token_count, elapsed_ms))
-            found[key] = response
+            found[key] = decoded[0]
+            self.hit(key, decoded[0], started, decoded[1])
         return found
 
     async def set_many(
@@ -517,15 +519,26 @@ class LLMCache:
             return
         self._listener(StoreEvent(self.namespace, key, len(record.value), (perf_counter() - started) * 1000))
 
-    def hit(self, key: str, response: CachedResponse, started: float) -> None:
-        """Tell the listeners of a hit."""
+    def hit(self, key: str, response: CachedResponse, started: float, cost_micro: int = 0) -> None:
+        """Tell the listeners of a hit; computing it again would have cost so many micro-dollars (0: unknown)."""
+        if self.usage is not None:
+            self.usage.hit(key, response.model, response.token_count, cost_micro, started)
         if self._listener is self.stats:  # nobody else: an event would cost more than counting it
             self.stats.exact_hit(response.token_count)
             return
         self._listener(HitEvent("exact", self.namespace, key, response.token_count, (perf_counter() - started) * 1000))
 
+    def semantic_hit(self, key: str, response: CachedResponse, started: float, cost_micro: int = 0) -> None:
+        """Tell the listeners of a hit by meaning, on the entry of a key."""
+        if self.usage is not None:
+            self.usage.hit(key, response.model, response.token_count, cost_micro, started, semantic=True)
+        elapsed_ms = (perf_counter() - started) * 1000
+        self._listener(HitEvent("semantic", self.namespace, key, response.token_count, elapsed_ms))
+
     def miss(self, reason: str, key: str, started: float) -> None:
         """Tell the listeners of a miss."""
+        if self.usage is not None:
+            self.usage.miss(key, started)
         if self._listener is self.stats:
             self.stats.misses += 1
             return
@@ -538,6 +551,8 @@ class LLMCache:
     async def aclose(self) -> None:
         """Wait for what is computed in the background, then free connections and files."""
         await self._computing.finish()
+        if self.usage is not None:
+            await self.usage.aclose()
         await self.backend.aclose()
 
     async def close(self) -> None:
@@ -566,6 +581,13 @@ class LLMCache:
         """Return the version of what is stored, -1 when nothing is."""
         record = self.backend.peek(storage_key) or await self.backend.get(storage_key)
         return -1 if record is None else record.version
+
+    def _count_usage(self) -> Usage | None:
+        """Count for others only where others can read it: what is in this process ends with it."""
+        seconds = self.config.usage_interval_seconds
+        if not seconds or self.backend.name == CacheBackend.MEMORY or not isinstance(self.backend, Journal):
+            return None
+        return Usage(self.backend, self.namespace, interval_seconds=seconds, clock=self.clock)
 
     def _select(self, selection: Selection) -> AsyncIterator[list[Selected]]:
         return select(
@@ -646,14 +668,14 @@ class LLMCache:
             return None
         return Held(stored, record.version, record.expires_at)
 
-    def _decode(self, key: str, storage_key: str, record: Record) -> CachedResponse | str:
-        """Return the response of a record, or why it is not served: "expired" or "corrupt"."""
+    def _decode(self, key: str, storage_key: str, record: Record) -> tuple[CachedResponse, int] | str:
+        """Return the response of a record with its cost, or why it is not served: "expired" or "corrupt"."""
         try:
-            response = decode_fresh(key, record.value, limit_bytes=self._limit_bytes, now=self.clock)
+            found = decode_fresh(key, record.value, limit_bytes=self._limit_bytes, now=self.clock)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
             return "corrupt"
-        return "expired" if response is None else response
+        return "expired" if found is None else found
 
     def _tolerate(self, error: BackendUnavailable, operation: str) -> None:
         self._listener(UnavailableEvent(error.backend, operation, error.reason))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import SecretStr
@@ -11,6 +12,7 @@ from pydantic import SecretStr
 from cache_management.cache.config import SimilarityConfig
 from cache_management.cache.errors import MetadataUnavailable
 from cache_management.cache.redact import hide_password
+from cache_management.cache.usage import load_asks
 from cache_management.cache.values import CacheStats
 from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
 from cache_management.cli.exit_codes import ExitCode
@@ -18,21 +20,33 @@ from cache_management.cli.output import json_option, note, plain, print_json, pr
 from cache_management.settings import DEFAULT_FILE, Settings, check_file, setting_names
 from cache_management.wiring import Platform
 
+if TYPE_CHECKING:
+    from cache_management.models.store import Stores
+
 
 @click.command()
 @click.option(
     "-f", "--format", "form", type=click.Choice(["json", "table", "yaml"]), default="table", show_default=True
 )
+@click.option("--days", type=click.IntRange(1, 3650), default=1, show_default=True, help="Usage of so many days.")
+@click.option("--hot", type=click.IntRange(0, 1000), default=10, show_default=True, help="Keys asked for most.")
 @json_option
 @pass_cli
-def stats(cli: CliContext, form: str, as_json: bool) -> None:
-    """Print what the cache holds, and how its jobs stand."""
+def stats(cli: CliContext, form: str, days: int, hot: int, as_json: bool) -> None:
+    """Print what the cache holds, how it was used by all applications, and how its jobs stand.
+
+    Usage is added up by a job every minute (`cache-cli up`, or `beat` and a worker).
+    """
 
     meaning = cli.settings.similarity()
     learns = meaning.serves != "static"
 
+    usage = _usage(cli, days, hot)
+
     async def work(platform: Platform) -> tuple[CacheStats, dict[str, Any] | None]:
         judged = plain(await platform.manager.false_hits()) if learns else None
+        if usage is not None:
+            await _name_keys(platform, usage)
         return await platform.llm_cache.get_stats(), judged
 
     found, judged = cli.run(work)
@@ -43,6 +57,7 @@ def stats(cli: CliContext, form: str, as_json: bool) -> None:
         "semantic_mode": meaning.serves,
         "similarity_threshold": meaning.threshold,
         "jobs": _job_counts(cli),
+        "usage": usage,
     }
     if judged is not None:
         data["false_hits"] = judged
@@ -52,12 +67,70 @@ def stats(cli: CliContext, form: str, as_json: bool) -> None:
         print_yaml(data)
     else:
         jobs = data.pop("jobs")
+        data.pop("usage")
         data.pop("false_hits", None)
         print_pairs("Cache", data)
         if judged is not None:
             print_pairs("Wrong answers by meaning", _in_words(judged, meaning))
+        if usage is not None and usage["by_model"]:
+            _print_usage(usage)
         if jobs:
             print_table("Jobs", ("state", "number"), sorted(jobs.items()))
+
+
+def _usage(cli: CliContext, days: int, hot: int) -> dict[str, Any] | None:
+    """Read how the applications used the namespace; None when the database is away or new."""
+    stores = _readable_stores(cli)
+    if stores is None:
+        return None
+    operations = stores.operations
+    namespace = cli.settings.namespace
+    try:
+        since = operations.now() - timedelta(days=days)
+        rows = [row for row in operations.usage(since=since) if row.namespace == namespace]
+        keys = operations.hot_keys(namespace=namespace, since=since - timedelta(days=1), limit=hot) if hot else []
+    except MetadataUnavailable as exc:
+        note(f"Usage is not shown: {exc}")
+        return None
+    return {
+        "days": days,
+        "by_model": [{**plain(row), "hit_rate": row.hit_rate, "saved_usd": row.saved_micro / 1e6} for row in rows],
+        "hot_keys": [{**plain(each), "key": None} for each in keys],
+    }
+
+
+async def _name_keys(platform: Platform, usage: dict[str, Any]) -> None:
+    """Add the keys to their digests, as far as the store still knows them: this is the owner's own terminal."""
+    asks = await load_asks(
+        platform.llm_cache.backend, platform.settings.namespace, [each["key_digest"] for each in usage["hot_keys"]]
+    )
+    for each in usage["hot_keys"]:
+        ask = asks.get(each["key_digest"])
+        if ask is not None:
+            each["key"] = (ask.request.last_text if ask.request is not None else None) or ask.key
+
+
+def _print_usage(usage: dict[str, Any]) -> None:
+    print_table(
+        f"Usage of the last {usage['days']} days" if usage["days"] > 1 else "Usage of the last day",
+        ("model", "hits", "by meaning", "misses", "hit rate", "tokens saved", "USD saved"),
+        [
+            (
+                row["model"] or "-",
+                *(row[name] for name in ("hits", "semantic_hits", "misses")),
+                "-" if row["hit_rate"] is None else f"{row['hit_rate']:.1%}",
+                row["tokens_saved"],
+                f"{row['saved_usd']:,.2f}",
+            )
+            for row in usage["by_model"]
+        ],
+    )
+    if usage["hot_keys"]:
+        print_table(
+            "Asked for most",
+            ("hits", "misses", "prompt or key"),
+            [(each["hits"], each["misses"], each["key"] or each["key_digest"]) for each in usage["hot_keys"]],
+        )
 
 
 def _in_words(judged: dict[str, Any], meaning: SimilarityConfig) -> dict[str, object]:
@@ -80,14 +153,24 @@ def _in_words(judged: dict[str, Any], meaning: SimilarityConfig) -> dict[str, ob
 
 
 def _job_counts(cli: CliContext) -> dict[str, int]:
-    """Count jobs by state; a database that is away must not hide what the cache holds."""
-    if is_new_sqlite(cli.settings.metadata_url):
-        return {}
+    """Count jobs by state."""
+    stores = _readable_stores(cli)
     try:
-        return cli.stores().jobs.count_by_state()
-    except (MetadataUnavailable, ImportError) as exc:
+        return {} if stores is None else stores.jobs.count_by_state()
+    except MetadataUnavailable as exc:
         note(f"Jobs are not shown: {exc}")
         return {}
+
+
+def _readable_stores(cli: CliContext) -> Stores | None:
+    """Open the database if it is there; one that is away must not hide what the cache holds."""
+    if is_new_sqlite(cli.settings.metadata_url):
+        return None
+    try:
+        return cli.stores()
+    except (MetadataUnavailable, ImportError) as exc:
+        note(f"Jobs and usage are not shown: {exc}")
+        return None
 
 
 @click.group()

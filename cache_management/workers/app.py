@@ -18,7 +18,7 @@ from cache_management.wiring import read_settings
 from cache_management.workers import runtime
 from cache_management.workers.messages import require_broker
 
-TASK_MODULES = ("warm", "embed", "control", "upkeep")
+TASK_MODULES = ("warm", "embed", "control", "upkeep", "stats")
 
 
 def make_app(settings: Settings) -> Celery:

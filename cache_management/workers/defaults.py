@@ -110,6 +110,7 @@ ASKED_EVERY_SECONDS = 60.0
 beat_scheduler = "celery.beat:Scheduler"
 beat_schedule: dict[str, dict[str, Any]] = {
     "reconcile": {"task": "control.reconcile", "schedule": 15.0, "options": {"queue": "control", "expires": 14.0}},
+    "stats": scheduled("stats", "stats", every_seconds=60),
     "prune": scheduled("prune", "prune", every_seconds=DAY, offset_seconds=3 * HOUR + 10 * 60),
     "audit-verify": scheduled("audit-verify", "audit-verify", every_seconds=DAY, offset_seconds=4 * HOUR),
 }

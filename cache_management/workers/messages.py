@@ -36,6 +36,7 @@ ROUTES: Final = {
     ("warm", "embed"): Route("embed.batch", "embed"),
     ("embed", "plan"): Route("embed.plan", "embed"),
     ("embed", "data"): Route("embed.walk", "embed"),
+    ("stats", "plan"): Route("control.rollup", "control"),
     ("prune", "plan"): Route("control.prune", "control"),
     ("audit-verify", "plan"): Route("control.audit_verify", "control"),
 }
@@ -49,6 +50,7 @@ TASK_LIMITS: Final = {
     "embed.walk": Limits(60, 120),
     "control.reconcile": Limits(10, 20),
     "control.schedule": Limits(10, 20),
+    "control.rollup": Limits(30, 60),
     "control.prune": Limits(30, 60),
     "control.audit_verify": Limits(30, 60),
 }
@@ -133,6 +135,7 @@ class PruneParams(_Params):
 PARAMS: Final[dict[str, type[BaseModel]]] = {
     "warm": WarmParams,
     "embed": EmbedParams,
+    "stats": NoParams,
     "prune": PruneParams,
     "audit-verify": NoParams,
 }

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from cache_management.models.base import Clock, Database, read_clock
-from cache_management.models.operations import ScheduleSlot, StatRollup, WorkerMark
-from cache_management.models.store.results import Mark
+from cache_management.models.operations import HotKey, ScheduleSlot, StatRollup, UsageCursor, WorkerMark
+from cache_management.models.store.results import HotKeyView, Mark, UsageRow
 
 # Enough that a clock set back by an hour or two cannot open a slot again.
 _SLOTS_KEPT = 1000
+_HOT_KEYS_KEPT = 5000
+DAY_SECONDS = 86_400
+PERIODS_SECONDS = (60, 3600, DAY_SECONDS)
+USAGE_NAMES = ("hits", "semantic_hits", "misses", "tokens_saved", "saved_micro")
 
 
 def upserting(connection: Connection, table: Any) -> Any:
@@ -47,6 +51,8 @@ def name_slot(connection: Connection, name: str, slot: int, job_id: str) -> None
     )
 
 
+KeyCounts = Mapping[tuple[str, str], tuple[int, int]]
+"""Hits and misses by namespace and digest of the key."""
 Amounts = Mapping[tuple[datetime, str, str], Mapping[str, int]]
 """Amounts by name, for a moment, a namespace and a model."""
 
@@ -86,6 +92,62 @@ def period_start(moment: datetime, period_seconds: int) -> datetime:
     """Return when the period began that a moment falls into."""
     seconds = int(moment.timestamp())
     return datetime.fromtimestamp(seconds - seconds % period_seconds, UTC)
+
+
+def _move_cursor(connection: Connection, stream: str, before: str, after: str, now: datetime) -> bool:
+    """Move a cursor from where it was read; False when it is elsewhere by now."""
+    values = {"cursor": after, "updated_at": now}
+    if not before:
+        inserted = connection.execute(
+            upserting(connection, UsageCursor.__table__)
+            .values(stream=stream, **values)
+            .on_conflict_do_nothing()
+            .returning(UsageCursor.stream)
+        ).one_or_none()
+        if inserted is not None:
+            return True
+    where = (UsageCursor.stream == stream, UsageCursor.cursor == before)
+    return connection.execute(update(UsageCursor).where(*where).values(values)).rowcount == 1
+
+
+def _add_hot_keys(connection: Connection, day: datetime, keys: KeyCounts) -> None:
+    rows = [
+        {"day": day, "namespace": namespace, "key_digest": digest, "hits": hits, "misses": misses}
+        for (namespace, digest), (hits, misses) in sorted(keys.items())
+    ]
+    if not rows:
+        return
+    statement = upserting(connection, HotKey.__table__)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["day", "namespace", "key_digest"],
+            set_={
+                "hits": HotKey.hits + statement.excluded.hits,
+                "misses": HotKey.misses + statement.excluded.misses,
+            },
+        ),
+        rows,
+    )
+    for namespace in {namespace for namespace, _ in keys}:
+        _trim_hot_keys(connection, day, namespace)
+
+
+def _trim_hot_keys(connection: Connection, day: datetime, namespace: str) -> None:
+    """Keep the keys of a day from growing without bound: past the limit those that are asked for least go.
+
+    What goes is counted from 0 when it comes again (lossy counting): the top is right, the rest is near.
+    """
+    here = (HotKey.day == day, HotKey.namespace == namespace)
+    count = connection.execute(select(func.count()).select_from(HotKey).where(*here)).scalar_one()
+    if count <= _HOT_KEYS_KEPT:
+        return
+    least = (
+        select(HotKey.key_digest)
+        .where(*here)
+        .order_by(HotKey.hits + HotKey.misses, HotKey.key_digest)
+        .limit(count - _HOT_KEYS_KEPT // 2)
+    )
+    connection.execute(delete(HotKey).where(*here, HotKey.key_digest.in_(least)))
 
 
 class OperationsStore:
@@ -140,6 +202,67 @@ class OperationsStore:
             add_amounts(
                 connection, {(self._clock(connection), namespace, model): amounts}, periods_seconds=[period_seconds]
             )
+
+    def usage_cursor(self, stream: str) -> str:
+        """Return how far the notes of a stream are counted; "" is the beginning."""
+        with self._database.read() as connection:
+            return (
+                connection.execute(select(UsageCursor.cursor).where(UsageCursor.stream == stream)).scalar_one_or_none()
+                or ""
+            )
+
+    def count_usage(self, stream: str, moved: tuple[str, str], amounts: Amounts, keys: KeyCounts) -> bool:
+        """Add what was read from a stream between two cursors; all of it once, or nothing.
+
+        Returns:
+            False when somebody else has moved the cursor: what was read is counted already.
+        """
+        before, after = moved
+        with self._database.write() as connection:
+            now = self._clock(connection)
+            if not _move_cursor(connection, stream, before, after, now):
+                return False
+            add_amounts(connection, amounts, periods_seconds=PERIODS_SECONDS)
+            _add_hot_keys(connection, period_start(now, DAY_SECONDS), keys)
+            return True
+
+    def hot_keys(
+        self, *, namespace: str, since: datetime, by: Literal["hits", "misses"] = "hits", limit: int = 20
+    ) -> list[HotKeyView]:
+        """List the keys with most hits or misses over the days that begin at `since` or later."""
+        hits, misses = func.sum(HotKey.hits), func.sum(HotKey.misses)
+        order = hits if by == "hits" else misses
+        query = (
+            select(HotKey.key_digest, hits, misses)
+            .where(HotKey.namespace == namespace, HotKey.day >= since)
+            .group_by(HotKey.key_digest)
+            .having(order > 0)
+            .order_by(order.desc(), HotKey.key_digest)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [HotKeyView(each, int(hit), int(miss)) for each, hit, miss in connection.execute(query)]
+
+    def usage(self, *, since: datetime, period_seconds: int = 3600) -> list[UsageRow]:
+        """Sum what happened by namespace and model, over periods of one length that begin at `since` or later."""
+        query = (
+            select(StatRollup.namespace, StatRollup.model, StatRollup.name, func.sum(StatRollup.value))
+            .where(StatRollup.period_seconds == period_seconds, StatRollup.period_start >= since)
+            .group_by(StatRollup.namespace, StatRollup.model, StatRollup.name)
+        )
+        found: dict[tuple[str, str], dict[str, int]] = {}
+        with self._database.read() as connection:
+            for namespace, model, name, value in connection.execute(query):
+                found.setdefault((namespace, model), {})[name] = int(value)
+        return [
+            UsageRow(namespace, model, **{name: named.get(name, 0) for name in USAGE_NAMES})
+            for (namespace, model), named in sorted(found.items())
+        ]
+
+    def now(self) -> datetime:
+        """Return the database's time."""
+        with self._database.read() as connection:
+            return self._clock(connection)
 
     def sum_stats(
         self, *, since: datetime | None = None, until: datetime | None = None, namespace: str | None = None

@@ -1,0 +1,273 @@
+"""How a cache is used: counted in this process, told to the store now and then, added up by a job.
+
+    app -> Usage.hit | miss | asked   a few dictionary entries; no call waits for anything
+        -> every `usage_interval_seconds` one note to the journal, counts and digests of keys only
+        -> the requests that were asked for most, as records of their own (`ask`), so that a job can ask them again
+    job -> reads the notes behind its cursor -> adds them to the database, cursor and counts in one transaction
+
+What a process counted since its last note is lost when it is killed: this is statistics, not accounting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from cache_management.cache.backends.base import Backend, Journal
+from cache_management.cache.backends.forks import forks
+from cache_management.cache.clock import Clock, version_at
+from cache_management.cache.errors import BackendRefused, BackendUnavailable
+from cache_management.cache.identity import LAYOUT, KeySpace, digest
+from cache_management.cache.records import Record
+from cache_management.cache.requests import Request
+
+logger = logging.getLogger("cache_management")
+
+STREAM = f"{LAYOUT}:usage"
+"""One for all namespaces of a store: whoever adds up has to find it without knowing them."""
+
+ASK_LIFE_SECONDS = 2 * 24 * 3600
+_KEYS_COUNTED = 10_000
+_KEYS_TOLD = 100
+_MODELS_COUNTED = 200
+_ASK_BYTES = 64 * 1024
+_ASKS_REMEMBERED = 2_000
+_OTHER = "other"
+"""Stands for the models past the first few hundred of a window: a label must not grow without bound."""
+
+
+class Counts(msgspec.Struct, array_like=True, gc=False):
+    """What happened with the answers of one model.
+
+    `tokens` were served instead of generated; those of answers whose cost is not known are `unpriced_tokens` too, and
+    the known costs add up to `saved_micro` (micro-dollars).
+    """
+
+    hits: int = 0
+    semantic_hits: int = 0
+    misses: int = 0
+    tokens: int = 0
+    unpriced_tokens: int = 0
+    saved_micro: int = 0
+
+
+class UsageNote(msgspec.Struct, array_like=True, gc=False):
+    """What one process counted in one namespace since `since` (Unix seconds).
+
+    `keys` has hits and misses by the digest of a key, of the keys with most of either. Fields are only ever added at
+    the end.
+    """
+
+    since: float
+    namespace: str
+    models: dict[str, Counts]
+    keys: dict[str, tuple[int, int]]
+
+
+class Ask(msgspec.Struct, array_like=True, frozen=True):
+    """What has to be asked to answer a key anew. Without a `request` it is the key alone."""
+
+    key: str
+    request: Request | None = None
+
+
+class Usage:
+    """Counts for one cache, and tells its store.
+
+    Args:
+        interval_seconds: How long one note waits for the next, at least.
+    """
+
+    def __init__(self, backend: Backend, namespace: str, *, interval_seconds: float, clock: Clock) -> None:
+        self._backend = backend
+        self._namespace = namespace
+        self._asks = KeySpace("ask", namespace)
+        self._interval_seconds = interval_seconds
+        self._clock = clock
+        self._forks = forks()
+        self._born = self._forks[0]
+        self._written: OrderedDict[str, float] = OrderedDict()  # when an ask was written, by key
+        self._telling: asyncio.Task[None] | None = None
+        self._due = 0.0
+        self._is_refused = False
+        self._begin()
+
+    def hit(self, key: str, model: str, tokens: int, cost_micro: int, now: float, *, semantic: bool = False) -> None:
+        """Count an answer that was served; `now` is `perf_counter()`."""
+        counts = self._models.get(model) or self._counts(model)
+        if semantic:
+            counts.semantic_hits += 1
+        else:
+            counts.hits += 1
+        counts.tokens += tokens
+        if cost_micro:
+            counts.saved_micro += cost_micro
+        else:
+            counts.unpriced_tokens += tokens
+        seen = self._keys.get(key)
+        if seen is not None:
+            seen[0] += 1
+        elif len(self._keys) < _KEYS_COUNTED:
+            self._keys[key] = [1, 0]
+        if now >= self._due:
+            self._tell_soon(now)
+
+    def miss(self, key: str, now: float) -> None:
+        """Count a question that had no answer; `now` is `perf_counter()`."""
+        self._counts(self._model_of(key)).misses += 1
+        seen = self._keys.get(key)
+        if seen is not None:
+            seen[1] += 1
+        elif len(self._keys) < _KEYS_COUNTED:
+            self._keys[key] = [0, 1]
+        if now >= self._due:
+            self._tell_soon(now)
+
+    def asked(self, key: str, request: Request) -> None:
+        """Remember what has to be asked to answer a key."""
+        if len(self._requests) < _KEYS_COUNTED:
+            self._requests.setdefault(key, request)
+
+    async def aclose(self) -> None:
+        """Tell what is still counted."""
+        telling = self._telling
+        if telling is not None and telling.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait((telling,))
+        await self._tell()
+
+    def _model_of(self, key: str) -> str:
+        request = self._requests.get(key)
+        return "" if request is None else request.model or ""
+
+    def _counts(self, model: str) -> Counts:
+        found = self._models.get(model)
+        if found is None:
+            name = model if len(self._models) < _MODELS_COUNTED else _OTHER
+            found = self._models.setdefault(name, Counts())
+        return found
+
+    def _begin(self) -> None:
+        self._since = self._clock()
+        self._models: dict[str, Counts] = {}
+        self._keys: dict[str, list[int]] = {}
+        self._requests: dict[str, Request] = {}
+
+    def _tell_soon(self, now: float) -> None:
+        # In the first call too, which is long after: `due` is 0 then.
+        is_first = self._due == 0.0
+        self._due = now + self._interval_seconds
+        if (
+            self._left_to_parent()
+            or is_first
+            or (self._telling is not None and not self._telling.done() and _is_alive(self._telling))
+        ):
+            return
+        with contextlib.suppress(RuntimeError):  # no event loop runs here: a later call will
+            self._telling = asyncio.get_running_loop().create_task(self._tell())
+
+    async def _tell(self) -> None:
+        """Write one note and the asks that are new. What cannot be told is dropped: nobody waits for it."""
+        if self._left_to_parent() or not self._models or self._is_refused or not isinstance(self._backend, Journal):
+            return
+        note, asks = self._take()
+        try:
+            if asks:
+                await self._backend.put_many(asks)
+            await self._backend.append(STREAM, [_encode(note)])
+        except BackendRefused as exc:
+            self._is_refused = True
+            logger.warning("usage is not counted: %s", exc)
+        except BackendUnavailable as exc:
+            logger.debug("usage of %.0f s was not told: %s", self._clock() - note.since, exc)
+
+    def _left_to_parent(self) -> bool:
+        """Begin anew behind a fork: what was counted before it is the parent's to tell."""
+        if self._born == self._forks[0]:
+            return False
+        self._born = self._forks[0]
+        self._telling = None
+        self._begin()
+        return True
+
+    def _take(self) -> tuple[UsageNote, dict[str, Record]]:
+        keys, requests = self._keys, self._requests
+        told = {*_most(keys, 0), *_most(keys, 1)}
+        note = UsageNote(
+            since=self._since,
+            namespace=self._namespace,
+            models=self._models,
+            keys={digest(key): (keys[key][0], keys[key][1]) for key in told},
+        )
+        asks = self._new_asks(told, requests)
+        self._begin()
+        return note, asks
+
+    def _new_asks(self, keys: Iterable[str], requests: Mapping[str, Request]) -> dict[str, Record]:
+        now = self._clock()
+        found = {}
+        for key in keys:
+            if now - self._written.get(key, -ASK_LIFE_SECONDS) < ASK_LIFE_SECONDS / 2:
+                continue
+            value = encode_ask(Ask(key, requests.get(key)))
+            if value is None:
+                continue
+            self._written[key] = now
+            self._written.move_to_end(key)
+            found[self._asks.to_storage(digest(key))] = Record(value, now + ASK_LIFE_SECONDS, version_at(now))
+        while len(self._written) > _ASKS_REMEMBERED:
+            self._written.popitem(last=False)
+        return found
+
+
+def encode_ask(ask: Ask) -> bytes | None:
+    """Return the value of an `ask` record; None when it is too large to keep beside the answers."""
+    value = _encode(ask)
+    return value if len(value) <= _ASK_BYTES else None
+
+
+async def load_asks(backend: Backend, namespace: str, key_digests: Sequence[str]) -> dict[str, Ask]:
+    """Return what is known of keys, by the digests of the keys; unreadable ones are left out.
+
+    Raises:
+        BackendUnavailable: The store cannot be read.
+    """
+    space = KeySpace("ask", namespace)
+    names = {space.to_storage(each): each for each in key_digests}
+    found = {}
+    for name, record in (await backend.get_many(list(names))).items():
+        with contextlib.suppress(msgspec.DecodeError, msgspec.ValidationError):
+            ask = _ask_decoder.decode(record.value)
+            if digest(ask.key) == names[name]:
+                found[names[name]] = ask
+    return found
+
+
+def decode_note(data: bytes) -> UsageNote | None:
+    """Return a note of the journal; None for one that this version cannot read."""
+    try:
+        return _note_decoder.decode(data)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
+
+
+def _most(keys: Mapping[str, list[int]], column: int) -> list[str]:
+    """Return the keys with most hits (0) or misses (1), those without any left out."""
+    chosen = heapq.nlargest(_KEYS_TOLD, keys.items(), key=lambda item: item[1][column])
+    return [key for key, counted in chosen if counted[column]]
+
+
+def _is_alive(task: asyncio.Task[Any]) -> bool:
+    loop = task.get_loop()
+    return loop.is_running() and not loop.is_closed()
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_note_decoder = msgspec.msgpack.Decoder(UsageNote)
+_ask_decoder = msgspec.msgpack.Decoder(Ask)

@@ -1,0 +1,94 @@
+"""Adds up how the caches are used: from the notes of the applications to the database, each note once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+
+from celery import Task, shared_task
+
+from cache_management.cache.backends.base import Journal
+from cache_management.cache.errors import JournalGap
+from cache_management.cache.identity import digest
+from cache_management.cache.usage import STREAM, UsageNote, decode_note
+from cache_management.models.store.operations import Amounts, KeyCounts
+from cache_management.models.store.results import Claim, Counts
+from cache_management.settings import Settings
+from cache_management.wiring import Platform
+from cache_management.workers.chunk import Progress, run_chunk
+
+_NOTES_AT_ONCE = 500
+
+
+async def rollup(platform: Platform, claim: Claim) -> Progress:
+    """Add the next notes; the database keeps how far it got, beside the counts."""
+    backend = platform.llm_cache.backend
+    if not isinstance(backend, Journal):
+        return Progress(to_cursor=claim.cursor, last=True)
+    operations = platform.stores.operations
+    stream = stream_of(platform.settings)
+    before = operations.usage_cursor(stream)
+    try:
+        data, after = await backend.read_after(STREAM, before, limit=_NOTES_AT_ONCE)
+    except JournalGap:
+        # Notes are gone that nobody counted: no job ran for a week, or the store was emptied.
+        operations.count_usage(stream, (before, await backend.tail(STREAM)), {}, {})
+        return Progress(to_cursor=claim.cursor + 1, summary={"gap": True}, last=True)
+    notes = [note for note in map(decode_note, data) if note is not None]
+    amounts, keys = add_up(notes, platform.settings.prices)
+    counted = not data or operations.count_usage(stream, (before, after), amounts, keys)
+    return Progress(
+        to_cursor=claim.cursor + 1,
+        counts=Counts(done=len(notes) if counted else 0, skipped=len(data) - len(notes) if counted else 0),
+        last=len(data) < _NOTES_AT_ONCE,
+    )
+
+
+def add_up(notes: Sequence[UsageNote], prices: Mapping[str, float]) -> tuple[Amounts, KeyCounts]:
+    """Sum notes by moment, namespace and model, and hits and misses by key.
+
+    What an answer would have cost is its known cost, or else its tokens by the price of its model.
+    """
+    amounts: defaultdict[tuple[datetime, str, str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    keys: dict[tuple[str, str], tuple[int, int]] = {}
+    for note in notes:
+        # Seconds of one minute are one moment: fewer rows to add to.
+        moment = datetime.fromtimestamp(int(note.since) // 60 * 60, UTC)
+        for model, counts in note.models.items():
+            into = amounts[moment, note.namespace, model]
+            into["hits"] += counts.hits
+            into["semantic_hits"] += counts.semantic_hits
+            into["misses"] += counts.misses
+            into["tokens_saved"] += counts.tokens
+            into["saved_micro"] += counts.saved_micro + round(counts.unpriced_tokens * price_of(model, prices))
+        for key, (hits, misses) in note.keys.items():
+            had = keys.get((note.namespace, key), (0, 0))
+            keys[note.namespace, key] = (had[0] + hits, had[1] + misses)
+    return {at: {name: n for name, n in named.items() if n} for at, named in amounts.items()}, keys
+
+
+def price_of(model: str, prices: Mapping[str, float]) -> float:
+    """Return what a token of a model costs in micro-dollars, which is dollars for a million; 0 when nobody said.
+
+    The name as it stands wins over a shell glob, and the longest glob over shorter ones.
+    """
+    if model in prices:
+        return prices[model]
+    fitting = [pattern for pattern in prices if fnmatchcase(model, pattern)]
+    return prices[max(fitting, key=len)] if fitting else 0.0
+
+
+def stream_of(settings: Settings) -> str:
+    """Name the journal of a store: stores that share a database have cursors of their own."""
+    place = settings.url or f"{settings.backend} {settings.redis_host} {settings.redis_port} {settings.redis_db}"
+    if settings.backend == "disk":
+        place = str(settings.disk_path)
+    return f"{STREAM}@{digest(place)[:16]}"
+
+
+@shared_task(name="control.rollup", bind=True)
+def control_rollup(self: Task, job_id: str, shard: int, fence: int) -> None:
+    """Add up how the caches are used."""
+    run_chunk(self, job_id, shard, fence, rollup)

@@ -1,0 +1,173 @@
+"""How a cache is used, as its store is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cache_management import CacheConfig, CacheManager, Computed, LLMCache
+from cache_management.cache.backends.memory import MemoryBackend
+from cache_management.cache.errors import BackendRefused, BackendUnavailable
+from cache_management.cache.identity import digest
+from cache_management.cache.requests import make_request
+from cache_management.cache.usage import STREAM, Ask, Counts, Usage, UsageNote, decode_note, encode_ask, load_asks
+from tests.cache.test_values import response
+
+
+class Told(MemoryBackend):
+    """A store in this process that others are thought to read."""
+
+    name = "told"
+
+    def __init__(self) -> None:
+        super().__init__(max_size=1000)
+        self.error: Exception | None = None
+
+    async def append(self, stream: str, items: Any) -> str:
+        if self.error is not None and stream == STREAM:
+            raise self.error
+        return await super().append(stream, items)
+
+    async def notes(self) -> list[UsageNote]:
+        data, _ = await self.read_after(STREAM, "", limit=1000)
+        return [note for note in map(decode_note, data) if note is not None]
+
+
+def cache_on(backend: MemoryBackend, **config: Any) -> LLMCache:
+    return LLMCache(CacheConfig(url="memory://", namespace="shop", **config), backend=backend)
+
+
+async def test_hits_misses_tokens_and_costs_are_told_by_model() -> None:
+    backend = Told()
+    async with cache_on(backend) as cache:
+        await cache.set("q", response(model="gpt-4", token_count=7))
+        await cache.get_or_compute("costly", lambda: Computed(response="a", model="big", token_count=3, cost_micro=500))
+        for key in ("q", "q", "nothing"):
+            await cache.get(key)
+        await cache.get_many(["q", "nothing"])
+        await cache.get_or_compute("costly", lambda: "never")
+
+    (note,) = await backend.notes()
+    assert note.namespace == "shop"
+    assert note.models["gpt-4"] == Counts(hits=3, tokens=21, unpriced_tokens=21)
+    assert note.models["big"] == Counts(hits=1, tokens=3, saved_micro=500)
+    assert note.models[""].misses == 3
+    assert note.keys == {digest("q"): (3, 0), digest("nothing"): (0, 2), digest("costly"): (1, 1)}
+
+
+async def test_a_note_holds_no_key_and_no_prompt() -> None:
+    backend = Told()
+    async with cache_on(backend) as cache:
+        await cache.get("my secret question")
+
+    data, _ = await backend.read_after(STREAM, "", limit=10)
+    assert b"secret" not in b"".join(data)
+
+
+async def test_requests_are_kept_so_that_they_can_be_asked_again() -> None:
+    backend = Told()
+    async with CacheManager(cache_on(backend)) as manager:
+        await manager.lookup("how much?", model="gpt-4", system="Be brief.")
+        await manager.lookup("plain")
+
+    asked = make_request("how much?", model="gpt-4", system="Be brief.")
+    (note,) = await backend.notes()
+    asks = await load_asks(backend, "shop", list(note.keys))
+    by_key = {ask.key: ask.request for ask in asks.values()}
+    assert by_key.pop("plain") is None
+    (found,) = by_key.values()
+    assert found is not None
+    assert (found.prompt, found.model, found.system) == (asked.prompt, asked.model, asked.system)
+    assert note.models["gpt-4"].misses == 1
+    assert await load_asks(backend, "elsewhere", list(note.keys)) == {}
+
+
+async def test_nothing_is_counted_where_nobody_else_can_read_it(tmp_path: Path) -> None:
+    async with LLMCache(CacheConfig(url="memory://")) as cache:
+        assert cache.usage is None
+    async with LLMCache(CacheConfig(url=f"disk://{tmp_path}", usage_interval_seconds=0)) as cache:
+        assert cache.usage is None
+    async with LLMCache(CacheConfig(url=f"disk://{tmp_path}")) as cache:
+        assert cache.usage is not None
+
+
+async def test_one_note_for_each_interval_however_much_is_asked() -> None:
+    backend = Told()
+    usage = Usage(backend, "n", interval_seconds=10, clock=lambda: 1000.0)
+
+    for second in range(100):
+        usage.hit("k", "m", 1, 0, 1000.0 + second)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await usage.aclose()
+
+    notes = await backend.notes()
+    assert len(notes) == 10
+    assert sum(note.models["m"].hits for note in notes) == 100
+
+
+@pytest.mark.parametrize("error", [BackendUnavailable("told", "gone"), BackendRefused("told", "no rights")])
+async def test_a_store_that_cannot_be_told_harms_nobody(error: Exception) -> None:
+    backend = Told()
+    backend.error = error
+    async with cache_on(backend, strict=True) as cache:
+        await cache.set("q", response())
+        assert await cache.get("q") is not None
+
+
+async def test_a_flood_of_keys_and_models_stays_bounded() -> None:
+    backend = Told()
+    usage = Usage(backend, "n", interval_seconds=10, clock=lambda: 1000.0)
+    for number in range(20_000):
+        usage.hit(f"k{number}", f"m{number % 1000}", 1, 0, 1.0)
+    for _ in range(5):
+        usage.hit("k3", "m0", 1, 0, 1.0)
+
+    await usage.aclose()
+
+    (note,) = await backend.notes()
+    assert len(note.models) <= 201
+    assert sum(counts.hits for counts in note.models.values()) == 20_005
+    assert len(note.keys) <= 200
+    assert note.keys[digest("k3")] == (6, 0)
+
+
+def test_a_very_large_request_is_not_kept() -> None:
+    assert encode_ask(Ask("k", make_request("x" * 70_000))) is None
+    assert encode_ask(Ask("k", make_request("x" * 60_000))) is not None
+
+
+async def test_a_foreign_note_or_ask_is_passed_over() -> None:
+    assert decode_note(b"") is None
+    assert decode_note(msgspec.msgpack.encode({"a": 1})) is None
+    assert await load_asks(Told(), "n", ["0" * 32]) == {}
+
+
+async def test_a_forked_child_tells_only_what_it_counted_itself(tmp_path: Path) -> None:
+    config = CacheConfig(url=f"disk://{tmp_path}")
+    cache = LLMCache(config)
+    assert cache.usage is not None
+    cache.usage.hit("parents", "m", 1, 0, 1.0)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            cache.usage.hit("childs", "m", 1, 0, 1.0)
+            note, _ = cache.usage._take() if not cache.usage._left_to_parent() else (None, None)
+            code = 0 if note is None else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    await cache.aclose()
+
+    async with LLMCache(config) as reader:
+        data, _ = await reader.backend.read_after(STREAM, "", limit=10)  # type: ignore[attr-defined]
+    (note,) = (decode_note(each) for each in data)
+    assert note is not None
+    assert note.keys == {digest("parents"): (1, 0)}

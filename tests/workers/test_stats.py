@@ -1,0 +1,132 @@
+"""Usage of the applications, added up in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cache_management import CacheConfig, LLMCache
+from cache_management.cache.identity import digest
+from cache_management.cache.usage import STREAM, Counts, UsageNote
+from cache_management.models.store.results import HotKeyView, UsageRow
+from cache_management.workers import stats
+from tests.workers.harness import warm_items
+from tests.workers.inline import Inline
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def on_disk(make_inline: Callable[..., Inline], tmp_path: Path) -> Inline:
+    return make_inline(CACHE_URL=f"disk://{tmp_path}/store", CACHE_PRICES='{"gpt-*": 30, "gpt-4": 10}')
+
+
+async def use(url: str, *, namespace: str = "default") -> None:
+    """What an application does: two hits and a miss."""
+    async with LLMCache(CacheConfig(url=url, namespace=namespace)) as cache:
+        (item,) = warm_items(1)
+        await cache.set("q", item.to_response(0.0).model_copy(update={"token_count": 100}))
+        for key in ("q", "q", "absent"):
+            await cache.get(key)
+
+
+def test_what_applications_did_is_added_up_once(on_disk: Inline) -> None:
+    url = on_disk.settings.url or ""
+    on_disk.do(use(url))
+    on_disk.do(use(url))
+
+    first = on_disk.run("stats")
+    second = on_disk.run("stats")
+
+    assert (first.state, first.done, second.state, second.done) == ("succeeded", 2, "succeeded", 0)
+    rows = on_disk.stores.operations.usage(since=LONG_AGO)
+    assert rows == [
+        UsageRow("default", "", misses=2),
+        UsageRow("default", "gpt-4", hits=4, tokens_saved=400, saved_micro=4000),
+    ]
+    assert rows[1].hit_rate == 1.0
+    hot = on_disk.stores.operations.hot_keys(namespace="default", since=LONG_AGO)
+    assert hot == [HotKeyView(digest("q"), 4, 0)]
+    missed = on_disk.stores.operations.hot_keys(namespace="default", since=LONG_AGO, by="misses")
+    assert missed == [HotKeyView(digest("absent"), 0, 2)]
+
+
+def test_namespaces_are_kept_apart(on_disk: Inline) -> None:
+    on_disk.do(use(on_disk.settings.url or "", namespace="one"))
+    on_disk.do(use(on_disk.settings.url or "", namespace="two"))
+
+    on_disk.run("stats")
+
+    assert {row.namespace for row in on_disk.stores.operations.usage(since=LONG_AGO)} == {"one", "two"}
+    assert len(on_disk.stores.operations.hot_keys(namespace="one", since=LONG_AGO)) == 1
+
+
+def test_two_that_read_the_same_notes_count_them_once(on_disk: Inline) -> None:
+    operations = on_disk.stores.operations
+    amounts, keys = stats.add_up([UsageNote(60.0, "n", {"m": Counts(hits=1)}, {"k": (1, 0)})], {})
+
+    assert operations.count_usage("s", ("", "5"), amounts, keys)
+    assert not operations.count_usage("s", ("", "5"), amounts, keys)
+    assert operations.count_usage("s", ("5", "6"), amounts, keys)
+    assert not operations.count_usage("s", ("5", "7"), amounts, keys)
+
+    assert operations.usage_cursor("s") == "6"
+    assert operations.usage(since=datetime(1970, 1, 1, tzinfo=UTC)) == [UsageRow("n", "m", hits=2)]
+
+
+def test_more_notes_than_a_page_are_all_counted(on_disk: Inline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "_NOTES_AT_ONCE", 2)
+    for _ in range(5):
+        on_disk.do(use(on_disk.settings.url or ""))
+
+    assert on_disk.run("stats").done == 5
+
+
+def test_a_note_that_cannot_be_read_is_passed_over(on_disk: Inline) -> None:
+    backend = on_disk.platform.llm_cache.backend
+    on_disk.do(backend.append(STREAM, [b"from a later version", b""]))  # type: ignore[attr-defined]
+    on_disk.do(use(on_disk.settings.url or ""))
+
+    job = on_disk.run("stats")
+
+    assert (job.state, job.done, job.skipped) == ("succeeded", 1, 2)
+
+
+def test_a_store_that_was_emptied_begins_anew(on_disk: Inline) -> None:
+    on_disk.stores.operations.count_usage(stats.stream_of(on_disk.settings), ("", "999"), {}, {})
+    on_disk.do(use(on_disk.settings.url or ""))
+
+    job = on_disk.run("stats")
+    on_disk.do(use(on_disk.settings.url or ""))
+
+    assert job.summary == {"gap": True}
+    assert on_disk.run("stats").done == 1
+
+
+def test_keys_of_a_day_stay_bounded_and_the_top_is_right(on_disk: Inline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache_management.models.store.operations._HOT_KEYS_KEPT", 10)
+    operations = on_disk.stores.operations
+    cursor = ""
+    for turn in range(20):
+        keys = {("n", f"rare {turn} {each}"): (1, 0) for each in range(3)} | {("n", "hot"): (5, 0)}
+        assert operations.count_usage("s", (cursor, str(turn)), {}, keys)
+        cursor = str(turn)
+
+    hot = operations.hot_keys(namespace="n", since=LONG_AGO, limit=100)
+
+    assert len(hot) <= 10
+    assert hot[0] == HotKeyView("hot", 100, 0)
+
+
+@pytest.mark.parametrize(("model", "price"), [("gpt-4", 10.0), ("gpt-4o", 30.0), ("gpt-4o-mini", 2.0), ("claude", 0.0)])
+def test_the_nearest_price_counts(model: str, price: float) -> None:
+    assert stats.price_of(model, {"gpt-*": 30, "gpt-4": 10, "gpt-4o-m*": 2}) == price
+
+
+def test_a_routine_job_leaves_no_trace_in_the_audit_log(on_disk: Inline) -> None:
+    on_disk.run("stats")
+
+    assert on_disk.stores.audit.tail() == []
