@@ -1,4 +1,4 @@
-"""What every implementation of leases and of tags promises."""
+"""What every implementation of leases, of tags and of a stash promises."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from cache_management.cache.backends.base import Leases, Tags
+from cache_management.cache.backends.base import Backend, Leases, Stash, Tags
+from cache_management.cache.records import Record
 from tests.contracts.clock import ManualClock
 
 NAME = "cm1:lease:contract:work"
 TAG = "cm1:tag:contract:news"
+PIECE = "cm1:stash:contract:piece"
 
 
 class LeasesContract(ABC):
@@ -164,3 +166,64 @@ class TagsContract(ABC):
         await tags.remove_tags({TAG: [f"k{at}" for at in range(1_500)]})
 
         assert len(await tags.tagged(TAG)) == 500
+
+
+class StashContract(ABC):
+    """Inherit it, and say in `make_stash` how it is opened with `self.clock`."""
+
+    @abstractmethod
+    async def make_stash(self) -> Stash: ...
+
+    @abstractmethod
+    async def expire(self, name: str) -> None:
+        """Let the piece under a name reach its end."""
+
+    def setup_method(self) -> None:
+        self.clock = ManualClock()
+
+    @pytest.fixture
+    async def stash(self) -> AsyncIterator[Any]:
+        stash = await self.make_stash()
+        yield stash
+        if hasattr(stash, "aclose"):
+            await stash.aclose()
+
+    async def test_a_piece_comes_back_until_it_is_dropped(self, stash: Stash) -> None:
+        assert await stash.stashed(PIECE) is None
+        await stash.drop_stashed([PIECE])
+
+        await stash.stash(PIECE, b"first", ttl_seconds=60)
+        await stash.stash(PIECE, b"\x00second", ttl_seconds=60)
+        await stash.stash(PIECE + "2", b"other", ttl_seconds=60)
+
+        assert await stash.stashed(PIECE) == b"\x00second"
+        await stash.drop_stashed([PIECE, PIECE + "unknown"])
+        assert await stash.stashed(PIECE) is None
+        assert await stash.stashed(PIECE + "2") == b"other"
+
+    async def test_a_large_piece_comes_back_whole(self, stash: Stash) -> None:
+        piece = b"0123456789abcdef" * 2**18  # 4 MiB
+
+        await stash.stash(PIECE, piece, ttl_seconds=60)
+
+        assert await stash.stashed(PIECE) == piece
+
+    async def test_an_expired_piece_is_gone(self, stash: Stash) -> None:
+        await stash.stash(PIECE, b"piece", ttl_seconds=30)
+
+        await self.expire(PIECE)
+
+        assert await stash.stashed(PIECE) is None
+
+    async def test_entries_do_not_see_it_and_do_not_give_way_to_it(self, stash: Any) -> None:
+        if not isinstance(stash, Backend):
+            pytest.skip("keeps no entries")
+        record = Record(b"value", self.clock.now + 60, 1)
+        await stash.put("cm1:llm:contract:ka", record)
+
+        for at in range(20):  # more than the entries that a small store may hold
+            await stash.stash(f"{PIECE}{at}", b"x" * 200_000, ttl_seconds=60)
+
+        assert [key async for key in stash.scan("cm1:llm:")] == ["cm1:llm:contract:ka"]
+        assert await stash.count("cm1:llm:") == 1
+        assert await stash.get("cm1:llm:contract:ka") == record

@@ -150,6 +150,30 @@ class Tags(ABC):
         """Forget storage keys of tags; unknown ones are passed over."""
 
 
+class Stash(ABC):
+    """Pieces of work under way, kept beside the entries under names of their own.
+
+    No read, list or count of entries sees them, no bound counts them, and nothing evicts them: they go
+    when they are dropped, or at the end of their time.
+    """
+
+    @abstractmethod
+    async def stash(self, name: str, piece: bytes, *, ttl_seconds: float) -> None:
+        """Keep a piece, replacing what was there.
+
+        Raises:
+            BackendUnavailable: It may not be kept; a store without room says BackendRefused where it can.
+        """
+
+    @abstractmethod
+    async def stashed(self, name: str) -> bytes | None:
+        """Return a piece, or None when there is none."""
+
+    @abstractmethod
+    async def drop_stashed(self, names: Sequence[str]) -> None:
+        """Forget pieces; unknown names are passed over."""
+
+
 class Watched(ABC):
     """Tells who keeps copies of records when the store's own change, so that no copy outlives its original."""
 

@@ -238,6 +238,16 @@ class DiskBackend(FullBackend):
     async def delete_older(self, keys: Sequence[str], version: int) -> list[str]:
         return await self._run(lambda db: self._delete_older(db, keys, version))
 
+    async def stash(self, name: str, piece: bytes, *, ttl_seconds: float) -> None:
+        now = self._clock()
+        await self._write(lambda db: tables.stash(db, name, piece, now, now + ttl_seconds))
+
+    async def stashed(self, name: str) -> bytes | None:
+        return await self._run(lambda db: tables.stashed(db, name, self._clock()))
+
+    async def drop_stashed(self, names: Sequence[str]) -> None:
+        await self._write(lambda db: tables.drop_stashed(db, names))
+
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
         self._watched, self._on_change = tuple(prefixes), on_change
 

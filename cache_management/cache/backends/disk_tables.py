@@ -1,4 +1,4 @@
-"""What stands beside the records of the disk store: notes, leases, tags.
+"""What stands beside the records of the disk store: notes, leases, tags, the stash.
 
 Every function takes an open connection; those that write expect to be inside `disk_schema.write`.
 """
@@ -123,3 +123,32 @@ def remove_tags(db: sqlite3.Connection, tags: Mapping[str, Sequence[str]]) -> No
     """Forget keys of tags."""
     rows = [(tag, key) for tag, keys in tags.items() for key in keys]
     db.executemany("DELETE FROM tags WHERE tag = ? AND key = ?", rows)
+
+
+def stash(db: sqlite3.Connection, name: str, piece: bytes, now: float, until: float) -> None:
+    """Keep a piece, and drop what expired."""
+    # Made by the first who needs it: layout 2 knows programs with and without it.
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS stash (name TEXT PRIMARY KEY, expires_at REAL NOT NULL, piece BLOB NOT NULL)"
+    )
+    db.execute("DELETE FROM stash WHERE expires_at <= ?", (now,))
+    db.execute("INSERT OR REPLACE INTO stash VALUES (?, ?, ?)", (name, until, piece))
+
+
+def stashed(db: sqlite3.Connection, name: str, now: float) -> bytes | None:
+    """Return a piece that has not expired."""
+    if not _has_stash(db):
+        return None
+    row = db.execute("SELECT piece FROM stash WHERE name = ? AND expires_at > ?", (name, now)).fetchone()
+    return None if row is None else row[0]
+
+
+def drop_stashed(db: sqlite3.Connection, names: Sequence[str]) -> None:
+    """Forget pieces."""
+    if _has_stash(db):
+        db.executemany("DELETE FROM stash WHERE name = ?", [(name,) for name in names])
+
+
+def _has_stash(db: sqlite3.Connection) -> bool:
+    found = db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'stash'").fetchone()
+    return found is not None

@@ -41,6 +41,17 @@ class EncryptedBackend(WrappedBackend):
     async def put_many(self, records: Mapping[str, Record]) -> None:
         await self.inner.put_many({key: self._seal(key, record) for key, record in records.items()})
 
+    async def stash(self, name: str, piece: bytes, *, ttl_seconds: float) -> None:
+        await self.inner.stash(name, self._keyring.seal(piece, name), ttl_seconds=ttl_seconds)
+
+    async def stashed(self, name: str) -> bytes | None:
+        sealed = await self.inner.stashed(name)
+        try:
+            return None if sealed is None else self._keyring.open_sealed(sealed, name)
+        except CorruptRecord as exc:
+            self._listener(CorruptEvent(self.name, name, str(exc)))
+            return None
+
     def _seal(self, key: str, record: Record) -> Record:
         return msgspec.structs.replace(record, value=self._keyring.seal(record.value, key))
 

@@ -134,6 +134,12 @@ class GuardedBackend(WrappedBackend):
     async def add_tags(self, tags: Mapping[str, Mapping[str, float | None]]) -> None:
         await self._guard(self.inner.add_tags, tags)
 
+    async def stash(self, name: str, piece: bytes, *, ttl_seconds: float) -> None:
+        await self._guard(lambda: self.inner.stash(name, piece, ttl_seconds=ttl_seconds))
+
+    async def stashed(self, name: str) -> bytes | None:
+        return await self._guard(self.inner.stashed, name)
+
     async def scan(self, prefix: str = "") -> AsyncIterator[str]:
         async for key in self.inner.scan(prefix):
             yield key

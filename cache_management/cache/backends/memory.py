@@ -13,6 +13,7 @@ import msgspec
 from cache_management.cache.backends.base import Surplus, Swept
 from cache_management.cache.backends.local_leases import LocalLeases
 from cache_management.cache.backends.local_lock import local_lock
+from cache_management.cache.backends.local_stash import LocalStash
 from cache_management.cache.backends.local_tags import LocalTags
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
@@ -33,7 +34,7 @@ and `gdsf`. The larger figures are those of a full store of entries that expire.
 _JOURNAL_LENGTH = 100_000
 
 
-class MemoryBackend(LocalLeases, LocalTags, FullBackend):
+class MemoryBackend(LocalLeases, LocalTags, LocalStash, FullBackend):
     """Keeps records in this process, at most `max_size` of each kind and namespace.
 
     Kinds are bounded apart, so that vectors do not push out the answers they belong to.
@@ -67,6 +68,7 @@ class MemoryBackend(LocalLeases, LocalTags, FullBackend):
     ) -> None:
         LocalLeases.__init__(self, clock)
         LocalTags.__init__(self, clock)
+        LocalStash.__init__(self, clock)
         self._max_size = max_size
         self._memory_limit = sys.maxsize if memory_limit is None else memory_limit
         self._make_evictor = evictor_factory(policy, objective=objective, cost_weight=cost_weight)

@@ -29,6 +29,7 @@ _TOKEN_LIFE_SECONDS = 7 * 24 * 3600
 _PAGE = 500
 _LOOKS_FOR_A_PAGE = 50
 _BUDGETS_FOR_ROOM = 4
+_LARGEST_PIECE_BYTES = 64 * 2**20
 
 
 class RedisBackend(FullBackend):
@@ -255,6 +256,19 @@ class RedisBackend(FullBackend):
             removed += [page[place - 1] for place in places]
         self._eviction.removed(removed)
         return removed
+
+    async def stash(self, name: str, piece: bytes, *, ttl_seconds: float) -> None:
+        # Neither noted for eviction nor given room by it: entries must not go for what may be given up.
+        write = self._node.call("SET", name, piece, "PX", _ms(ttl_seconds), payload_bytes=len(piece))
+        await (write if len(piece) <= LARGE_BYTES else _to_its_end(write))
+
+    async def stashed(self, name: str) -> bytes | None:
+        # Its size is not known: it may take as long as one that was written.
+        found: bytes | None = await self._node.call("GET", name, payload_bytes=_LARGEST_PIECE_BYTES)
+        return found
+
+    async def drop_stashed(self, names: Sequence[str]) -> None:
+        await self._node.pipeline([("UNLINK", *page) for page in _pages(names)])
 
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
         self._on_change = on_change

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from cache_management.cache.backends.base import Backend, Journal, Leases, Surplus, Sweepable, Swept, Tags, Watched
+from cache_management.cache.backends.base import (
+    Backend,
+    Journal,
+    Leases,
+    Stash,
+    Surplus,
+    Sweepable,
+    Swept,
+    Tags,
+    Watched,
+)
 from cache_management.cache.records import Head, Record
 
 
-class FullBackend(Backend, Journal, Leases, Tags, Watched, Sweepable):
+class FullBackend(Backend, Journal, Leases, Tags, Stash, Watched, Sweepable):
     """A backend with every optional ability."""
 
 
@@ -100,6 +110,15 @@ class WrappedBackend(FullBackend):
 
     async def delete_older(self, keys: Sequence[str], version: int) -> list[str]:
         return await self.inner.delete_older(keys, version)
+
+    async def stash(self, name: str, piece: bytes, *, ttl_seconds: float) -> None:
+        await self.inner.stash(name, piece, ttl_seconds=ttl_seconds)
+
+    async def stashed(self, name: str) -> bytes | None:
+        return await self.inner.stashed(name)
+
+    async def drop_stashed(self, names: Sequence[str]) -> None:
+        await self.inner.drop_stashed(names)
 
     def touched(self, key: str) -> None:
         self.inner.touched(key)

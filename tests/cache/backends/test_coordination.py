@@ -1,20 +1,24 @@
-"""Leases and tags on every backend that has them."""
+"""Leases, tags and the stash on every backend that has them."""
 
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 import redis
 
-from cache_management.cache.backends.base import Leases, Tags
+from cache_management.cache.backends.base import Leases, Stash, Tags
 from cache_management.cache.backends.disk import DiskBackend
+from cache_management.cache.backends.encrypted import EncryptedBackend
 from cache_management.cache.backends.local_leases import LocalLeases
 from cache_management.cache.backends.local_tags import LocalTags
+from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.backends.redis import RedisBackend
 from cache_management.cache.config import CacheConfig
-from tests.contracts.coordination import TAG, LeasesContract, TagsContract
+from cache_management.cache.crypto import KEY_BYTES, Keyring
+from tests.contracts.coordination import PIECE, TAG, LeasesContract, StashContract, TagsContract
 
 
 class TestLocalLeases(LeasesContract):
@@ -94,3 +98,67 @@ class TestRedisTags(TagsContract):
 
     async def make_tags(self) -> Tags:
         return RedisBackend(CacheConfig(url=self.url, timeout_seconds=20), clock=self.clock)
+
+
+class TestMemoryStash(StashContract):
+    async def make_stash(self) -> Stash:
+        return MemoryBackend(max_size=1, memory_limit=100_000, clock=self.clock)
+
+    async def expire(self, name: str) -> None:
+        self.clock.advance(31)
+
+
+class TestDiskStash(StashContract):
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self.path = tmp_path
+
+    async def make_stash(self) -> Stash:
+        return DiskBackend(self.path, max_size=1, size_limit_bytes=100_000, timeout_seconds=5, clock=self.clock)
+
+    async def expire(self, name: str) -> None:
+        self.clock.advance(31)
+
+    async def test_what_expired_leaves_no_rows(self, stash: DiskBackend) -> None:
+        for at in range(5):
+            await stash.stash(f"{PIECE}{at}", b"piece", ttl_seconds=1)
+            self.clock.advance(2)
+
+        with sqlite3.connect(stash.path) as db:
+            assert db.execute("SELECT count(*) FROM stash").fetchone()[0] == 1
+        db.close()
+
+
+class TestRedisStash(StashContract):
+    @pytest.fixture(autouse=True)
+    def server(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    async def make_stash(self) -> Stash:
+        self.clock.now = time.time()
+        return RedisBackend(CacheConfig(url=self.url, timeout_seconds=20, redis_memory_limit=100_000))
+
+    async def expire(self, name: str) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            assert 29_000 < client.pttl(name) <= 30_000
+            client.delete(name)
+
+
+class TestEncryptedStash(StashContract):
+    async def make_stash(self) -> Stash:
+        inner = MemoryBackend(max_size=1, clock=self.clock)
+        return EncryptedBackend(inner, Keyring({"a": bytes(KEY_BYTES)}))
+
+    async def expire(self, name: str) -> None:
+        self.clock.advance(31)
+
+    async def test_the_store_cannot_read_it(self, stash: EncryptedBackend) -> None:
+        await stash.stash(PIECE, b"a secret piece", ttl_seconds=60)
+
+        assert b"secret" not in (await stash.inner.stashed(PIECE) or b"")
+
+    async def test_a_piece_that_was_moved_is_none(self, stash: EncryptedBackend) -> None:
+        await stash.stash(PIECE, b"piece", ttl_seconds=60)
+        await stash.inner.stash(PIECE + "2", await stash.inner.stashed(PIECE) or b"", ttl_seconds=60)
+
+        assert await stash.stashed(PIECE + "2") is None
