@@ -5,7 +5,7 @@ Frame (disk, Redis), little endian:
 The checksum is XXH3-64 of everything behind it, seeded with the storage key: a flipped bit
 is found, and so is a record that ended up under another key.
 
-Value: a MessagePack array, see `_Entry`, or a byte 1 and that array compressed with zstd. Behind a byte 0
+Value: a MessagePack array, see `EntryFields`, or a byte 1 and that array compressed with zstd. Behind a byte 0
 it is the array as it was written first, with the moment in microseconds since 1970.
 See docs/design/0001-storage-keys-and-records.md.
 """
@@ -89,10 +89,10 @@ def _checksum(storage_key: str, body: bytes) -> int:
     return xxhash.xxh3_64_intdigest(body, xxhash.xxh3_64_intdigest(storage_key.encode()))
 
 
-class _Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class EntryFields(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The stored form of a CachedResponse. Fields are only ever added at the end.
 
-    `prompt` is None when it equals the key; `key` is None when the storage key holds it.
+    `prompt` is None when it equals the key; `key` is None when the storage key holds it. `metadata` is JSON.
     """
 
     response: str
@@ -134,7 +134,9 @@ class Stored(NamedTuple):
 NO_FACTS = Facts()
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Entry)
+_decoder = msgspec.msgpack.Decoder(EntryFields)
+_PLAIN = 6  # fields of an entry without metadata and facts
+_PLAIN_REST = EntryFields.__struct_defaults__
 _FIELDS = set(CachedResponse.model_fields)
 # A frozen model has no other way in. The descriptors themselves: looking them up by name costs as much again.
 _new: Any = object.__new__
@@ -163,19 +165,47 @@ def encode_entry(
     )
     if response.metadata or facts is not NO_FACTS:
         fields += (
-            _encode_json(response.metadata) if response.metadata else b"",
+            encode_metadata(response.metadata) if response.metadata else b"",
             None if facts.fresh_until is None else round(facts.fresh_until * 1_000_000),
             round(facts.compute_seconds * 1000),
             facts.cost_micro,
             facts.tags,
             facts.scope,
         )
+    return _encode(fields, limit_bytes)
+
+
+def encode_fields(fields: EntryFields, *, limit_bytes: int) -> bytes:
+    """Return the value of a record with these fields.
+
+    Raises:
+        InvalidEntry: Larger than `limit_bytes`, or not valid Unicode.
+    """
+    values: tuple[Any, ...] = msgspec.structs.astuple(fields)
+    # As `encode_entry` writes it.
+    return _encode(values[:_PLAIN] if values[_PLAIN:] == _PLAIN_REST else values, limit_bytes)
+
+
+def decode_fields(value: bytes, *, limit_bytes: int) -> EntryFields:
+    """Return what stands in a record's value; the metadata is JSON that can be decoded.
+
+    Raises:
+        CorruptRecord: The bytes are no entry, or would grow over `limit_bytes`.
+    """
+    entry = _decode(value, limit_bytes)
+    if entry.metadata:
+        _decode_json(entry.metadata)
+    moment = entry.timestamp
+    return entry if moment.__class__ is datetime else msgspec.structs.replace(entry, timestamp=_first_moment(moment))
+
+
+def _encode(fields: tuple[Any, ...], limit_bytes: int) -> bytes:
     try:
         encoded = _encoder.encode(fields)
     except UnicodeEncodeError as exc:
         raise InvalidEntry(f"the entry holds text that is not valid Unicode: {exc.reason}") from None
     except OverflowError:
-        raise InvalidEntry(f"token_count {response.token_count} does not fit into 64 bits") from None
+        raise InvalidEntry(f"token_count {fields[3]} does not fit into 64 bits") from None
     if len(encoded) > limit_bytes:
         raise InvalidEntry(
             f"the entry has {len(encoded):,} bytes, the limit is {limit_bytes:,}; raise max_entry_bytes to store it"
@@ -232,7 +262,7 @@ def decode_unknown(value: bytes, *, limit_bytes: int) -> tuple[str, CachedRespon
     return entry.key, _to_response(entry, entry.key)
 
 
-def _decode(value: bytes, limit_bytes: int) -> _Entry:
+def _decode(value: bytes, limit_bytes: int) -> EntryFields:
     form = value[:1]
     try:
         if form == _ZSTD:
@@ -250,7 +280,7 @@ def _decompress(data: memoryview, limit_bytes: int) -> bytes:
     return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
 
 
-def _to_response(entry: _Entry, key: str) -> CachedResponse:
+def _to_response(entry: EntryFields, key: str) -> CachedResponse:
     # Trusted: it was validated when it was stored and its checksum held. Validation would cost
     # more than the whole lookup, and so would pydantic's own way around it.
     found: CachedResponse = _new(CachedResponse)
@@ -275,7 +305,12 @@ def _first_moment(microseconds: Any) -> datetime:
         raise CorruptRecord(f"the entry is dated {microseconds} microseconds from 1970") from exc
 
 
-def _encode_json(value: object) -> bytes:
+def encode_metadata(value: object) -> bytes:
+    """Return metadata as it stands in a record.
+
+    Raises:
+        InvalidEntry: It is not JSON.
+    """
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as exc:

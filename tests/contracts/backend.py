@@ -127,6 +127,14 @@ class BackendContract(ABC):
         assert await backend.get(PREFIX + "a") is None
         assert await backend.count(PREFIX) == 0
 
+    async def test_inspecting_finds_what_reading_finds(self, backend: Backend) -> None:
+        records = {f"{PREFIX}{at}": self.record(str(at).encode()) for at in range(600)}
+        await backend.put_many({**records, PREFIX + "old": self.record(life=60)})
+        await self.pass_time(60)
+
+        assert await backend.inspect_many([*records, PREFIX + "old", PREFIX + "absent"]) == records
+        assert await backend.inspect_many([]) == {}
+
     async def test_expired_and_live_records_in_one_call_do_not_mix(self, backend: Backend) -> None:
         await backend.put_many({PREFIX + "dead": self.record(life=-5), PREFIX + "live": self.record()})
 

@@ -59,6 +59,13 @@ class Backend(ABC):
     async def delete(self, key: str) -> bool:
         return await self.delete_many([key]) > 0
 
+    async def inspect_many(self, keys: Sequence[str]) -> dict[str, Record | None]:
+        """Return records as `get_many` does, for whoever walks the store: it does not count as a use.
+
+        None stands for one that is there and cannot be read, where the store can tell.
+        """
+        return dict(await self.get_many(keys))
+
     async def scan_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
         """Return some of the keys that `scan` yields, and the bookmark behind them; None at the end.
 

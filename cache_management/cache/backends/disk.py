@@ -122,6 +122,9 @@ class DiskBackend(FullBackend):
                 pass  # asked again below, patiently or to say what is wrong
         return await self._run(lambda db: self._get(db, key))
 
+    async def inspect_many(self, keys: Sequence[str]) -> dict[str, Record | None]:
+        return await self._run(lambda db: self._inspect_many(db, keys))
+
     async def put_many(self, records: Mapping[str, Record]) -> None:
         evicted = await self._run(lambda db: self._put_many(db, records))
         for group, count in evicted.items():
@@ -281,22 +284,27 @@ class DiskBackend(FullBackend):
     def _get_many(self, db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Record]:
         now = self._clock()
         found = {}
-        for chunk in _chunks(keys, 500):
-            marks = ",".join("?" * len(chunk))
-            for record_id, key, frame in db.execute(
-                f"SELECT id, key, frame FROM records WHERE key IN ({marks})",  # noqa: S608 - marks only
-                chunk,
-            ).fetchall():
-                record = self._read(key, record_id, frame, now)
-                if record is not None:
-                    found[key] = record
+        for record_id, key, frame in _rows(db, keys):
+            record = self._read(key, record_id, frame, now)
+            if record is not None:
+                found[key] = record
         return found
 
-    def _read(self, key: str, record_id: int, frame: bytes, now: float) -> Record | None:
+    def _inspect_many(self, db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Record | None]:
+        now = self._clock()
+        found = {key: self._unpack(key, frame) for _, key, frame in _rows(db, keys)}
+        return {key: record for key, record in found.items() if record is None or not record.is_expired(now)}
+
+    def _unpack(self, key: str, frame: bytes) -> Record | None:
         try:
-            record = unpack(key, frame)
+            return unpack(key, frame)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(backend=self.name, storage_key=key, detail=str(exc)))
+            return None
+
+    def _read(self, key: str, record_id: int, frame: bytes, now: float) -> Record | None:
+        record = self._unpack(key, frame)
+        if record is None:
             return None
         expires_at = record.expires_at
         if expires_at is not None and expires_at <= now:
@@ -564,6 +572,16 @@ def _ignore_change(keys: Sequence[str] | None) -> None:
 def _range(prefix: str) -> tuple[str, bytes]:
     """Return bounds around every key with a prefix: SQLite compares bytes, and no UTF-8 holds an FF."""
     return prefix, prefix.encode() + b"\xff"
+
+
+def _rows(db: sqlite3.Connection, keys: Sequence[str]) -> Iterator[tuple[int, str, bytes]]:
+    """Yield the id, key and frame of what stands under keys."""
+    for chunk in _chunks(keys, 500):
+        marks = ",".join("?" * len(chunk))
+        yield from db.execute(
+            f"SELECT id, key, frame FROM records WHERE key IN ({marks})",  # noqa: S608 - marks only
+            chunk,
+        ).fetchall()
 
 
 def _chunks(keys: Sequence[str], size: int) -> Iterator[list[str]]:

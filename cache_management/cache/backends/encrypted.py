@@ -35,6 +35,10 @@ class EncryptedBackend(WrappedBackend):
         opened = {key: self._open(key, record) for key, record in found.items()}
         return {key: record for key, record in opened.items() if record is not None}
 
+    async def inspect_many(self, keys: Sequence[str]) -> dict[str, Record | None]:
+        found = await self.inner.inspect_many(keys)
+        return {key: None if record is None else self._open(key, record) for key, record in found.items()}
+
     async def put(self, key: str, record: Record) -> None:
         await self.inner.put(key, self._seal(key, record))
 

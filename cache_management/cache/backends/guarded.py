@@ -92,6 +92,9 @@ class GuardedBackend(WrappedBackend):
     async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
         return await self._guard(self.inner.get_many, keys)
 
+    async def inspect_many(self, keys: Sequence[str]) -> dict[str, Record | None]:
+        return await self._guard(self.inner.inspect_many, keys)
+
     async def put(self, key: str, record: Record) -> None:
         await self._guard(self.inner.put, key, record)
 

@@ -125,6 +125,12 @@ class MemoryBackend(LocalLeases, LocalTags, LocalStash, FullBackend):
                 found[key] = slot.record
         return found
 
+    async def inspect_many(self, keys: Sequence[str]) -> dict[str, Record | None]:
+        now = self._clock()
+        with self._lock:
+            found = {key: self._slots[key].record for key in keys if key in self._slots}
+        return {key: record for key, record in found.items() if not record.is_expired(now)}
+
     async def put(self, key: str, record: Record) -> None:
         self.keep(key, record)
 

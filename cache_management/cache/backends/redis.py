@@ -65,14 +65,23 @@ class RedisBackend(FullBackend):
         frame = await self._node.call("GET", key)
         return None if frame is None else self._read(key, frame, self._clock())
 
-    def _read(self, key: str, frame: bytes, now: float) -> Record | None:
+    async def inspect_many(self, keys: Sequence[str]) -> dict[str, Record | None]:
+        frames = await self._node.call("MGET", *keys) if keys else []
+        now = self._clock()
+        found = {key: self._unpack(key, frame) for key, frame in zip(keys, frames, strict=True) if frame is not None}
+        return {key: record for key, record in found.items() if record is None or not record.is_expired(now)}
+
+    def _unpack(self, key: str, frame: bytes) -> Record | None:
         try:
-            record = unpack(key, frame)
+            return unpack(key, frame)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(backend=self.name, storage_key=key, detail=str(exc)))
             return None
+
+    def _read(self, key: str, frame: bytes, now: float) -> Record | None:
+        record = self._unpack(key, frame)
         # Checked here too: the server's clock may differ from this one.
-        if record.is_expired(now):
+        if record is None or record.is_expired(now):
             return None
         self._eviction.read(key)
         return record

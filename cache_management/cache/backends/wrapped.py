@@ -35,6 +35,9 @@ class WrappedBackend(FullBackend):
     async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
         return await self.inner.get_many(keys)
 
+    async def inspect_many(self, keys: Sequence[str]) -> dict[str, Record | None]:
+        return await self.inner.inspect_many(keys)
+
     async def put(self, key: str, record: Record) -> None:
         await self.inner.put(key, record)
 

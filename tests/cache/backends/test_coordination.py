@@ -11,13 +11,11 @@ import redis
 
 from cache_management.cache.backends.base import Leases, Stash, Tags
 from cache_management.cache.backends.disk import DiskBackend
-from cache_management.cache.backends.encrypted import EncryptedBackend
 from cache_management.cache.backends.local_leases import LocalLeases
 from cache_management.cache.backends.local_tags import LocalTags
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.backends.redis import RedisBackend
 from cache_management.cache.config import CacheConfig
-from cache_management.cache.crypto import KEY_BYTES, Keyring
 from tests.contracts.coordination import PIECE, TAG, LeasesContract, StashContract, TagsContract
 
 
@@ -142,23 +140,3 @@ class TestRedisStash(StashContract):
         with redis.Redis.from_url(self.url) as client:
             assert 29_000 < client.pttl(name) <= 30_000
             client.delete(name)
-
-
-class TestEncryptedStash(StashContract):
-    async def make_stash(self) -> Stash:
-        inner = MemoryBackend(max_size=1, clock=self.clock)
-        return EncryptedBackend(inner, Keyring({"a": bytes(KEY_BYTES)}))
-
-    async def expire(self, name: str) -> None:
-        self.clock.advance(31)
-
-    async def test_the_store_cannot_read_it(self, stash: EncryptedBackend) -> None:
-        await stash.stash(PIECE, b"a secret piece", ttl_seconds=60)
-
-        assert b"secret" not in (await stash.inner.stashed(PIECE) or b"")
-
-    async def test_a_piece_that_was_moved_is_none(self, stash: EncryptedBackend) -> None:
-        await stash.stash(PIECE, b"piece", ttl_seconds=60)
-        await stash.inner.stash(PIECE + "2", await stash.inner.stashed(PIECE) or b"", ttl_seconds=60)
-
-        assert await stash.stashed(PIECE + "2") is None

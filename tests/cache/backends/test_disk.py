@@ -575,9 +575,12 @@ async def test_changed_byte_in_a_record_is_a_miss_with_an_event(tmp_path: Path) 
         db.execute("UPDATE records SET frame = CAST(substr(frame, 1, length(frame) - 1) || x'00' AS BLOB) WHERE id = 1")
 
     found = await backend.get_many([PREFIX + "bad", PREFIX + "good"])
+    inspected = await backend.inspect_many([PREFIX + "bad", PREFIX + "good", PREFIX + "absent"])
     await backend.aclose()
 
     assert list(found) == [PREFIX + "good"]
+    assert inspected == {PREFIX + "bad": None, **found}
+    heard.pop()
     assert heard == [CorruptEvent(backend="disk", storage_key=PREFIX + "bad", detail="the checksum differs")]
 
 
@@ -651,6 +654,20 @@ async def test_least_recently_read_goes_first_even_from_another_process(tmp_path
 
     assert [key[-1] async for key in writer.scan(PREFIX)] == ["a", "c", "d"]
     await writer.aclose()
+
+
+async def test_inspecting_is_no_use(tmp_path: Path) -> None:
+    clock = ManualClock()
+    backend = opened(tmp_path, max_size=2, clock=clock)
+    for name in "ab":
+        await backend.put(PREFIX + name, record())
+        clock.advance(1)
+
+    await backend.inspect_many([PREFIX + "a"])
+    await backend.put(PREFIX + "c", record())
+
+    assert [key[-1] async for key in backend.scan(PREFIX)] == ["b", "c"]
+    await backend.aclose()
 
 
 async def test_expired_entries_make_room_before_live_ones(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_management.cache.backends.base import Backend
+from cache_management.cache.backends.base import Backend, Stash
 from cache_management.cache.backends.encrypted import EncryptedBackend
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.config import CacheConfig
@@ -17,6 +17,7 @@ from cache_management.cache.events import CorruptEvent, Event
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.values import CachedResponse
 from tests.contracts.backend import BackendContract
+from tests.contracts.coordination import PIECE, StashContract
 
 if not os.environ.get("CI"):
     pytest.importorskip("cryptography")
@@ -35,6 +36,26 @@ class TestEncryptedBackend(BackendContract):
     async def make(self) -> Backend:
         keyring = Keyring.from_text(key("k1"), where="a test")
         return EncryptedBackend(MemoryBackend(max_size=10_000, clock=self.clock), keyring)
+
+
+class TestEncryptedStash(StashContract):
+    async def make_stash(self) -> Stash:
+        inner = MemoryBackend(max_size=1, clock=self.clock)
+        return EncryptedBackend(inner, Keyring.from_text(key("k1"), where="a test"))
+
+    async def expire(self, name: str) -> None:
+        self.clock.advance(31)
+
+    async def test_the_store_cannot_read_it(self, stash: EncryptedBackend) -> None:
+        await stash.stash(PIECE, b"a secret piece", ttl_seconds=60)
+
+        assert b"secret" not in (await stash.inner.stashed(PIECE) or b"")
+
+    async def test_a_piece_that_was_moved_is_none(self, stash: EncryptedBackend) -> None:
+        await stash.stash(PIECE, b"piece", ttl_seconds=60)
+        await stash.inner.stash(PIECE + "2", await stash.inner.stashed(PIECE) or b"", ttl_seconds=60)
+
+        assert await stash.stashed(PIECE + "2") is None
 
 
 def open_cache(folder: Path, *keys: str, heard: list[Event] | None = None) -> LLMCache:
@@ -74,6 +95,8 @@ async def test_what_cannot_be_opened_is_a_miss_with_an_event(
 
     async with open_cache(tmp_path, *reads, heard=heard) as cache:
         assert await cache.get("a") is None
+        if reads:
+            assert await cache.backend.inspect_many(["cm1:llm:default:ka"]) == {"cm1:llm:default:ka": None}
 
     assert any(isinstance(event, CorruptEvent) for event in heard)
 

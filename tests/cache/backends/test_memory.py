@@ -60,6 +60,16 @@ async def test_least_recently_read_goes_first() -> None:
     assert {key async for key in backend.scan()} == {"cm1:llm:n:ka", "cm1:llm:n:kc"}
 
 
+async def test_inspecting_is_no_use() -> None:
+    backend = MemoryBackend(max_size=2, policy=EvictionPolicy.LRU)
+    await backend.put_many({"cm1:llm:n:ka": record(), "cm1:llm:n:kb": record()})
+    await backend.inspect_many(["cm1:llm:n:ka"])
+
+    await backend.put("cm1:llm:n:kc", record())
+
+    assert {key async for key in backend.scan()} == {"cm1:llm:n:kb", "cm1:llm:n:kc"}
+
+
 async def test_kinds_and_namespaces_are_bounded_apart() -> None:
     backend = MemoryBackend(max_size=2)
 

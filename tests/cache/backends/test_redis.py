@@ -191,9 +191,12 @@ async def test_damaged_frame_is_left_out_with_an_event(redis_url: str, damage: s
     await backend.put(PREFIX + "good", record())
 
     found = await backend.get_many([PREFIX + "a", PREFIX + "good"])
+    inspected = await backend.inspect_many([PREFIX + "a", PREFIX + "good", PREFIX + "absent"])
     await backend.aclose()
 
     assert list(found) == [PREFIX + "good"]
+    assert inspected == {PREFIX + "a": None, **found}
+    heard.pop()
     assert [(type(event), getattr(event, "storage_key", None)) for event in heard] == [(CorruptEvent, PREFIX + "a")]
 
 
