@@ -115,6 +115,8 @@ def exit_code_of(job: JobView) -> ExitCode:
             return ExitCode.PARTIAL
         case "failed" | "cancelled":
             return ExitCode.FAILED
+        case "paused" if job.last_error is not None:
+            return ExitCode.FAILED
         case _:
             return ExitCode.OK
 

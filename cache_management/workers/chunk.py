@@ -68,6 +68,10 @@ class ShardFailed(CacheError):
     """Raised by a step when its shard cannot go on; the rest of the job does."""
 
 
+class JobPaused(CacheError):
+    """Raised by a step when somebody has to do something first; what it committed stays, and `resume` goes on."""
+
+
 def run_chunk(task: Task, job_id: str, shard: int, fence: int, step: Step) -> None:
     """Answer one doorbell: work for about ten seconds, then leave the rest to the next message."""
     here = runtime.current()
@@ -103,6 +107,9 @@ def run_chunk(task: Task, job_id: str, shard: int, fence: int, step: Step) -> No
         failed = stores.jobs.fail_shard(claimed, str(exc))
         if failed is not None:
             client.ring(failed.rings)
+    except JobPaused as exc:
+        logger.warning("job %s, shard %s pauses: %s", job_id, shard, exc)
+        stores.jobs.hold(claimed, str(exc))
     except Exception as exc:  # the edge of a task: whatever the work raised, the shard must not stay leased
         # A store that is away is nobody's fault; anything else may be the item's, and is counted:
         # a batch that is too slow for the time limit must go item by item.

@@ -16,7 +16,7 @@ from cache_management.models.store.results import Claim, Counts, Ring
 from cache_management.settings import load_settings
 from cache_management.wiring import Platform
 from cache_management.workers import chunk, runtime
-from cache_management.workers.chunk import Progress, ShardFailed, run_chunk
+from cache_management.workers.chunk import JobPaused, Progress, ShardFailed, run_chunk
 from cache_management.workers.client import JobClient
 from tests.workers.harness import warm_items
 
@@ -73,6 +73,19 @@ async def is_too_slow(platform: Platform, claim: Claim) -> Progress:
 
 async def cannot_go_on(platform: Platform, claim: Claim) -> Progress:
     raise ShardFailed("the model is not installed")
+
+
+def test_a_step_that_asks_for_it_pauses_its_job_with_the_reason(here: Here) -> None:
+    async def is_full(platform: Platform, claim: Claim) -> Progress:
+        raise JobPaused("there is no room: make some")
+
+    ring = here.submit()
+
+    here.answer(ring, is_full)
+
+    job = here.stores.jobs.get(ring.job_id)
+    assert (job.state, job.last_error) == ("paused", "there is no room: make some")
+    assert here.rung == []
 
 
 def test_a_step_that_fails_frees_its_shard_and_keeps_the_delivery_counted(here: Here) -> None:

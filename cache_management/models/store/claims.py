@@ -201,22 +201,20 @@ def release(
         return None
     running = job.state == "running"
     again = later(now, retry_in)
-    freed = connection.execute(
-        update(JobShard)
-        .where(*held(claim))
-        .values(
-            **FREED,
-            not_before=again,
-            reason=reason,
-            # Given back: an outage must not look like a poison item.
-            deliveries=JobShard.deliveries
-            if blame
-            else case((JobShard.deliveries > 0, JobShard.deliveries - 1), else_=0),
-            # The doorbell is due then, and late only some time after that.
-            dispatched_at=again if running else None,
-        )
-    )
-    if freed.rowcount != 1:
+    # The doorbell is due then, and late only some time after that.
+    if not give_back(
+        connection, claim, reason, blame=blame, not_before=again, dispatched_at=again if running else None
+    ):
         return None
     ring = ring_of(claim) if running else None
     return job.state, ring
+
+
+def give_back(connection: Connection, claim: Claim, reason: str | None, *, blame: bool, **columns: Any) -> bool:
+    """Free a claim's lease and say why; False when the claim is lost."""
+    # Given back, unless the work itself failed: an outage must not look like a poison item.
+    deliveries = JobShard.deliveries if blame else case((JobShard.deliveries > 0, JobShard.deliveries - 1), else_=0)
+    freed = connection.execute(
+        update(JobShard).where(*held(claim)).values(**FREED, reason=reason, deliveries=deliveries, **columns)
+    )
+    return freed.rowcount == 1

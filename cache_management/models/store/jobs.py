@@ -378,6 +378,26 @@ class JobStore:
             state = settle(connection, lock_job(connection, claim.job_id) or job, now, actor=claim.owner)
         return Committed(job_state=state, cursor=shard.cursor, rings=rings, claim=None)
 
+    def hold(self, claim: Claim, reason: str) -> bool:
+        """Give a claim back and pause its job: somebody has to do something before it is resumed.
+
+        Args:
+            reason: Says what; shown as the job's last error until it is resumed.
+
+        Returns:
+            False when the claim is lost.
+        """
+        with self._database.write() as connection:
+            job = lock_job(connection, claim.job_id)
+            if job is None or not claims.give_back(connection, claim, reason, blame=False, dispatched_at=None):
+                return False
+            now = self._clock(connection)
+            if job.state in RUNNABLE:
+                detail = {"reason": reason}
+                set_state(connection, job, "pausing", now, actor=claim.owner, detail=detail, last_error=reason)
+            settle(connection, lock_job(connection, claim.job_id) or job, now, actor=claim.owner)
+        return True
+
     # Steering
 
     def request(self, job_id: str, action: Action, *, by: str) -> Requested:
@@ -404,7 +424,8 @@ class JobStore:
             elif action == "pause" and job.state in RUNNABLE:
                 set_state(connection, job, "pausing", now, actor=by, detail=detail)
             elif action == "resume" and job.state in ("pausing", "paused"):
-                set_state(connection, job, "running", now, actor=by, detail=detail)
+                columns = {"last_error": None} if self._is_held(connection, job) else {}
+                set_state(connection, job, "running", now, actor=by, detail=detail, **columns)
                 rings = self._rings_after_pause(connection, job, now)
             job = lock_job(connection, job.id) or job
             # With no run under way the job need not wait for the reconciler.
@@ -532,6 +553,12 @@ class JobStore:
             # What mattered is written; the reconciler does the rest.
             _log.warning("job %s could not be settled now", claim.job_id, exc_info=True)
             return state
+
+    @staticmethod
+    def _is_held(connection: Connection, job: Row[Any]) -> bool:
+        """Tell whether a job's last error is why it was held, and no other."""
+        reasons = select(JobShard.reason).where(JobShard.job_id == job.id, JobShard.state == "open")
+        return job.last_error is not None and job.last_error in connection.execute(reasons).scalars().all()
 
     @staticmethod
     def _rings_after_pause(connection: Connection, job: Row[Any], now: datetime) -> Rings:

@@ -6,7 +6,7 @@ import pytest
 
 from cache_management.cache.errors import JobError, JobNotFound
 from cache_management.models.store.results import Ring
-from tests.models.acting import Acting
+from tests.models.acting import Acting, shard_of
 
 
 def bring_to(acting: Acting, state: str) -> str:
@@ -148,6 +148,58 @@ def test_a_doorbell_published_before_a_pause_is_refused_and_after_resume_harmles
 
     assert not isinstance(acting.try_claim(early), Ring)
     assert acting.jobs.get(early.job_id).state == "running"
+
+
+def test_a_job_that_is_held_pauses_with_its_reason_and_goes_on_at_its_cursor_when_resumed(acting: Acting) -> None:
+    (ring,) = acting.planned(3)
+    committed = acting.work(acting.claim(ring))
+    assert committed is not None
+    assert committed.claim is not None
+
+    held = acting.jobs.hold(committed.claim, "the disk is full")
+
+    job = acting.jobs.get(ring.job_id)
+    assert held
+    assert (job.state, job.last_error, job.done) == ("paused", "the disk is full", 1)
+    assert shard_of(acting.jobs, ring.job_id, 1).deliveries == 0, "nothing was lost on it"
+    acting.clock.advance(600)
+    assert acting.jobs.reconcile() == []
+    (again,) = acting.jobs.request(ring.job_id, "resume", by="user").rings
+    assert acting.jobs.get(ring.job_id).last_error is None
+    assert acting.claim(again).cursor == 1
+    acting.clock.advance(600)
+    acting.finish(ring.job_id)
+    assert (acting.jobs.get(ring.job_id).state, acting.jobs.get(ring.job_id).last_error) == ("succeeded", None)
+
+
+def test_holding_waits_for_other_runs_and_keeps_what_failed_before(acting: Acting) -> None:
+    first, second, third = acting.planned(2, shards=3)
+    acting.jobs.fail_shard(acting.claim(first), "the first failed")
+    other = acting.claim(second)
+
+    acting.jobs.hold(acting.claim(third), "the disk is full")
+
+    assert acting.jobs.get(first.job_id).state == "pausing"
+    acting.work(other, end="chunk")
+    assert acting.jobs.get(first.job_id).state == "paused"
+    acting.jobs.request(first.job_id, "resume", by="user")
+    acting.finish(first.job_id)
+    job = acting.jobs.get(first.job_id)
+    assert (job.state, job.last_error) == ("partial", "the first failed")
+
+
+def test_a_claim_that_is_lost_or_whose_job_is_cancelled_pauses_nothing(acting: Acting) -> None:
+    (ring,) = acting.planned(2)
+    lost = acting.claim(ring)
+    acting.clock.advance(120)
+    (again,) = acting.jobs.reconcile()
+    claim = acting.claim(again)
+
+    assert not acting.jobs.hold(lost, "the disk is full")
+    assert acting.jobs.get(ring.job_id).state == "running"
+    acting.jobs.request(ring.job_id, "cancel", by="user")
+    assert acting.jobs.hold(claim, "the disk is full")
+    assert (acting.jobs.get(ring.job_id).state, acting.jobs.get(ring.job_id).last_error) == ("cancelled", None)
 
 
 def test_jobs_are_counted_by_state(acting: Acting) -> None:
