@@ -136,21 +136,56 @@ def check(cli: CliContext, as_json: bool) -> None:
 
 @click.command()
 @click.option("-Q", "--queues", default=",".join(QUEUES), show_default=True, help="What to consume, with commas.")
-@click.option("-w", "--concurrency", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
+@click.option("-w", "--concurrency", type=click.IntRange(1, 64), help="Processes, or threads  [default: 2; solo: 1]")
 @click.option("-n", "--name", default="worker", show_default=True, help="Name, shown before the host's.")
+@click.option(
+    "--pool",
+    type=click.Choice(["prefork", "spawn", "solo", "threads"]),
+    help="Who does the work  [default: spawn for the queue embed alone, else prefork]",
+)
 @_loglevel_option
 @pass_cli
-def worker(cli: CliContext, queues: str, concurrency: int, name: str, loglevel: str | None) -> None:
-    """Run a worker until it is stopped. Give the queue `embed` a worker of its own: it loads the model."""
-    unknown = sorted(set(queues.split(",")) - set(QUEUES))
+def worker(
+    cli: CliContext, queues: str, concurrency: int | None, name: str, pool: str | None, loglevel: str | None
+) -> int:
+    """Run a worker until it is stopped. Give the queue `embed` a worker of its own: it loads the model.
+
+    `prefork` and `spawn` run processes; a spawned one shares no memory with the worker, which models want.
+    `threads` and `solo` run in the worker itself and cannot end a task that hangs.
+    """
+    wanted = list(dict.fromkeys(queue.strip() for queue in queues.split(",")))
+    unknown = sorted(set(wanted) - set(QUEUES))
     if unknown:
         raise click.UsageError(f"unknown queue {unknown[0]!r}; choose from {', '.join(QUEUES)}")
+    pool = pool or ("spawn" if wanted == ["embed"] else "prefork")
+    if pool == "solo" and concurrency not in (None, 1):
+        raise click.UsageError("--pool solo does one thing at a time: leave out --concurrency")
+    number = 1 if pool == "solo" else concurrency or 2
     cli.stores().close()
-    app = _celery(cli)
-    argv = ["worker", f"--queues={queues}", f"--concurrency={concurrency}", f"--hostname={name}@%h"]
-    app.worker_main(
-        [*argv, f"--loglevel={loglevel or cli.settings.logging.level}", "--without-gossip", "--without-mingle"]
+    return run_worker(
+        _celery(cli, processes=number if pool in ("prefork", "spawn") else 1),
+        queues=wanted,
+        concurrency=number,
+        name=name,
+        pool=pool,
+        loglevel=loglevel or cli.settings.logging.level,
     )
+
+
+def run_worker(app: Celery, *, queues: list[str], concurrency: int, name: str, pool: str, loglevel: str) -> int:
+    """Run a worker in this process; return what it ends with: 1 when it ended itself."""
+    from celery.bin.celery import celery
+
+    if pool == "spawn":
+        app.conf.worker_pool_start_method = "spawn"
+    argv = ["worker", f"--queues={','.join(queues)}", f"--concurrency={concurrency}", f"--hostname={name}@%h"]
+    argv += [f"--pool={'prefork' if pool == 'spawn' else pool}", f"--loglevel={loglevel}"]
+    # `app.worker_main` keeps the exit code to itself.
+    code = celery.main(
+        args=["--app=cache_management.workers.app:app", *argv, "--without-gossip", "--without-mingle"],
+        standalone_mode=False,
+    )
+    return int(code or 0)
 
 
 @click.command()
@@ -162,7 +197,11 @@ def beat(cli: CliContext, loglevel: str | None) -> None:
     _celery(cli).Beat(loglevel=loglevel or cli.settings.logging.level).run()
 
 
-def _celery(cli: CliContext) -> Celery:
+def _celery(cli: CliContext, *, processes: int = 1) -> Celery:
+    from cache_management.workers.cores import fit_threads
+
+    # Before the tasks are loaded, and numpy with them.
+    fit_threads(processes)
     # The app reads the settings when it is imported, here and in every pool child.
     if cli.loaded.file is not None:
         os.environ["CACHE_CONFIG"] = str(cli.loaded.file.absolute())

@@ -118,9 +118,11 @@ def _services(loaded: Loaded, *, with_redis: bool, broker_port: int | None, work
         services.append(ServerService(name="broker", start=_redis(settings, "broker", broker_port, appendonly=True)))
     if with_redis:
         services.append(ServerService(name="cache", start=_redis(settings, "cache", None, appendonly=True)))
-    services.append(_worker(loaded, "light", LIGHT_QUEUES, workers))
+    # One for control alone: else whatever fills the light one holds up what looks after the jobs.
+    services.append(_worker(loaded, "control", ("control",), ["--pool=solo"]))
+    services.append(_worker(loaded, "light", LIGHT_QUEUES, [f"--concurrency={workers}"]))
     if importlib.util.find_spec("sentence_transformers") is not None:
-        services.append(_worker(loaded, "embed", ("embed",), 1))
+        services.append(_worker(loaded, "embed", ("embed",), ["--concurrency=1"]))
     services.append(_command(loaded, "beat", ["beat"]))
     return services
 
@@ -132,9 +134,9 @@ def _redis(settings: Settings, name: str, port: int | None, *, appendonly: bool)
     return start
 
 
-def _worker(loaded: Loaded, name: str, queues: Sequence[str], concurrency: int) -> CommandService:
+def _worker(loaded: Loaded, name: str, queues: Sequence[str], options: Sequence[str]) -> CommandService:
     ready_file = loaded.settings.data_dir / RUN_FOLDER / f"{name}.ready"
-    argv = ["worker", f"--name={name}", f"--queues={','.join(queues)}", f"--concurrency={concurrency}"]
+    argv = ["worker", f"--name={name}", f"--queues={','.join(queues)}", *options]
     return _command(loaded, f"worker-{name}", argv, ready_file=ready_file)
 
 

@@ -44,7 +44,9 @@ broker_pool_acquire_timeout = 10
 worker_soft_shutdown_timeout = 30
 # An idle worker has nothing to wait for: `down` would take half a minute for each of them.
 worker_enable_soft_shutdown_on_idle = False
+# Against leaks. A worker of `embed` alone has neither limit on tasks nor this one on memory: `workers/process.py`.
 worker_max_tasks_per_child = 500
+worker_max_memory_per_child = 1_000_000  # KiB
 worker_proc_alive_timeout = 120  # a child that loads a model needs longer than the default 4 s
 
 # Watching.
@@ -110,6 +112,7 @@ ASKED_EVERY_SECONDS = 60.0
 beat_scheduler = "celery.beat:Scheduler"
 beat_schedule: dict[str, dict[str, Any]] = {
     "reconcile": {"task": "control.reconcile", "schedule": 15.0, "options": {"queue": "control", "expires": 14.0}},
+    "pulse": {"task": "control.pulse", "schedule": 15.0, "options": {"queue": "control", "expires": 14.0}},
     "stats": scheduled("stats", "stats", every_seconds=60),
     "prune": scheduled("prune", "prune", every_seconds=DAY, offset_seconds=3 * HOUR + 10 * 60),
     "audit-verify": scheduled("audit-verify", "audit-verify", every_seconds=DAY, offset_seconds=4 * HOUR),

@@ -53,6 +53,8 @@ TASK_LIMITS: Final = {
     "control.rollup": Limits(30, 60),
     "control.prune": Limits(30, 60),
     "control.audit_verify": Limits(30, 60),
+    "control.pulse": Limits(10, 20),
+    "control.heartbeat": Limits(10, 20),
 }
 
 QUEUES: Final = ("control", "warm", "embed", "evict", "repair", "transfer")

@@ -61,7 +61,7 @@ def read_queues(app: Any, *, queues: Sequence[str] = QUEUES) -> dict[str, Waitin
     """
     with reaching(app) as channel:
         if getattr(channel, "client", None) is None:
-            return {queue: Waiting(depth=_declared(channel, queue)) for queue in queues}
+            return {queue: Waiting(depth=depth_of(channel, queue)) for queue in queues}
         return _read_redis(channel, queues)
 
 
@@ -129,8 +129,8 @@ def reaching(app: Any) -> Iterator[Any]:
             ) from exc
 
 
-def _declared(channel: Any, queue: str) -> int:
-    """Return the depth of a queue of a broker that is no Redis; 0 where nobody has declared it yet."""
+def depth_of(channel: Any, queue: str) -> int:
+    """Count what waits in a queue, of any kind of broker; 0 where there is no such queue, or an empty one on Redis."""
     from kombu.exceptions import ChannelError
 
     try:

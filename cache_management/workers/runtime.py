@@ -63,20 +63,22 @@ class Runtime:
 
 
 _current: Runtime | None = None
+_making = threading.Lock()
 
 
 def current() -> Runtime:
     """Return this process's runtime, made at the first call."""
     global _current
-    if _current is None or _current.pid != os.getpid():
-        _current = Runtime(read_settings().settings)
-    return _current
+    with _making:  # the tasks of a pool of threads share it
+        if _current is None or _current.pid != os.getpid():
+            _current = Runtime(read_settings().settings)
+        return _current
 
 
 def forget() -> None:
     """Drop what was inherited through a fork, without closing it: it belongs to the parent."""
-    global _current
-    _current = None
+    global _current, _making
+    _current, _making = None, threading.Lock()
 
 
 def close() -> None:

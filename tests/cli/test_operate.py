@@ -30,11 +30,9 @@ def test_servers_log_as_the_settings_say_unless_told(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], level: str
 ) -> None:
     levels: list[str] = []
-    app = SimpleNamespace(
-        worker_main=lambda argv: levels.extend(arg.partition("=")[2] for arg in argv if "loglevel" in arg),
-        Beat=lambda loglevel: levels.append(loglevel) or SimpleNamespace(run=lambda: None),
-    )
-    monkeypatch.setattr(operate, "_celery", lambda _: app)
+    app = SimpleNamespace(Beat=lambda loglevel: levels.append(loglevel) or SimpleNamespace(run=lambda: None))
+    monkeypatch.setattr(operate, "_celery", lambda _, **__: app)
+    monkeypatch.setattr(operate, "run_worker", lambda _, *, loglevel, **__: levels.append(loglevel) or 0)
     monkeypatch.setenv("CACHE_LOGGING__LEVEL", "WARNING")
 
     assert cli("worker", *arguments).code == 0
@@ -82,3 +80,38 @@ def test_a_head_that_is_none_is_refused(cli: Cli, log: list[str]) -> None:
 
     assert found.code == 2
     assert "ID:HASH" in found.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pool", "processes", "concurrency"),
+    [
+        ((), "prefork", 2, 2),
+        (("--queues", "embed"), "spawn", 2, 2),
+        (("--queues", "embed", "--pool", "prefork", "-w", "4"), "prefork", 4, 4),
+        (("--pool", "threads", "-w", "8"), "threads", 1, 8),
+        (("--pool", "solo"), "solo", 1, 1),
+    ],
+)
+def test_a_worker_gets_the_pool_that_fits_its_queues(
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    pool: str,
+    processes: int,
+    concurrency: int,
+) -> None:
+    found: list[object] = []
+    monkeypatch.setattr(operate, "_celery", lambda _, processes: found.append(processes))
+    monkeypatch.setattr(
+        operate, "run_worker", lambda _, *, pool, concurrency, **__: found.extend((pool, concurrency)) or 0
+    )
+
+    assert cli("worker", *arguments).code == 0
+
+    assert found == [processes, pool, concurrency]
+
+
+def test_a_solo_worker_with_processes_is_refused(cli: Cli) -> None:
+    refused = cli("worker", "--pool", "solo", "--concurrency", "2")
+
+    assert (refused.code, "one thing at a time" in refused.err) == (2, True)

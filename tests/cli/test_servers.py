@@ -40,7 +40,7 @@ def test_up_runs_a_job_and_down_leaves_nothing_behind(cli: Cli, data_dir: Path) 
     try:
         assert started.code == 0, started.err
         services = started.data["services"]
-        assert {"broker", "cache", "worker-light", "worker-embed", "beat"} == set(services)
+        assert {"broker", "cache", "worker-control", "worker-light", "worker-embed", "beat"} == set(services)
         Path("pairs.json").write_text(json.dumps([{"prompt": "hello there", "response": "hi"}]))
 
         Path("elsewhere.yaml").write_text("backend: disk\ndisk_path: elsewhere\n")

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -53,7 +53,14 @@ class JobWorld:
         self.client = JobClient(self.settings, stores=self.stores)
         self._workers: list[subprocess.Popen[bytes]] = []
 
-    def start_worker(self, *, queues: Sequence[str] = ("control", "warm", "embed"), concurrency: int = 2) -> Worker:
+    def start_worker(
+        self,
+        *,
+        queues: Sequence[str] = ("control", "warm", "embed"),
+        concurrency: int | None = 2,
+        options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> Worker:
         """Start a worker process and wait until it consumes."""
         number = len(self._workers)
         ready = self.folder / f"worker-{number}.ready"
@@ -61,8 +68,13 @@ class JobWorld:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("CACHE_")}
         argv = [sys.executable, "-m", "cache_management.cli", "worker", f"--name=w{number}"]
         process = subprocess.Popen(
-            [*argv, f"--queues={','.join(queues)}", f"--concurrency={concurrency}"],
-            env=inherited | self.env | {"CACHE_READY_FILE": str(ready)},
+            [
+                *argv,
+                f"--queues={','.join(queues)}",
+                *([f"--concurrency={concurrency}"] if concurrency else []),
+                *options,
+            ],
+            env=inherited | self.env | {"CACHE_READY_FILE": str(ready)} | dict(env or {}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -72,7 +84,7 @@ class JobWorld:
         self._workers.append(process)
         wait_until(lambda: ready.exists() or process.poll() is not None, timeout=60)
         assert process.poll() is None, (self.folder / f"worker-{number}.log").read_text()[-3000:]
-        return Worker(process)
+        return Worker(process, self.folder / f"worker-{number}.log")
 
     def wait_for_job(self, job_id: str, *, timeout: float = 60.0) -> JobView:
         """Wait for the end of a job; on failure say how far it got and what the workers said."""
@@ -110,7 +122,7 @@ class JobWorld:
     def close(self) -> None:
         """End the workers by their own pids, children included."""
         for process in self._workers:
-            Worker(process).kill()
+            Worker(process, self.folder / "unread").kill()
         self.client.close()
         self.stores.close()
 
@@ -118,8 +130,14 @@ class JobWorld:
 class Worker:
     """One worker: a parent that talks to the broker, and its pool children."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log_file: Path) -> None:
         self.process = process
+        self._log_file = log_file
+
+    @property
+    def log(self) -> str:
+        """What it said so far."""
+        return self._log_file.read_text()
 
     def children(self) -> list[psutil.Process]:
         try:
