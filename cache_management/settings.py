@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, model_validator
@@ -44,6 +44,28 @@ class DistributedSettings(_Part):
     sharding: Literal["consistent_hash", "mod_hash", "range"] = "consistent_hash"
     replicas: int = Field(default=2, ge=0, le=4)
     consistency: Literal["one", "quorum", "all"] = "quorum"
+
+
+class ProviderSettings(_Part):
+    """Who answers prompts that have no answer yet, and how fast it may be asked; `rate_per_second: 0` is no limit."""
+
+    command: str | None = Field(default=None, repr=False)
+    callable: str | None = None
+    timeout_seconds: float = Field(default=60.0, gt=0, le=100)
+    concurrency: int = Field(default=4, ge=1, le=64)
+    rate_per_second: float = Field(default=0.0, ge=0, le=100_000)
+    burst: int = Field(default=1, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _one_answers(self) -> Self:
+        if self.command and self.callable:
+            raise ValueError("command and callable both answer prompts: set one of them")
+        return self
+
+    @property
+    def is_set(self) -> bool:
+        """Tell whether prompts without an answer can be asked."""
+        return bool(self.command or self.callable)
 
 
 class JobsSettings(_Part):
@@ -80,6 +102,7 @@ class Settings(CacheConfig):
     semantic: MeaningConfig = MeaningConfig()
 
     distributed: DistributedSettings = DistributedSettings()
+    provider: ProviderSettings = ProviderSettings()
     prices: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     jobs: JobsSettings = JobsSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from cache_management.cache.errors import ConfigurationError
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
+from cache_management.cache.prices import price_of
 from cache_management.services.supervisor import State, read_state
 from cache_management.settings import Loaded, Settings, load_settings
 
 if TYPE_CHECKING:
+    from cache_management.cache.answering import Answering, Wait
     from cache_management.cache.semantic.re_embedding import ReEmbedding
     from cache_management.models.store import Stores
 
@@ -92,6 +94,27 @@ class Platform:
             self.settings.similarity(), backend=self.llm_cache.backend, listener=self.llm_cache.tell
         )
         return CacheManager(self.llm_cache, matcher)
+
+    def answering(self, wait: Wait) -> Answering:
+        """Return the work that asks the configured provider for answers, at the pace of `wait`.
+
+        Raises:
+            ConfigurationError: No provider is configured, or it cannot be loaded.
+        """
+        from cache_management.cache.answering import Answering
+        from cache_management.cache.provider import open_provider
+
+        given = self.settings.provider
+        provider = open_provider(command=given.command, function=given.callable, timeout_seconds=given.timeout_seconds)
+        if provider is None:
+            raise ConfigurationError("nobody answers prompts here: set provider.command or provider.callable")
+        return Answering(
+            self.entries,
+            provider,
+            price=lambda model: price_of(model, self.settings.prices),
+            wait=wait,
+            clock=self.llm_cache.clock,
+        )
 
     def re_embedding(self) -> ReEmbedding:
         """Return the work that gives every entry of the namespace its vector; close what is returned."""

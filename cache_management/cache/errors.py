@@ -10,6 +10,8 @@
     ├── CorruptRecord             stored bytes failed their check; readers turn it into a miss
     ├── JournalGap                a reader fell behind what the journal still holds
     ├── EmbedderUnavailable       the embedding model cannot be loaded
+    ├── ProviderBusy              whoever answers prompts cannot now: ask again later
+    ├── ProviderRefused           it will not answer this prompt
     ├── JobError                  a job cannot be submitted, found or changed
     │   ├── JobNotFound
     │   └── BrokerUnavailable     the task queue cannot be reached
@@ -68,6 +70,19 @@ class JournalGap(CacheError):
 
 class EmbedderUnavailable(CacheError):
     """The embedding model cannot be loaded."""
+
+
+class ProviderBusy(CacheError):
+    """Whoever answers prompts cannot now: too many questions, an outage. Ask again later."""
+
+    def __init__(self, reason: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(f"the provider cannot answer now: {reason}")
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ProviderRefused(CacheError):
+    """Whoever answers prompts will not answer this one, however often it is asked."""
 
 
 class JobError(CacheError):

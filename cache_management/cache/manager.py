@@ -266,6 +266,10 @@ class CacheManager:
         await self.index(missing[:limit])
         return max(0, len(missing) - limit)
 
+    async def scope_of(self, request: Request) -> str | None:
+        """Return where the answer of a request is found by meaning, see `Facts`; None when only exactly."""
+        return await self._door.scope_or_none(request, self._door.config.threshold)
+
     async def put_records(self, records: Mapping[str, Record]) -> None:
         """Store encoded entries without indexing them; see `index`."""
         await self.llm_cache.put_records(records)

@@ -83,8 +83,14 @@ class WarmItem(BaseModel):
         )
 
 
-def check_item(data: object, *, where: str) -> WarmItem:
-    """Return an item that can be stored.
+class AskedItem(WarmItem):
+    """An item of a job. Without a response a provider is asked, the whole `request` or else the prompt alone."""
+
+    request: dict[str, JsonValue] | None = None
+
+
+def check_item(data: object, *, where: str, may_ask: bool = False) -> WarmItem:
+    """Return an item that can be stored; with `may_ask` one without a response is for a provider.
 
     Raises:
         InvalidInput: A field is wrong or missing, or the prompt cannot be a key; names `where`.
@@ -100,14 +106,15 @@ def check_item(data: object, *, where: str) -> WarmItem:
             item = WarmItem.model_validate(data, strict=True)
     except ValidationError as exc:
         raise InvalidInput(explain_validation(exc, what=where)) from None
-    if item.response is None:
+    if item.response is None and not may_ask:
         raise InvalidInput(
             f"{where}: the prompt {_short(item.prompt)} has no response, and no provider is configured to ask for one"
+            " (provider.command, provider.callable)"
         )
     try:
         size = len(item.entry_key.encode())
         metadata = json.dumps(item.metadata, allow_nan=False, ensure_ascii=False)
-        whole = sum(len(text.encode()) for text in (item.prompt, item.response, item.model, metadata))
+        whole = sum(len(text.encode()) for text in (item.prompt, item.response or "", item.model, metadata))
     except UnicodeEncodeError as exc:
         raise InvalidInput(f"{where}: the text is not valid Unicode: {exc.reason}") from None
     except (ValueError, RecursionError) as exc:
@@ -123,10 +130,10 @@ def check_item(data: object, *, where: str) -> WarmItem:
     return item
 
 
-def read_warm_file(path: Path) -> Iterator[WarmItem]:
+def read_warm_file(path: Path, *, may_ask: bool = False) -> Iterator[WarmItem]:
     """Yield the items of a warm file, checked, in order.
 
-    The file is a JSON list, or one JSON object per line.
+    The file is a JSON list, or one JSON object per line. With `may_ask` a response may be missing: a provider is asked.
 
     Raises:
         InvalidInput: The file is missing, empty, not UTF-8, not JSON, or an item is wrong; names the line.
@@ -148,15 +155,15 @@ def read_warm_file(path: Path) -> Iterator[WarmItem]:
     found = False
     for line, value in values:
         found = True
-        yield check_item(value, where=f"{path}, line {line}")
+        yield check_item(value, where=f"{path}, line {line}", may_ask=may_ask)
     if not found:
         raise InvalidInput(f"{path}: the list holds no items")
 
 
-def check_items(items: Iterable[object]) -> Iterator[WarmItem]:
+def check_items(items: Iterable[object], *, may_ask: bool = False) -> Iterator[WarmItem]:
     """Yield items given by a program, checked; errors name the position, counted from 0."""
     for at, item in enumerate(items):
-        yield check_item(item, where=f"item {at}")
+        yield check_item(item, where=f"item {at}", may_ask=may_ask)
 
 
 def _line_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:

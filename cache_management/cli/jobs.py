@@ -11,7 +11,7 @@ import click
 
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
-from cache_management.cli.files import as_file
+from cache_management.cli.files import as_file, print_dry_run
 from cache_management.cli.output import json_option, note, plain, print_json, print_table
 from cache_management.cli.watching import Seconds, exit_code_of, follow, print_job, waiting_options, watch_job
 
@@ -59,11 +59,12 @@ def submit(
     from cache_management.workers.messages import check_params
 
     given = dict(_parse_param(each) for each in params)
-    if (source is not None) != (kind == "warm"):
+    needs_source = kind == "warm" and given.get("take", "inputs") == "inputs"
+    if (source is not None) != needs_source:
         raise click.UsageError(
-            "a warm job needs --source, the file of its items"
+            "a warm job needs --source, the file of its items, or -p take=misses or -p take=expiring"
             if source is None
-            else f"a job of kind {kind} reads no --source"
+            else "a job of this kind reads no --source"
         )
     options: dict[str, Any] = {"idem_key": idem, "priority": priority, "deadline_seconds": deadline}
     if source is None:
@@ -76,11 +77,7 @@ def submit(
         return follow(client, client.submit(kind, checked, **options), wait=wait, timeout=timeout, as_json=as_json)[1]
     with as_file(source) as path:
         if dry_run:
-            from cache_management.cache.warm_items import read_warm_file
-
-            count = sum(1 for _ in read_warm_file(path))
-            print_json({"kind": kind, "items": count}) if as_json else click.echo(f"{count} items could be warmed.")
-            return ExitCode.OK
+            return print_dry_run(cli, path, as_json=as_json)
         client = cli.client()
         client.check_broker()
         submitted = submit_warm_file(client, path, **given, **options)

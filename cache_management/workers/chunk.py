@@ -58,6 +58,7 @@ class Progress(msgspec.Struct, frozen=True):
     total: int | None = None
     summary: dict[str, Any] | None = None
     bookmark: str | None = None
+    new_inputs: Sequence[tuple[int, bytes, int]] = ()
 
 
 Step = Callable[[Platform, Claim], Awaitable[Progress]]
@@ -70,6 +71,14 @@ class ShardFailed(CacheError):
 
 class JobPaused(CacheError):
     """Raised by a step when somebody has to do something first; what it committed stays, and `resume` goes on."""
+
+
+class ComeBackLater(CacheError):
+    """Raised by a step that can do nothing now, by no fault of its items: its shard waits, and goes on by itself."""
+
+    def __init__(self, reason: str, *, seconds: float) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
 
 
 def run_chunk(task: Task, job_id: str, shard: int, fence: int, step: Step) -> None:
@@ -110,6 +119,11 @@ def run_chunk(task: Task, job_id: str, shard: int, fence: int, step: Step) -> No
     except JobPaused as exc:
         logger.warning("job %s, shard %s pauses: %s", job_id, shard, exc)
         stores.jobs.hold(claimed, str(exc))
+    except ComeBackLater as exc:
+        logger.info("job %s, shard %s waits for %.1f s: %s", job_id, shard, exc.seconds, exc)
+        ring = _give_back(stores, claimed, retry_in=exc.seconds, blame=False, reason=str(exc))
+        if ring is not None:
+            client.ring([ring], delay_seconds=exc.seconds)
     except Exception as exc:  # the edge of a task: whatever the work raised, the shard must not stay leased
         # A store that is away is nobody's fault; anything else may be the item's, and is counted:
         # a batch that is too slow for the time limit must go item by item.
@@ -167,6 +181,7 @@ def _commit(stores: Stores, claim: Claim, progress: Progress, end: End) -> Commi
                 total=progress.total,
                 summary=progress.summary,
                 bookmark=progress.bookmark,
+                new_inputs=progress.new_inputs,
             )
         except MetadataUnavailable as exc:
             logger.warning("job %s: the database is away, the commit is repeated: %s", claim.job_id, exc)

@@ -134,6 +134,7 @@ class JobClient:
         batch_size: int = 50,
         shards: int = 4,
         embed: bool = True,
+        max_cost_usd: float | None = None,
         **options: Any,
     ) -> Submitted:
         """Accept a warm job and ring for it; `options` are those of `submit`.
@@ -155,6 +156,7 @@ class JobClient:
             embed=embed,
             source=source,
             source_digest=source_digest,
+            max_cost_usd=max_cost_usd,
         )
         return self.submit("warm", params, inputs=parts, **options)
 
@@ -351,7 +353,8 @@ def enqueue_warm(
     from a coroutine call it with `asyncio.to_thread`.
 
     Args:
-        items: Responses, dictionaries with prompt and response, or the path of a warm file.
+        items: Responses, dictionaries with prompt and response, or the path of a warm file. A response may be missing
+            where a provider is configured.
         idem_key: While a job of this namespace with this key lives, its id is returned and nothing new is queued.
         settings: Replaces what the configuration file and the environment say.
 
@@ -364,14 +367,15 @@ def enqueue_warm(
     try:
         if isinstance(items, str | os.PathLike):
             return submit_warm_file(client, Path(items), idem_key=idem_key, embed=embed).job_id
-        return client.submit_warm(check_items(items), idem_key=idem_key, embed=embed).job_id
+        may_ask = client.settings.provider.is_set
+        return client.submit_warm(check_items(items, may_ask=may_ask), idem_key=idem_key, embed=embed).job_id
     finally:
         client.close()
 
 
 def submit_warm_file(client: JobClient, path: Path, *, idem_key: str | None = None, **options: Any) -> Submitted:
     """Submit the items of a warm file; the whole file is checked before anything is queued."""
-    items = read_warm_file(path)
+    items = read_warm_file(path, may_ask=client.settings.provider.is_set)
     first = next(items)  # before the digest: a file that cannot be read says so here
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()

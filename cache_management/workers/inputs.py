@@ -9,7 +9,7 @@ import zstandard
 from pydantic import ValidationError
 
 from cache_management.cache.errors import CorruptRecord
-from cache_management.cache.warm_items import WarmItem
+from cache_management.cache.warm_items import AskedItem, WarmItem
 
 ITEMS_PER_PART = 200
 _PART_BYTES = 8 * 2**20  # a part of large items ends early, so that one part always fits into memory
@@ -31,7 +31,7 @@ def pack_inputs(items: Iterable[WarmItem]) -> Iterator[tuple[bytes, int]]:
         yield _compress(lines), len(lines)
 
 
-def unpack_inputs(payload: bytes) -> list[WarmItem]:
+def unpack_inputs(payload: bytes) -> list[AskedItem]:
     """Return the items of a part.
 
     Raises:
@@ -42,11 +42,11 @@ def unpack_inputs(payload: bytes) -> list[WarmItem]:
         if not 0 <= size <= _LIMIT_BYTES:
             raise CorruptRecord(f"an input part declares {size:,} bytes")
         data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=size)
-        return [WarmItem.model_validate_json(line) for line in data.split(b"\n")]
+        return [AskedItem.model_validate_json(line) for line in data.split(b"\n")]
     except ValidationError as exc:
         # Not its text: that quotes the prompt. Not as the cause either, which a log would print.
         first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"] if part in WarmItem.model_fields) or "item"
+        place = ".".join(str(part) for part in first["loc"] if part in AskedItem.model_fields) or "item"
         raise CorruptRecord(f"an input part cannot be decoded: {place}: {first['type']}") from None
     except (zstandard.ZstdError, ValueError) as exc:
         raise CorruptRecord(f"an input part cannot be decoded: {type(exc).__name__}") from None

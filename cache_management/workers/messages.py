@@ -7,10 +7,11 @@ prompts or answers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cache_management.cache.clock import run_version
 from cache_management.cache.config import explain_validation
 from cache_management.cache.errors import BrokerUnavailable, InvalidInput
 from cache_management.settings import Settings
@@ -44,7 +45,7 @@ ROUTES: Final = {
 
 TASK_LIMITS: Final = {
     "warm.plan": Limits(60, 90),
-    "warm.chunk": Limits(60, 90),
+    "warm.chunk": Limits(120, 150),
     "embed.batch": Limits(60, 120),
     "embed.plan": Limits(60, 120),
     "embed.walk": Limits(60, 120),
@@ -102,9 +103,18 @@ class NoParams(_Params):
 
 
 class WarmParams(_Params):
-    """Parameters of a warm job; its items travel as inputs of the job."""
+    """Parameters of a warm job. Its items travel as inputs of the job, or it finds them itself.
 
-    version: int = Field(ge=0)
+    `take`: "misses" are the `top` questions of the last day that had no answer most often and still have none;
+    "expiring" the most popular entries that expire within `expire_within_seconds`. Both ask the provider. Nothing is
+    asked any more once `max_cost_usd` is spent. `version` is the moment as of which the job writes.
+    """
+
+    take: Literal["inputs", "misses", "expiring"] = "inputs"
+    top: int = Field(default=100, ge=1, le=10_000)
+    expire_within_seconds: float = Field(default=600, gt=0, le=30 * 86_400)
+    max_cost_usd: float | None = Field(default=None, gt=0, le=1_000_000)
+    version: int = Field(default_factory=run_version, ge=0)
     shards: int = Field(default=1, ge=1, le=64)
     batch_size: int = Field(default=50, ge=1, le=500)
     embed: bool = True

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 
 from celery import Task, shared_task
 
 from cache_management.cache.backends.base import Journal
 from cache_management.cache.errors import JournalGap
 from cache_management.cache.identity import digest
+from cache_management.cache.prices import price_of
 from cache_management.cache.usage import STREAM, UsageNote, decode_note
 from cache_management.models.store.operations import Amounts, KeyCounts
 from cache_management.models.store.results import Claim, Counts
@@ -67,17 +67,6 @@ def add_up(notes: Sequence[UsageNote], prices: Mapping[str, float]) -> tuple[Amo
             had = keys.get((note.namespace, key), (0, 0))
             keys[note.namespace, key] = (had[0] + hits, had[1] + misses)
     return {at: {name: n for name, n in named.items() if n} for at, named in amounts.items()}, keys
-
-
-def price_of(model: str, prices: Mapping[str, float]) -> float:
-    """Return what a token of a model costs in micro-dollars, which is dollars for a million; 0 when nobody said.
-
-    The name as it stands wins over a shell glob, and the longest glob over shorter ones.
-    """
-    if model in prices:
-        return prices[model]
-    fitting = [pattern for pattern in prices if fnmatchcase(model, pattern)]
-    return prices[max(fitting, key=len)] if fitting else 0.0
 
 
 def stream_of(settings: Settings) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,44 @@ def test_checking_an_empty_database_says_how_to_upgrade(
     assert "cache-cli db upgrade" in found.err
     assert cli("db", "upgrade").code == 0
     assert cli("db", "check").code == 0
+
+
+@pytest.fixture
+def provider(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that answers prompts, and refuses one."""
+    Path("provider.py").write_text(
+        "import json, sys\n"
+        "prompt = json.load(sys.stdin)['prompt']\n"
+        "if prompt == 'bad': sys.exit(3)\n"
+        "print(json.dumps({'response': prompt.upper(), 'cost_usd': 0.01}))"
+    )
+    monkeypatch.setenv("CACHE_PROVIDER__COMMAND", f"{sys.executable} provider.py")
+
+
+def test_prompts_without_a_response_are_asked_of_the_provider(cli: Cli, provider: None) -> None:
+    Path("ask.jsonl").write_text('{"prompt": "one"}\n{"prompt": "bad"}\n{"prompt": "two", "response": "given"}')
+
+    dry = cli("warm", "ask.jsonl", "--local", "--dry-run", "--json")
+    found = cli("warm", "ask.jsonl", "--local", "--json")
+
+    assert dry.data == {"items": 3, "to_ask": 2}
+    assert (found.code, found.data["stored"], found.data["failed"]) == (3, 2, 1)
+    assert "ended with 3" in found.err
+    assert cli("get-cache", "one").out == "ONE\n"
+    assert cli("get-cache", "two").out == "given\n"
+
+
+def test_no_more_is_asked_than_may_be_spent(cli: Cli, provider: None) -> None:
+    Path("ask.jsonl").write_text("\n".join(json.dumps({"prompt": f"q{at}"}) for at in range(12)))
+
+    found = cli("warm", "ask.jsonl", "--local", "--max-cost", "0.03", "--json")
+
+    # Four at once.
+    assert (found.data["stored"], found.data["skipped"]) == (4, 8)
+
+
+def test_standard_input_is_a_file_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = io.TextIOWrapper(io.BytesIO(b'{"prompt": "q", "response": "a"}'))
+    monkeypatch.setattr("sys.stdin", source)
+
+    assert cli("warm", "-", "--local", "--json").data["stored"] == 1

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
+from cache_management.models.base import read_clock
+from cache_management.models.store import open_stores
 from cache_management.models.store.results import JobView, Ring
 from cache_management.settings import load_settings
 from cache_management.workers import runtime
@@ -28,7 +32,9 @@ class Inline:
         self.settings = load_settings(env=given).settings
         self.runtime = runtime.Runtime(self.settings)
         self.platform = self.runtime.platform
-        self.stores = self.platform.stores
+        self._later = 0.0
+        self.stores = open_stores(self.settings.metadata_url, clock=self._now)
+        self.platform.__dict__["stores"] = self.stores
         self.stores.upgrade()
         self.rung: list[Ring] = []
         self.delays: list[float] = []
@@ -52,9 +58,16 @@ class Inline:
         task = SimpleNamespace(name=name, request=request)
         _tasks()[name].run.__func__(task, ring.job_id, ring.shard, ring.fence)
 
+    def pass_time(self, seconds: float) -> None:
+        """Let the database's clock go on."""
+        self._later += seconds
+
     def do(self, work: Any) -> Any:
         """Run a coroutine on the loop of the runtime, where its caches live."""
         return self.runtime.run(work)
+
+    def _now(self, connection: Connection) -> datetime:
+        return read_clock(connection) + timedelta(seconds=self._later)
 
     def close(self) -> None:
         self.runtime.close()

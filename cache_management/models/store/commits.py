@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from cache_management.models.job import Job, JobItem, JobShard
+from cache_management.models.job import Job, JobInput, JobItem, JobShard
 from cache_management.models.store.claims import lease_until, mine, ring_of
 from cache_management.models.store.lifecycle import FREED, behind, lock_job, record, settle, wake_follower
 from cache_management.models.store.operations import upserting
@@ -41,6 +41,7 @@ class Work(msgspec.Struct, frozen=True):
     total: int | None
     summary: Mapping[str, Any] | None
     bookmark: str | None = None
+    new_inputs: Sequence[tuple[int, bytes, int]] = ()
 
     def touches_job(self, claim: Claim) -> bool:
         """Whether the job's row or its list of open shards may change: then nobody else may hold it."""
@@ -55,7 +56,7 @@ def check(claim: Claim, work: Work) -> None:
     """
     counts, outcomes = work.counts, work.outcomes
     moves_bookmark = work.bookmark not in (None, claim.bookmark)
-    holds_something = counts != Counts() or outcomes or work.new_items or moves_bookmark
+    holds_something = counts != Counts() or outcomes or work.new_items or work.new_inputs or moves_bookmark
     if work.end == "continue" and work.to_cursor == claim.cursor and holds_something:
         raise ValueError("a commit that goes on must move the cursor, or its repeat could not be told from it")
     if outcomes:
@@ -64,7 +65,7 @@ def check(claim: Claim, work: Work) -> None:
         found = tuple(sum(outcome.state == state for outcome in outcomes) for state in ("done", "dead", "skipped"))
         if found != (counts.done, counts.failed, counts.skipped):
             raise ValueError(f"outcomes say {found} done, dead, skipped; counts say {counts}")
-    if claim.shard_kind != "plan" and (work.new_items or work.new_shards):
+    if claim.shard_kind != "plan" and (work.new_items or work.new_shards or work.new_inputs):
         raise ValueError(f"a shard of kind {claim.shard_kind} plans nothing")
     if work.new_shards and work.end != "shard":
         raise ValueError("shards open with the plan's last commit, when all their items are known")
@@ -82,6 +83,14 @@ def apply(
     if not _move_shard(connection, claim, work, end, now, running=running):
         return None
     _settle_items(connection, claim, work.outcomes)
+    if work.new_inputs:
+        connection.execute(
+            insert(JobInput),
+            [
+                {"job_id": claim.job_id, "part": part, "payload": payload, "items": items}
+                for part, payload, items in work.new_inputs
+            ],
+        )
     duplicates = _add_items(connection, claim, work.new_items)
     if work.touches_job(claim):
         _update_job(connection, job, claim, work, duplicates)

@@ -285,6 +285,12 @@ class JobStore:
             found = connection.execute(counted.where(JobInput.job_id == job_id, JobInput.part < part)).scalar_one()
             return int(found)
 
+    def spent_micro(self, job_id: str) -> int:
+        """Return what a job has cost so far, in micro-dollars."""
+        with self._database.read() as connection:
+            spent = select(func.coalesce(func.sum(JobShard.cost_micro), 0)).where(JobShard.job_id == job_id)
+            return int(connection.execute(spent).scalar_one())
+
     def count_inputs(self, job_id: str) -> int:
         """Count the parts of what was submitted; they are numbered from 0."""
         with self._database.read() as connection:
@@ -303,6 +309,7 @@ class JobStore:
         total: int | None = None,
         summary: Mapping[str, Any] | None = None,
         bookmark: str | None = None,
+        new_inputs: Sequence[tuple[int, bytes, int]] = (),
     ) -> Committed | None:
         """Write down what was done since the claim's cursor, all of it or nothing.
 
@@ -315,6 +322,7 @@ class JobStore:
             new_items: Of a plan. An item key that is there already keeps its
                 position and takes the new input: the last one wins.
             new_shards: Of a plan's last commit.
+            new_inputs: Of a plan that found its own source: part, compressed items, how many.
             total: Leave None for jobs with items.
             summary: Merged into the job's summary, key by key.
             bookmark: The next claim finds it; None leaves what is there.
@@ -322,7 +330,9 @@ class JobStore:
         Returns:
             None when the claim is lost, or this very commit was made before: stop.
         """
-        work = commits.Work(to_cursor, counts, outcomes, end, new_items, new_shards, total, summary, bookmark)
+        work = commits.Work(
+            to_cursor, counts, outcomes, end, new_items, new_shards, total, summary, bookmark, new_inputs
+        )
         commits.check(claim, work)
         alone = work.touches_job(claim)
         with self._database.write() as connection:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from cache_management.models.base import Clock, Database, read_clock
-from cache_management.models.operations import HotKey, ScheduleSlot, StatRollup, UsageCursor, WorkerMark
+from cache_management.models.operations import HotKey, RateBucket, ScheduleSlot, StatRollup, UsageCursor, WorkerMark
 from cache_management.models.store.results import HotKeyView, Mark, UsageRow
 
 # Enough that a clock set back by an hour or two cannot open a slot again.
@@ -201,6 +201,47 @@ class OperationsStore:
         with self._database.write() as connection:
             add_amounts(
                 connection, {(self._clock(connection), namespace, model): amounts}, periods_seconds=[period_seconds]
+            )
+
+    def take_tokens(self, name: str, *, rate_per_second: float, burst: int) -> float:
+        """Take a token of a bucket that all workers share; return 0, or how many seconds to wait before trying again.
+
+        A bucket holds up to `burst` tokens and gains `rate_per_second`; a rate of 0 gives tokens without end, as
+        long as the bucket is not blocked.
+        """
+        with self._database.write() as connection:
+            now = self._clock(connection)
+            table = RateBucket.__table__
+            connection.execute(
+                upserting(connection, table)
+                .values(name=name, tokens=float(burst), filled_at=now)
+                .on_conflict_do_nothing()
+            )
+            row = connection.execute(select(table).where(table.c.name == name).with_for_update()).one()
+            if row.blocked_until is not None and row.blocked_until > now:
+                return float((row.blocked_until - now).total_seconds())
+            if not rate_per_second:
+                return 0.0
+            elapsed = max(0.0, (now - row.filled_at).total_seconds())
+            tokens = min(float(burst), row.tokens + elapsed * rate_per_second)
+            wait = 0.0 if tokens >= 1 else (1 - tokens) / rate_per_second
+            left = tokens - 1 if tokens >= 1 else tokens
+            connection.execute(update(RateBucket).where(RateBucket.name == name).values(tokens=left, filled_at=now))
+            return wait
+
+    def block_bucket(self, name: str, seconds: float) -> None:
+        """Let nobody take a token for a while; a longer block stays."""
+        with self._database.write() as connection:
+            now = self._clock(connection)
+            until = now + timedelta(seconds=seconds)
+            connection.execute(
+                upserting(connection, RateBucket.__table__)
+                .values(name=name, tokens=0.0, filled_at=now, blocked_until=until)
+                .on_conflict_do_update(
+                    index_elements=["name"],
+                    set_={"blocked_until": until},
+                    where=or_(RateBucket.blocked_until.is_(None), RateBucket.blocked_until < until),
+                )
             )
 
     def usage_cursor(self, stream: str) -> str:

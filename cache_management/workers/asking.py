@@ -1,0 +1,150 @@
+"""Warm jobs that ask a provider: which prompts, at what pace, and for how much money."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import msgspec
+from pydantic import ValidationError
+
+from cache_management.cache.errors import ConfigurationError, ProviderBusy
+from cache_management.cache.usage import Ask, load_asks
+from cache_management.cache.warm_items import AskedItem
+from cache_management.models.store.results import Claim, ItemOutcome
+from cache_management.wiring import Platform
+from cache_management.workers.chunk import ComeBackLater, ShardFailed
+from cache_management.workers.messages import WarmParams
+
+BUCKET = "provider"
+CEILING = "the cost ceiling of the job is reached"
+_BLOCKED_SECONDS = 5.0
+_SHORT_WAIT_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 300.0  # a message that waits longer than the visibility timeout comes twice
+_LOOKED_AT = 4  # times as many keys as are wanted: some have an answer by now
+_KEYS_AT_ONCE = 200
+_MICRO = 1_000_000
+
+
+class _TooSoon(ProviderBusy):
+    """Our own pace keeps us from asking: the others need not be told."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What became of some items that were asked, up to the first that could not be."""
+
+    outcomes: list[ItemOutcome]
+    size_bytes: int
+    cost_micro: int
+
+
+async def ask(platform: Platform, claim: Claim, params: WarmParams, items: dict[int, AskedItem]) -> Asked:
+    """Ask for the items at these positions at once, and store the answers.
+
+    Raises:
+        ComeBackLater: The provider cannot answer now, or not yet.
+        ShardFailed: There is no provider, or the cost ceiling could not be kept.
+    """
+    positions = sorted(items)
+    ceiling = None if params.max_cost_usd is None else round(params.max_cost_usd * _MICRO)
+    if ceiling is not None and platform.stores.jobs.spent_micro(claim.job_id) >= ceiling:
+        return Asked([ItemOutcome(at, "skipped", CEILING) for at in positions], 0, 0)
+    try:
+        answering = platform.in_namespace(claim.namespace).answering(lambda: _wait(platform))
+    except ConfigurationError as exc:
+        raise ShardFailed(f"{exc}, for this worker") from exc
+    answers = await answering.answer(
+        [items[at] for at in positions],
+        version=params.version,
+        refresh_before_seconds=params.expire_within_seconds if params.take == "expiring" else 0.0,
+    )
+    settled = answers.settled
+    if ceiling is not None and any(answer.cost_micro is None for answer in settled):
+        raise ShardFailed(
+            "the provider does not say what an answer costs, so max_cost_usd cannot be kept: let it print cost_usd,"
+            " or set `prices`"
+        )
+    if answers.busy is not None:
+        later = answers.busy.retry_after_seconds
+        seconds = _BLOCKED_SECONDS if later is None else min(max(later, 0.1), _LONGEST_WAIT_SECONDS)
+        if not isinstance(answers.busy, _TooSoon):
+            # For everybody: whoever asks next would hear the same.
+            platform.stores.operations.block_bucket(BUCKET, seconds)
+        if not settled:
+            raise ComeBackLater(answers.busy.reason, seconds=seconds)
+    return Asked(
+        [ItemOutcome(at, answer.state, answer.reason) for at, answer in zip(positions, settled, strict=False)],
+        size_bytes=sum(answer.size_bytes for answer in settled),
+        cost_micro=sum(answer.cost_micro or 0 for answer in settled),
+    )
+
+
+async def _wait(platform: Platform) -> None:
+    """Wait for a token that the provider's rate permits; a long wait is the shard's, not this process's."""
+    given = platform.settings.provider
+    while True:
+        seconds = await asyncio.to_thread(
+            platform.stores.operations.take_tokens, BUCKET, rate_per_second=given.rate_per_second, burst=given.burst
+        )
+        if not seconds:
+            return
+        if seconds > _SHORT_WAIT_SECONDS:
+            raise _TooSoon("it was asked as often as is permitted", retry_after_seconds=seconds)
+        await asyncio.sleep(seconds)
+
+
+async def gather(platform: Platform, claim: Claim, params: WarmParams) -> list[AskedItem]:
+    """Find the items of a job that finds them itself, the most wanted first."""
+    found: list[AskedItem] = []
+    async for ask in _wanted(platform, claim, params):
+        item = item_of(ask)
+        if item is not None:
+            found.append(item)
+        if len(found) == params.top:
+            break
+    return found
+
+
+async def _wanted(platform: Platform, claim: Claim, params: WarmParams) -> AsyncIterator[Ask]:
+    """Yield what is worth asking: misses that have no answer yet, or popular entries that expire soon."""
+    operations = platform.stores.operations
+    cache = platform.in_namespace(claim.namespace).llm_cache
+    misses = params.take == "misses"
+    rows = operations.hot_keys(
+        namespace=claim.namespace,
+        since=operations.now() - timedelta(days=1),
+        by="misses" if misses else "hits",
+        limit=_LOOKED_AT * params.top,
+    )
+    digests = [row.key_digest for row in rows]
+    for start in range(0, len(digests), _KEYS_AT_ONCE):
+        page = digests[start : start + _KEYS_AT_ONCE]
+        asks = await load_asks(cache.backend, claim.namespace, page)
+        held = await cache.load_many([ask.key for ask in asks.values()])
+        until = cache.clock() + (0 if misses else params.expire_within_seconds)
+        for each in page:
+            if each not in asks:
+                continue
+            known = held.get(asks[each].key)
+            lasts = known is not None and (known.fresh_until is None or known.fresh_until > until)
+            # An entry that is gone already is a miss, which is another job's.
+            if not lasts and (misses or known is not None):
+                yield asks[each]
+
+
+def item_of(ask: Ask) -> AskedItem | None:
+    """Return the item that asks for a key again; None for what JSON cannot hold, or a request without a text."""
+    request = None
+    prompt, model = ask.key, None
+    if ask.request is not None:
+        prompt, model = ask.request.last_text or "", ask.request.model
+        try:
+            request = msgspec.json.decode(msgspec.json.encode(ask.request))
+        except (TypeError, ValueError, msgspec.MsgspecError):
+            return None
+    try:
+        given = {"prompt": prompt, "key": ask.key, "request": request}
+        return AskedItem.model_validate(given if model is None else {**given, "model": model})
+    except ValidationError:
+        return None

@@ -1,0 +1,300 @@
+"""Warm jobs that ask a provider: its pace, its outages, its costs, and what they find to ask."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cache_management import CacheManager, Computed, LLMCache
+from cache_management.cache.errors import ProviderBusy, ProviderRefused
+from cache_management.cache.warm_items import WarmItem
+from cache_management.models.store.results import JobView
+from cache_management.workers import asking
+from tests.workers.inline import Inline
+
+
+class Model:
+    """A provider in this process that remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.errors: dict[str, list[Exception]] = {}
+        self.answer: dict[str, Any] = {"token_count": 10, "cost_usd": 0.01}
+        self.meanwhile: Callable[[str], Any] | None = None
+
+    async def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(question)
+        prompt = question["prompt"]
+        if self.errors.get(prompt):
+            raise self.errors[prompt].pop(0)
+        if self.meanwhile is not None:
+            await self.meanwhile(prompt)
+        return {"response": f"answer to {prompt}", **self.answer}
+
+    @property
+    def prompts(self) -> list[str]:
+        return [question["prompt"] for question in self.asked]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Model:
+    made = Model()
+    monkeypatch.setitem(sys.modules, "their_model", SimpleNamespace(ask=made.ask))
+    return made
+
+
+@pytest.fixture
+def inline(make_inline: Callable[..., Inline], model: Model, tmp_path: Path) -> Inline:
+    return make_inline(
+        CACHE_URL=f"disk://{tmp_path}/store",
+        CACHE_PROVIDER__CALLABLE="their_model:ask",
+        CACHE_PROVIDER__CONCURRENCY="2",
+    )
+
+
+def prompts(count: int) -> list[WarmItem]:
+    return [WarmItem(prompt=f"q{at}") for at in range(count)]
+
+
+def warm(inline: Inline, items: list[WarmItem], **options: Any) -> JobView:
+    return inline.finish(inline.client.submit_warm(items, **options).job_id)
+
+
+def stored(inline: Inline, key: str) -> str | None:
+    found = inline.do(inline.platform.llm_cache.get(key))
+    return None if found is None else found.response
+
+
+def test_prompts_without_a_response_are_asked_and_stored(inline: Inline, model: Model) -> None:
+    items = [*prompts(3), WarmItem(prompt="given", response="as given"), *prompts(5)[3:]]
+
+    job = warm(inline, items)
+
+    assert (job.state, job.total, job.done, job.failed) == ("succeeded", 6, 6, 0)
+    assert sorted(model.prompts) == ["q0", "q1", "q2", "q3", "q4"]
+    assert model.asked[0] == {"prompt": "q0", "model": "gpt-4"}
+    assert [stored(inline, key) for key in ("q0", "given", "q4")] == ["answer to q0", "as given", "answer to q4"]
+    assert job.cost_micro == 50_000
+    assert job.embedded == 6
+
+
+def test_what_has_an_answer_is_not_asked(inline: Inline, model: Model) -> None:
+    warm(inline, prompts(2))
+
+    job = warm(inline, prompts(3))
+
+    assert (job.done, job.skipped, job.cost_micro) == (1, 2, 10_000)
+    assert model.prompts.count("q0") == 1
+
+
+def test_an_outage_makes_the_shard_wait_and_blames_no_item(inline: Inline, model: Model) -> None:
+    model.errors["q1"] = [ProviderBusy("429", retry_after_seconds=7), ProviderBusy("503")]
+    job_id = inline.client.submit_warm(prompts(3), shards=1).job_id
+
+    waits = []
+    for _ in range(20):
+        while inline.rung:
+            inline.answer(inline.rung.pop(0))
+        job = inline.client.get(job_id)
+        if job.ended:
+            break
+        waits.append([delay for delay in inline.delays if delay])
+        shard = job.shards[1]
+        assert (job.state, shard.deliveries, shard.lease_owner) == ("running", 0, None)
+        inline.pass_time(400)
+        inline.rung += inline.stores.jobs.reconcile()
+
+    assert (job.state, job.done, job.failed) == ("succeeded", 3, 0)
+    assert model.prompts.count("q1") == 3
+    assert model.prompts.count("q0") == 1, "what was answered beside it is not asked again"
+    assert job.cost_micro == 30_000
+    assert waits[0] == [pytest.approx(7, abs=0.5)]
+
+
+def test_a_prompt_that_is_refused_is_a_dead_letter_and_the_others_go_on(inline: Inline, model: Model) -> None:
+    model.errors["q1"] = [ProviderRefused("too long (400)")]
+
+    job = warm(inline, prompts(4))
+
+    assert (job.state, job.done, job.failed) == ("partial", 3, 1)
+    (dead,) = inline.stores.jobs.dead_items(job.id)
+    assert dead.reason == "too long (400)"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"finish_reason": "length"}, "truncated"),
+        ({"response": ""}, "empty"),
+        ({"response": "I'm sorry, but I can't help with that."}, "refusal"),
+    ],
+)
+def test_an_answer_that_may_not_be_kept_is_a_dead_letter(
+    inline: Inline, model: Model, said: dict[str, Any], reason: str
+) -> None:
+    model.answer |= said
+
+    job = warm(inline, prompts(1))
+
+    (dead,) = inline.stores.jobs.dead_items(job.id)
+    assert reason in (dead.reason or "")
+    assert job.cost_micro == 10_000, "it was paid for"
+    assert stored(inline, "q0") is None
+
+
+def test_what_is_removed_while_it_is_asked_stays_away(inline: Inline, model: Model) -> None:
+    async def remove(prompt: str) -> None:
+        await inline.platform.llm_cache.delete(prompt)
+
+    model.meanwhile = remove
+
+    job = warm(inline, prompts(1))
+
+    assert (job.done, job.skipped) == (0, 1)
+    assert stored(inline, "q0") is None
+
+
+def test_what_was_stored_before_a_crash_is_counted_and_not_paid_for_again(inline: Inline, model: Model) -> None:
+    job_id = inline.client.submit_warm(prompts(1), shards=1).job_id
+    inline.answer(inline.rung.pop(0))
+    ring = inline.rung.pop(0)
+    crash = inline.stores.jobs.commit
+    inline.stores.jobs.commit = lambda *_, **__: None  # type: ignore[method-assign]  # the worker dies before it
+    inline.answer(ring)
+    inline.stores.jobs.commit = crash  # type: ignore[method-assign]
+    inline.pass_time(120)
+    inline.rung = inline.stores.jobs.reconcile()
+
+    job = inline.finish(job_id)
+
+    assert (job.state, job.done, job.cost_micro) == ("succeeded", 1, 10_000)
+    assert model.prompts == ["q0"]
+
+
+def test_nothing_is_asked_once_the_ceiling_is_reached(inline: Inline, model: Model) -> None:
+    job = warm(inline, prompts(10), max_cost_usd=0.035, shards=1)
+
+    # Two at once: the fourth went out while the third did.
+    assert (job.done, job.skipped, job.failed) == (4, 6, 0)
+    assert len(model.asked) == 4
+    reasons = {item.reason for item in inline.stores.jobs.items_of(job.id, states=("skipped",))}
+    assert reasons == {asking.CEILING}
+
+
+def test_a_ceiling_that_cannot_be_kept_ends_the_job(inline: Inline, model: Model) -> None:
+    model.answer = {}
+
+    job = warm(inline, prompts(10), max_cost_usd=1, shards=1)
+
+    assert job.state == "failed"
+    assert "does not say what an answer costs" in (job.last_error or "")
+    assert len(model.asked) <= 2
+
+
+def test_without_a_provider_the_items_are_kept_for_a_retry(make_inline: Callable[..., Inline]) -> None:
+    inline = make_inline()
+
+    job = warm(inline, prompts(2))
+
+    assert job.state == "failed"
+    assert "provider.command" in (job.last_error or "")
+    assert inline.client.retry(job.id).created
+
+
+def test_a_rate_is_shared_and_kept(inline: Inline) -> None:
+    operations = inline.stores.operations
+
+    def take() -> float:
+        return operations.take_tokens("p", rate_per_second=2, burst=3)
+
+    assert [take() for _ in range(3)] == [0, 0, 0]
+    assert take() == pytest.approx(0.5, abs=0.1)
+    inline.pass_time(1)
+    assert [take() for _ in range(2)] == [0, 0]
+    assert take() > 0
+    operations.block_bucket("p", 60)
+    operations.block_bucket("p", 5)
+    inline.pass_time(10)
+    assert take() == pytest.approx(50, abs=2)
+    assert operations.take_tokens("other", rate_per_second=0, burst=1) == 0
+
+
+# what a job finds itself
+
+
+def used(inline: Inline, work: Callable[[CacheManager], Any]) -> None:
+    """Do as an application does, and add its usage up."""
+
+    async def run() -> None:
+        async with CacheManager(LLMCache(inline.settings)) as manager:
+            await work(manager)
+
+    inline.do(run())
+    assert inline.run("stats").done == 1
+
+
+def test_the_questions_that_were_missed_most_are_asked_with_all_that_belongs_to_them(
+    inline: Inline, model: Model
+) -> None:
+    context: dict[str, Any] = {"model": "big", "system": "Be brief.", "params": {"temperature": 0, "tools": [{"a": 1}]}}
+
+    async def ask(manager: CacheManager) -> None:
+        for prompt, times in (("often", 3), ("once", 1), ("twice", 2)):
+            for _ in range(times):
+                await manager.lookup(prompt, **context)
+        await manager.llm_cache.get("plain")
+        await manager.llm_cache.get("plain")
+        await manager.llm_cache.get("answered meanwhile")
+        await manager.llm_cache.get("answered meanwhile")
+        await manager.store("answered meanwhile", "yes")
+
+    used(inline, ask)
+
+    job = inline.run("warm", {"take": "misses", "top": 3})
+
+    assert (job.state, job.total, job.done) == ("succeeded", 3, 3)
+    assert sorted(model.prompts) == ["often", "plain", "twice"]
+    assert next(q for q in model.asked if q["prompt"] == "often") == {
+        "prompt": "often",
+        "model": "big",
+        "system": "Be brief.",
+        "params": {"temperature": 0},
+        "tools": [{"a": 1}],
+    }
+
+    async def hits() -> list[bool]:
+        async with CacheManager(LLMCache(inline.settings)) as manager:
+            found = [await manager.lookup(prompt, **context) for prompt in ("often", "twice", "once")]
+            elsewhere = await manager.lookup("often", model="big")
+        return [each.hit for each in (*found, elsewhere)]
+
+    assert inline.do(hits()) == [True, True, False, False]
+    assert inline.run("warm", {"take": "misses", "top": 3}).total == 1, "only what is still missing"
+
+
+def test_popular_entries_are_computed_again_before_they_expire(inline: Inline, model: Model) -> None:
+    async def ask(manager: CacheManager) -> None:
+        await manager.get_or_compute("soon", lambda: Computed(response="old"), model="m", ttl_seconds=300)
+        await manager.get_or_compute("late", lambda: Computed(response="old"), model="m", ttl_seconds=90_000)
+        await manager.get_or_compute("unpopular", lambda: Computed(response="old"), model="m", ttl_seconds=300)
+        for prompt in ("soon", "late"):
+            await manager.lookup(prompt, model="m")
+
+    used(inline, ask)
+
+    job = inline.run("warm", {"take": "expiring", "expire_within_seconds": 600})
+    again = inline.run("warm", {"take": "expiring", "expire_within_seconds": 600})
+
+    assert (job.total, job.done, again.total) == (1, 1, None)
+    assert model.prompts == ["soon"]
+
+    async def look() -> Any:
+        async with CacheManager(LLMCache(inline.settings)) as manager:
+            return await manager.lookup("soon", model="m")
+
+    assert inline.do(look()).response.response == "answer to soon"
