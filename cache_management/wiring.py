@@ -18,6 +18,7 @@ from cache_management.settings import Loaded, Settings, load_settings
 if TYPE_CHECKING:
     from cache_management.cache.answering import Answering, Wait
     from cache_management.cache.semantic.re_embedding import ReEmbedding
+    from cache_management.cache.sweeping import Sweeping
     from cache_management.models.store import Stores
 
 RUN_FOLDER = "run"
@@ -127,6 +128,12 @@ class Platform:
         return ReEmbedding(
             matcher, clock=cache.clock, entry_limit_bytes=cache.config.max_entry_bytes, listener=cache.tell
         )
+
+    def sweeping(self, *, dry: bool = False, keys_per_second: float = 0) -> Sweeping:
+        """Return the work that removes what is not to be kept, or with `dry` only counts it."""
+        from cache_management.cache.sweeping import Sweeping
+
+        return Sweeping(self.llm_cache, dry=dry, keys_per_second=keys_per_second)
 
     @cached_property
     def stores(self) -> Stores:

@@ -145,26 +145,10 @@ async def select(
         BackendUnavailable: The store cannot be read.
     """
     selection.check()
-    chooser = _Chooser(selection, keys, now, limit_bytes, corrupt)
+    chooser = Chooser(selection, backend, keys, now=now, limit_bytes=limit_bytes, corrupt=corrupt)
     held_back = []
     async for page in _candidates(selection, backend, keys):
-        found = []
-        unread = []
-        for name in page:
-            key = keys.from_storage(name)
-            if key is not None and not (chooser.glob_matches(key) and await chooser.regex_matches(key)):
-                continue
-            # A name alone decides when it can: reading every record costs a hundred times as much.
-            if key is None or chooser.needs_records:
-                unread.append(name)
-            else:
-                found.append(Selected(name, key, ()))
-        records = await backend.get_many(unread) if unread else {}
-        for name, record in records.items():
-            each = chooser.judge(name, record)
-            # The regular expression comes last, of those whose name did not say the key.
-            if each is not None and (keys.from_storage(name) is not None or await chooser.regex_matches(each.key)):
-                found.append(each)
+        found = await chooser.choose(page)
         if found and selection.regex is None:
             yield found
         elif found:
@@ -195,33 +179,70 @@ async def _candidates(selection: Selection, backend: Backend, keys: KeySpace) ->
         yield page
 
 
-class _Chooser:
+class Chooser:
+    """Chooses from pages of storage keys. Its regular expression has a second for all of them together.
+
+    Args:
+        now: From when an age is counted.
+        corrupt: Hears the storage key of a record that cannot be read, and why.
+    """
+
     def __init__(
         self,
         selection: Selection,
+        backend: Backend,
         keys: KeySpace,
+        *,
         now: float,
         limit_bytes: int,
         corrupt: Callable[[str, str], None],
     ) -> None:
         self._selection = selection
+        self._backend = backend
         self._keys = keys
         self._before = None if selection.older_than_seconds is None else now - selection.older_than_seconds
         self._limit_bytes = limit_bytes
         self._corrupt = corrupt
         self._matches = None if selection.pattern is None else glob_matcher(selection.pattern)
         self._expression = None if selection.regex is None else Expression(selection.regex)
-        self.needs_records = any(
+        self._needs_records = any(
             part is not None for part in (selection.older_than_seconds, selection.tag, selection.model)
         )
 
-    def glob_matches(self, key: str) -> bool:
+    async def choose(self, page: Sequence[str]) -> list[Selected]:
+        """Return those entries of a page that the selection holds.
+
+        Raises:
+            InvalidInput: The regular expression takes too long.
+            BackendUnavailable: The store cannot be read.
+        """
+        found = []
+        unread = []
+        for name in page:
+            key = self._keys.from_storage(name)
+            if key is not None and not (self._glob_matches(key) and await self._regex_matches(key)):
+                continue
+            # A name alone decides when it can: reading every record costs a hundred times as much.
+            if key is None or self._needs_records:
+                unread.append(name)
+            else:
+                found.append(Selected(name, key, ()))
+        # Not as `get` does: what is looked at to be removed is not used.
+        records = await self._backend.inspect_many(unread) if unread else {}
+        for name, record in records.items():
+            each = None if record is None else self._judge(name, record)
+            # The regular expression comes last, of those whose name did not say the key.
+            if each is not None and (self._keys.from_storage(name) is not None or await self._regex_matches(each.key)):
+                found.append(each)
+        return found
+
+    def _glob_matches(self, key: str) -> bool:
         return self._matches is None or self._matches(key)
 
-    async def regex_matches(self, key: str | None) -> bool:
+    async def _regex_matches(self, key: str | None) -> bool:
         return self._expression is None or (key is not None and await self._expression.is_in(key))
 
-    def judge(self, name: str, record: Record) -> Selected | None:
+    def _judge(self, name: str, record: Record) -> Selected | None:
         """Choose by all but the regular expression."""
         key = self._keys.from_storage(name)
         try:
@@ -235,7 +256,7 @@ class _Chooser:
             only_age = all(part is None for part in unasked)
             return Selected(name, None, ()) if only_age and self._is_old(record) else None
         chosen = (
-            self.glob_matches(key)
+            self._glob_matches(key)
             and self._is_old(record)
             and self._selection.model in (None, stored.response.model)
             # An entry that was overwritten without the tag is still noted under it.

@@ -294,6 +294,20 @@ class LLMCache:
             raise failed
         return removed
 
+    async def note_invalidation(self, selection: Selection) -> None:
+        """Do what `invalidate` does before it removes, for jobs that remove page by page.
+
+        What is being computed under the selection's tag, or under any key when it names no tag, is not stored.
+
+        Raises:
+            BackendUnavailable: It is not noted.
+        """
+        tag = selection.tag
+        failed = await self._note_removal(None if tag is None else [tag_name(self.namespace, tag)])
+        self._computing.begin_anew()
+        if failed is not None:
+            raise failed
+
     async def get_or_compute(
         self,
         key: str,

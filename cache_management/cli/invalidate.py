@@ -61,7 +61,7 @@ def invalidate(
         if dry_run:
             print_json({"would_remove": found}) if as_json else click.echo(f"{found} entries would be removed.")
             return ExitCode.OK
-        if found and not _is_wanted(f"Remove {found} entries of namespace {cli.settings.namespace}?"):
+        if found and not is_wanted(f"Remove {found} entries of namespace {cli.settings.namespace}?"):
             note("Nothing was removed.")
             return ExitCode.FAILED
     removed = cli.run(remove)
@@ -69,7 +69,12 @@ def invalidate(
     return ExitCode.OK
 
 
-def _is_wanted(question: str) -> bool:
+def is_wanted(question: str) -> bool:
+    """Ask a person; without one there is no answer.
+
+    Raises:
+        InvalidInput: Nobody can be asked.
+    """
     try:
         return click.confirm(question, err=True)
     except click.Abort as exc:

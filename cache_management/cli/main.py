@@ -27,6 +27,7 @@ _COMMANDS = {
     "invalidate": "invalidate:invalidate",
     "warm": "files:warm",
     "embed": "embed:embed",
+    "evict": "evict:evict",
     "stats": "report:stats",
     "config": "report:config",
     "jobs": "jobs:jobs",

@@ -90,6 +90,14 @@ def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
     print_table(title, ("", ""), pairs.items())
 
 
+def age_text(seconds: float) -> str:
+    """Say how long something is ago, in one unit."""
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} days"
+
+
 def note(text: str) -> None:
     """Tell the person something on standard error."""
     click.echo(text, err=True)

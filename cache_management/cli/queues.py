@@ -10,7 +10,7 @@ import click
 from cache_management.cache.errors import MetadataUnavailable
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
-from cache_management.cli.output import Styled, json_option, note, print_json, print_table
+from cache_management.cli.output import Styled, age_text, json_option, note, print_json, print_table
 
 if TYPE_CHECKING:
     from cache_management.models.store.results import Mark
@@ -74,9 +74,4 @@ def _row(view: QueueView, *, known: bool) -> tuple[object, ...]:
 
 
 def _ago(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds / 86_400:.0f} days ago"
+    return None if seconds is None else f"{age_text(seconds)} ago"

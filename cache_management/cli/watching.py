@@ -167,6 +167,37 @@ def _embed_job_rows(job: JobView) -> dict[str, object]:
     return {"mode": " ".join(mode) or None, "model": job.params.get("model"), **embed_rows(job.summary)}
 
 
+def evict_rows(summary: Mapping[str, Any]) -> dict[str, object]:
+    """Return what an evict job removed, for a table; zeros that say nothing are left out."""
+    removed = {
+        "past their life": "expired",
+        "above the bounds of the store": "policy",
+        "past their life, kept for bad times": "stale",
+        "vectors whose entry is gone": "vectors",
+        "chosen": "chosen",
+    }
+    rows: dict[str, object] = {
+        f"removed: {why}": f"{summary[name]:,} ({summary[f'{name}_bytes']:,} bytes)"
+        for why, name in removed.items()
+        if summary.get(name)
+    }
+    rest = {
+        "names that lead nowhere": summary.get("names"),
+        "left: stored since": summary.get("kept"),
+        "gone meanwhile": summary.get("gone"),
+    }
+    return (rows or {"removed": 0}) | {name: count for name, count in rest.items() if count}
+
+
+def _evict_job_rows(job: JobView) -> dict[str, object]:
+    told = ("policy", "expired", "leftovers", "stale", "everything")
+    chosen = ("pattern", "regex", "older_than_seconds", "tag", "model")
+    mode = [name for name in told if job.params.get(name)]
+    mode += [f"{name}={job.params[name]}" for name in chosen if job.params.get(name) is not None]
+    planned = job.summary.get("planned") if job.total is None else job.total
+    return {"what": ", ".join(mode), "planned": planned, "removed": job.done, **evict_rows(job.summary)}
+
+
 def _warm_job_rows(job: JobView) -> dict[str, object]:
     always = {"items": "-" if job.total is None else job.total, "stored": job.done}
     rows = {
@@ -187,4 +218,8 @@ def _other_job_rows(job: JobView) -> dict[str, object]:
     return {**counts, **{name: value for name, value in shown.items() if name not in counts}}
 
 
-_ROWS: dict[str, Callable[[JobView], dict[str, object]]] = {"embed": _embed_job_rows, "warm": _warm_job_rows}
+_ROWS: dict[str, Callable[[JobView], dict[str, object]]] = {
+    "embed": _embed_job_rows,
+    "evict": _evict_job_rows,
+    "warm": _warm_job_rows,
+}

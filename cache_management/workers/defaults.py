@@ -114,6 +114,11 @@ beat_schedule: dict[str, dict[str, Any]] = {
     "reconcile": {"task": "control.reconcile", "schedule": 15.0, "options": {"queue": "control", "expires": 14.0}},
     "pulse": {"task": "control.pulse", "schedule": 15.0, "options": {"queue": "control", "expires": 14.0}},
     "stats": scheduled("stats", "stats", every_seconds=60),
+    "evict": scheduled("evict", "evict", every_seconds=300, params={"policy": True, "expired": True}),
+    # Reads every entry, so at night and once.
+    "evict-leftovers": scheduled(
+        "evict-leftovers", "evict", every_seconds=DAY, offset_seconds=2 * HOUR + 40 * 60, params={"leftovers": True}
+    ),
     "prune": scheduled("prune", "prune", every_seconds=DAY, offset_seconds=3 * HOUR + 10 * 60),
     "audit-verify": scheduled("audit-verify", "audit-verify", every_seconds=DAY, offset_seconds=4 * HOUR),
 }

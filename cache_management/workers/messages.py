@@ -7,13 +7,15 @@ prompts or answers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cache_management.cache.clock import run_version
 from cache_management.cache.config import explain_validation
 from cache_management.cache.errors import BrokerUnavailable, InvalidInput
+from cache_management.cache.invalidation import Selection
+from cache_management.cache.sweeping import Wanted
 from cache_management.settings import Settings
 
 
@@ -38,6 +40,8 @@ ROUTES: Final = {
     ("embed", "plan"): Route("embed.plan", "embed"),
     ("embed", "data"): Route("embed.walk", "embed"),
     ("stats", "plan"): Route("control.rollup", "control"),
+    ("evict", "plan"): Route("evict.plan", "evict"),
+    ("evict", "data"): Route("evict.sweep", "evict"),
     ("prune", "plan"): Route("control.prune", "control"),
     ("audit-verify", "plan"): Route("control.audit_verify", "control"),
 }
@@ -49,6 +53,8 @@ TASK_LIMITS: Final = {
     "embed.batch": Limits(60, 120),
     "embed.plan": Limits(60, 120),
     "embed.walk": Limits(60, 120),
+    "evict.plan": Limits(30, 60),
+    "evict.sweep": Limits(30, 60),
     "control.reconcile": Limits(10, 20),
     "control.schedule": Limits(10, 20),
     "control.rollup": Limits(30, 60),
@@ -144,10 +150,67 @@ class PruneParams(_Params):
     stats_days: float = Field(default=90, ge=0)
 
 
+class EvictParams(_Params):
+    """Parameters of an evict job: what `cache/sweeping.py` calls wanted, with the parts of a selection.
+
+    `before` is the version from which on nothing is removed, None: that of the moment at which a worker begins.
+    `keys_per_second` bounds how fast the store is gone through; 0 is no bound.
+    """
+
+    policy: bool = False
+    expired: bool = False
+    leftovers: bool = False
+    stale: bool = False
+    pattern: str | None = None
+    regex: str | None = None
+    older_than_seconds: float | None = None
+    tag: str | None = None
+    model: str | None = None
+    everything: bool = False
+    before: int | None = Field(default=None, ge=0)
+    keys_per_second: float = Field(default=5000, ge=0)
+
+    @property
+    def selection(self) -> Selection | None:
+        """Return the selection that the parts make up, if any is given."""
+        parts = (self.pattern, self.regex, self.older_than_seconds, self.tag, self.model)
+        if not self.everything and all(part is None for part in parts):
+            return None
+        return Selection(
+            pattern=self.pattern,
+            regex=self.regex,
+            older_than_seconds=self.older_than_seconds,
+            tag=self.tag,
+            model=self.model,
+            everything=self.everything,
+        )
+
+    @property
+    def wanted(self) -> Wanted:
+        """Return what a job is to remove."""
+        return Wanted(
+            policy=self.policy,
+            expired=self.expired,
+            leftovers=self.leftovers,
+            stale=self.stale,
+            selection=self.selection,
+            before=self.before,
+        )
+
+    @model_validator(mode="after")
+    def _something_can_go(self) -> Self:
+        try:
+            self.wanted.check()
+        except InvalidInput as exc:
+            raise ValueError(str(exc)) from None
+        return self
+
+
 PARAMS: Final[dict[str, type[BaseModel]]] = {
     "warm": WarmParams,
     "embed": EmbedParams,
     "stats": NoParams,
+    "evict": EvictParams,
     "prune": PruneParams,
     "audit-verify": NoParams,
 }

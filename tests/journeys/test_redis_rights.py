@@ -12,6 +12,7 @@ from cache_management.cache.config import CacheConfig
 from cache_management.cache.events import Event, UnavailableEvent
 from cache_management.cache.invalidation import Selection
 from cache_management.cache.llm import LLMCache
+from cache_management.cache.sweeping import Sweeping, Wanted
 from cache_management.cache.values import CachedResponse
 from tests.conftest import OwnRedisFactory
 
@@ -41,6 +42,15 @@ async def test_the_rights_in_the_readme_are_enough(own_redis: OwnRedisFactory) -
             assert await cache.list_keys()
             assert (await cache.get_stats()).evictions > 0
             assert cache.backend.is_current()  # type: ignore[attr-defined]
+
+            wanted = Wanted(policy=True, expired=True, leftovers=True, selection=Selection(tag="u"))
+            await cache.set("tagged again", answer, tags=["u"])
+            for dry in (True, False):
+                sweeping = Sweeping(cache, dry=dry)
+                place = sweeping.begin(wanted)
+                while place.step != "done":
+                    place = await sweeping.advance(place, wanted)
+                assert place.found["chosen"].entries == 1
 
         assert client.acl_log() == []
     assert not [event for event in heard if isinstance(event, UnavailableEvent)]
