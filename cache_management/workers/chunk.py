@@ -104,6 +104,8 @@ def run_chunk(task: Task, job_id: str, shard: int, fence: int, step: Step) -> No
                 args=[job_id, shard, fence],
                 countdown=claimed.retry_in,
                 task_id=task.request.id,
+                # Without one it would come before everything that waits.
+                priority=(task.request.delivery_info or {}).get("priority"),
                 headers={"attempt": attempt},
                 retry=False,
             )

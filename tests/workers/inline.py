@@ -54,7 +54,7 @@ class Inline:
     def answer(self, ring: Ring) -> None:
         """Do what a worker does that hears a doorbell."""
         name = route_of(ring.job_kind, ring.shard_kind).task
-        request = SimpleNamespace(id=f"task-{ring.shard}-{ring.fence}", headers={})
+        request = SimpleNamespace(id=f"task-{ring.shard}-{ring.fence}", headers={}, delivery_info={})
         task = SimpleNamespace(name=name, request=request)
         _tasks()[name].run.__func__(task, ring.job_id, ring.shard, ring.fence)
 
