@@ -29,6 +29,7 @@ _COMMANDS = {
     "embed": "embed:embed",
     "evict": "evict:evict",
     "stats": "report:stats",
+    "metrics": "metrics:metrics",
     "config": "report:config",
     "jobs": "jobs:jobs",
     "queues": "queues:queues",

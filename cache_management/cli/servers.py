@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,8 @@ def up(
         print_json({"data_dir": settings.data_dir, "services": state.services})
         return
     print_state(state)
+    if "metrics" in state.services and settings.metrics.port:
+        click.echo(f"Metrics for Prometheus: http://127.0.0.1:{settings.metrics.port}{settings.metrics.path}")
     click.echo(f"Data is kept in {settings.data_dir}. Stop with: cache-cli down")
 
 
@@ -108,6 +111,9 @@ def _prepare(cli: CliContext) -> None:
     cli.stores().close()
     if importlib.util.find_spec("sentence_transformers") is None:
         note("No embedding worker is started: install 'cache-management[semantic]' for answers by meaning.")
+    why = _why_no_metrics(cli.settings)
+    if why is not None and cli.settings.metrics.enabled:
+        note(f"No metrics are served: {why}.")
 
 
 def _services(loaded: Loaded, *, with_redis: bool, broker_port: int | None, workers: int) -> Sequence[Service]:
@@ -124,7 +130,24 @@ def _services(loaded: Loaded, *, with_redis: bool, broker_port: int | None, work
     if importlib.util.find_spec("sentence_transformers") is not None:
         services.append(_worker(loaded, "embed", ("embed",), ["--concurrency=1"]))
     services.append(_command(loaded, "beat", ["beat"]))
+    if _why_no_metrics(settings) is None:
+        services.append(_command(loaded, "metrics", ["metrics", f"--port={settings.metrics.port}"]))
     return services
+
+
+def _why_no_metrics(settings: Settings) -> str | None:
+    """Return why the set serves no metrics, or None; a port that somebody else has is no reason to start nothing."""
+    if not settings.metrics.enabled:
+        return "metrics.enabled is false"
+    if importlib.util.find_spec("prometheus_client") is None:
+        return "install 'cache-management[monitoring]'"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", settings.metrics.port))
+        except OSError as exc:
+            return f"port {settings.metrics.port} cannot be had ({exc.strerror}); set metrics.port to another"
+    return None
 
 
 def _redis(settings: Settings, name: str, port: int | None, *, appendonly: bool) -> Callable[[int | None], Server]:

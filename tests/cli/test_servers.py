@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import psutil
 import pytest
 
+from cache_management.cli import servers
+from cache_management.settings import load_settings
 from tests.cli.conftest import Cli
+from tests.scraping import free_port, scrape
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(180)]
@@ -35,12 +39,17 @@ def own(folder: Path) -> list[psutil.Process]:
     return [process for process in processes_of(folder) if process.pid not in family]
 
 
-def test_up_runs_a_job_and_down_leaves_nothing_behind(cli: Cli, data_dir: Path) -> None:
+def test_up_runs_a_job_and_down_leaves_nothing_behind(
+    cli: Cli, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("CACHE_METRICS__PORT", str(port))
     started = cli("up", "--with-redis", "--json")
     try:
         assert started.code == 0, started.err
         services = started.data["services"]
-        assert {"broker", "cache", "worker-control", "worker-light", "worker-embed", "beat"} == set(services)
+        workers = {"worker-control", "worker-light", "worker-embed"}
+        assert {"broker", "cache", *workers, "beat", "metrics"} == set(services)
         Path("pairs.json").write_text(json.dumps([{"prompt": "hello there", "response": "hi"}]))
 
         Path("elsewhere.yaml").write_text("backend: disk\ndisk_path: elsewhere\n")
@@ -50,6 +59,9 @@ def test_up_runs_a_job_and_down_leaves_nothing_behind(cli: Cli, data_dir: Path) 
         assert (job.code, job.data["state"], job.data["embedded"]) == (0, "succeeded", 1)
         assert cli("get-cache", "hello there").out == "hi\n"
         assert cli("stats", "--json").data["backend"] == "redis"
+        scraped = scrape(f"http://127.0.0.1:{port}/metrics")
+        assert 'cache_job_items_total{kind="warm",outcome="done"} 1.0' in scraped
+        assert "cache_broker_up 1.0" in scraped
         elsewhere = cli("-c", "elsewhere.yaml", "warm", "pairs.json", "--timeout", "60")
         assert "another store" in elsewhere.err
         assert cli("up").code == 1, "a second set on the same data must be refused"
@@ -59,6 +71,21 @@ def test_up_runs_a_job_and_down_leaves_nothing_behind(cli: Cli, data_dir: Path) 
     wait_until(lambda: not own(data_dir), timeout=20)
     assert cli("down").out == "Nothing was running.\n"
     assert cli("get-cache", "hello there").code == 1, "without the set the cache is the one on disk"
+
+
+def test_a_port_that_is_taken_keeps_up_from_metrics_only(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("CACHE_METRICS__PORT", str(taken.getsockname()[1]))
+
+        assert servers._why_no_metrics(load_settings().settings) == (
+            f"port {taken.getsockname()[1]} cannot be had (Address already in use); set metrics.port to another"
+        )
+
+    assert servers._why_no_metrics(load_settings().settings) is None
+    monkeypatch.setenv("CACHE_METRICS__ENABLED", "false")
+    assert servers._why_no_metrics(load_settings().settings) == "metrics.enabled is false"
 
 
 def test_a_killed_supervisor_takes_everything_along_and_the_next_up_works(cli: Cli, data_dir: Path) -> None:

@@ -12,6 +12,8 @@ import pytest
 from redis import Redis
 
 from cache_management.models.store.results import JobView
+from cache_management.workers.exporter import Exporter
+from cache_management.workers.metrics import as_data
 from tests.conftest import OwnRedis
 from tests.faults import celery_hanging_step
 from tests.faults.deaf_proxy import DeafProxy
@@ -144,6 +146,32 @@ def test_a_worker_that_cannot_end_a_hung_task_ends_itself(world: JobWorld, hangi
 
     assert hung.process.wait(timeout=60) == 1
     assert "warm.chunk has run for more than 3 s" in hung.log
+
+
+def test_metrics_are_right_although_children_and_workers_are_killed(world: JobWorld) -> None:
+    worker = world.start_worker(concurrency=1)
+    job_id = begin_job(world)
+    told: list[float] = []
+
+    def done() -> float:
+        """Ask as a fresh exporter does, which remembers nothing."""
+        exporter = Exporter(world.settings)
+        found = as_data(exporter.families())["cache_job_items_total"]
+        exporter.close()
+        told.append(next(each["value"] for each in found if (each["kind"], each["outcome"]) == ("warm", "done")))
+        return told[-1]
+
+    assert done() >= 20
+    worker.kill_a_busy_child()
+    wait_until(lambda: world.client.get(job_id).done > told[0], timeout=60, pause=0.1)
+    assert done() > told[0]
+    worker.kill()
+    world.reconcile_after_a_death()
+    world.start_worker()
+    assert_once_each(world.wait_for_job(job_id))
+
+    assert done() == COUNT
+    assert told == sorted(told)
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ from datetime import datetime
 from cache_management.models.base import Clock, Database, read_clock
 from cache_management.models.store import schema
 from cache_management.models.store.audit import AuditStore
+from cache_management.models.store.census import CensusStore
 from cache_management.models.store.jobs import JobStore
 from cache_management.models.store.operations import OperationsStore
 from cache_management.models.store.pruning import PruningStore
 
-__all__ = ["AuditStore", "JobStore", "OperationsStore", "PruningStore", "Stores", "open_stores"]
+__all__ = ["AuditStore", "CensusStore", "JobStore", "OperationsStore", "PruningStore", "Stores", "open_stores"]
 
 
 class Stores:
@@ -32,6 +33,7 @@ class Stores:
         self.audit = AuditStore(database, clock=clock)
         self.operations = OperationsStore(database, clock=clock)
         self.pruning = PruningStore(database, clock=clock)
+        self.census = CensusStore(database, clock=clock)
 
     def upgrade(self) -> None:
         """Bring the tables to this version's revision.

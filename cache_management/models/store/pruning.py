@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Table, and_, delete, or_, select, tuple_
 from cache_management.models.base import Clock, Database, read_clock
 from cache_management.models.job import ROUTINE_KINDS, TERMINAL, Job, JobInput
 from cache_management.models.operations import HotKey, StatRollup, WorkerMark
+from cache_management.models.store.census import delete_jobs
 from cache_management.models.store.lifecycle import later
 
 DAY_SECONDS = 86_400
@@ -77,7 +78,7 @@ def _jobs(connection: Connection, now: datetime, keep: Keep, limit: int) -> int:
     )
     ended = and_(Job.state.in_(TERMINAL), or_(Job.finished_at < _ago(now, keep.jobs_days), routine))
     # Shards, items, inputs and events go with their job.
-    return _some(connection, Job.__table__, ended, limit)
+    return delete_jobs(connection, select(Job.id).where(ended).limit(limit))
 
 
 def _inputs(connection: Connection, now: datetime, keep: Keep, limit: int) -> int:
