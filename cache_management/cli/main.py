@@ -33,6 +33,7 @@ _COMMANDS = {
     "config": "report:config",
     "jobs": "jobs:jobs",
     "queues": "queues:queues",
+    "doctor": "doctor:doctor",
     "audit": "operate:audit",
     "db": "operate:db",
     "worker": "operate:worker",

@@ -222,7 +222,8 @@ class Database:
         """
         if self.file is not None:
             try:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
+                # For its owner alone: jobs keep their prompts in it.
+                self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             except OSError as exc:
                 raise self.unavailable(exc) from exc
         with self._translated(), self.engine.begin() as connection:

@@ -26,7 +26,7 @@ def make_app(settings: Settings) -> Celery:
     made = Celery(
         "cache_management",
         broker=require_broker(settings),
-        include=[f"cache_management.workers.{name}" for name in ("process", *TASK_MODULES)],
+        include=[f"cache_management.workers.{name}" for name in ("process", "about", *TASK_MODULES)],
         set_as_current=True,
     )
     made.config_from_object(os.environ.get("CACHE_CELERY_CONFIG") or "cache_management.workers.defaults")

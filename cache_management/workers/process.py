@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from cache_management.services.processes import bind_to_parent
 from cache_management.wiring import read_settings
 from cache_management.workers import runtime, watchdog
 from cache_management.workers.cores import fit_threads
+from cache_management.workers.doctor import BEAT
 from cache_management.workers.heartbeat import HEARTBEAT
 
 logger = logging.getLogger("cache_management.workers")
@@ -35,7 +37,8 @@ EMBED_MEMORY_KIB = 4_000_000
 _MARK_EVERY_SECONDS = 5.0
 _LOAD_SECONDS = 90.0  # below worker_proc_alive_timeout: a child that is slower would be killed and begin anew
 
-_marked: dict[tuple[int, str], float] = {}
+_marked: dict[tuple[int, str, str], float] = {}
+_scheduler: str | None = None
 
 
 @signals.celeryd_init.connect
@@ -71,6 +74,15 @@ def _end_process(**_: Any) -> None:
 def _note_when_sent(headers: dict[str, Any], **_: Any) -> None:
     # Beat cannot: its entries are fixed. Without it nobody could tell how long a queue has been waiting.
     headers.setdefault("sent_at", datetime.now(UTC).isoformat())
+    if _scheduler is not None:
+        headers.setdefault("beat", _scheduler)
+
+
+@signals.beat_init.connect
+def _begin_scheduler(**_: Any) -> None:
+    # It has no database of its own to mark: whoever takes its messages does, and so it is heard, not only alive.
+    global _scheduler
+    _scheduler = f"{socket.gethostname()}:{os.getpid()}"
 
 
 @signals.worker_ready.connect
@@ -86,14 +98,19 @@ def _begin_worker(sender: Any, **_: Any) -> None:
 @signals.task_prerun.connect
 def _mark(task: Task, **_: Any) -> None:
     """Note that something was taken from a queue: what is measured is consumption, not life."""
-    queue = (task.request.delivery_info or {}).get("routing_key")
-    worker = task.request.hostname
+    _touch((task.request.delivery_info or {}).get("routing_key"), task.request.hostname)
+    _touch(BEAT, (task.request.headers or {}).get("beat") or getattr(task.request, "beat", None))
+
+
+def _touch(queue: str | None, name: str | None) -> None:
     now = time.monotonic()
-    if not queue or not worker or now - _marked.get((os.getpid(), queue), -_MARK_EVERY_SECONDS) < _MARK_EVERY_SECONDS:
+    if not queue or not name:
         return
-    _marked[os.getpid(), queue] = now
+    if now - _marked.get((os.getpid(), queue, name), -_MARK_EVERY_SECONDS) < _MARK_EVERY_SECONDS:
+        return
+    _marked[os.getpid(), queue, name] = now
     try:
-        runtime.current().platform.stores.operations.touch_mark(queue, worker)
+        runtime.current().platform.stores.operations.touch_mark(queue, name)
     except CacheError as exc:
         # The work itself will find out; a mark is no reason to fail it.
         logger.warning("the mark of queue %s cannot be written: %s", queue, exc)

@@ -161,6 +161,24 @@ def test_a_folder_that_cannot_be_made_is_metadata_unavailable(tmp_path: Path) ->
         stores.upgrade()
 
 
+def test_the_folder_of_a_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'made' / 'metadata.db'}")
+    with database.write():
+        pass
+    database.close()
+
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_damaged_file_is_metadata_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "metadata.db").write_bytes(b"no database at all" * 100)
+    database = Database(f"sqlite:///{tmp_path / 'metadata.db'}")
+
+    with pytest.raises(MetadataUnavailable, match="not a database"), database.write():
+        pass
+    database.close()
+
+
 def test_missing_tables_name_the_command_that_makes_them(url: str) -> None:
     stores = open_stores(url)
 
