@@ -51,7 +51,8 @@ worker_proc_alive_timeout = 120  # a child that loads a model needs longer than 
 
 # Watching.
 worker_send_task_events = True
-task_send_sent_event = True
+# Whoever sends would appear as a worker of its own, `gen<pid>@host`: a label of Flower's metrics for each process.
+task_send_sent_event = False
 task_track_started = True
 worker_hijack_root_logger = False
 
