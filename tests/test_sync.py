@@ -167,6 +167,16 @@ def test_a_manager_takes_synchronous_parts() -> None:
         assert [match.response for match in manager.find_similar("q")] == ["a"]
 
 
+def test_entries_are_exported_and_imported_without_asyncio() -> None:
+    with front_door() as there, front_door() as here:
+        there.store("where do I change my address", "In your profile.")
+
+        report = here.import_entries(there.export_entries())
+
+        assert report.added == 1
+        assert here.lookup("my address where do I change").response.response == "In your profile."
+
+
 def front_door() -> CacheManager:
     return CacheManager(
         LLMCache(CacheConfig(url="memory://", stale_while_revalidate_seconds=60)),

@@ -23,6 +23,11 @@ def version_at(unix_seconds: float) -> int:
     return round(unix_seconds * 1000) << _COUNTER_BITS
 
 
+def version_until(unix_seconds: float) -> int:
+    """Return the largest version that belongs to a moment."""
+    return version_at(unix_seconds) + (1 << _COUNTER_BITS) - 1
+
+
 def version_time(version: int) -> float:
     """Return the moment of a version, in Unix seconds with millisecond resolution."""
     return (version >> _COUNTER_BITS) / 1000

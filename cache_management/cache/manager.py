@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -28,9 +28,15 @@ from cache_management.cache.errors import BackendUnavailable, ConfigurationError
 from cache_management.cache.events import UnavailableEvent
 from cache_management.cache.front_door import FrontDoor, index_keys
 from cache_management.cache.identity import check_namespace
+from cache_management.cache.invalidation import Selection
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.records import IndexReport, Record
 from cache_management.cache.requests import Request, make_request
+from cache_management.cache.transfer.exporting import entries_of
+from cache_management.cache.transfer.importing import Importer, ImportWanted
+from cache_management.cache.transfer.shelf import Shelf
+from cache_management.cache.transfer.sources import ListSource
+from cache_management.cache.transfer.tally import Tally
 from cache_management.cache.values import CachedResponse, CacheStats, Lookup, SimilarityMatch
 
 if TYPE_CHECKING:
@@ -273,6 +279,62 @@ class CacheManager:
     async def put_records(self, records: Mapping[str, Record]) -> None:
         """Store encoded entries without indexing them; see `index`."""
         await self.llm_cache.put_records(records)
+
+    def shelf(self, namespace: str | None = None) -> Shelf:
+        """Return the entries of a namespace as an export or an import takes them."""
+        cache = self.llm_cache
+        return Shelf(
+            cache.backend,
+            namespace=cache.namespace if namespace is None else check_namespace(namespace),
+            clock=cache.clock,
+            limit_bytes=cache.config.max_entry_bytes,
+            ttl_seconds=cache.config.ttl_seconds,
+            listener=cache.tell,
+        )
+
+    async def export_entries(self, pattern: str | None = None, *, namespace: str | None = None) -> list[dict[str, Any]]:
+        """Return entries as JSON objects, those whose keys match a shell glob or all of them.
+
+        They hold all that `import_entries` needs to store equal ones. What cannot be read is left out, with an
+        event. All of them are in memory at once: for large caches there is `cache-cli export`.
+
+        Raises:
+            BackendUnavailable: The store cannot be read.
+        """
+        if pattern is not None:
+            check_text(pattern, "pattern")
+        return await entries_of(self.shelf(namespace), pattern)
+
+    async def import_entries(
+        self, entries: Iterable[Mapping[str, Any]], merge: bool = True, *, namespace: str | None = None
+    ) -> Tally:
+        """Store what `export_entries` returned, and make it findable by meaning; return what became of it.
+
+        All of it is checked before anything is changed. With `merge` an entry is written that is absent, or older
+        by version; else the entries replace those of the namespace, and what is not among them goes.
+
+        Args:
+            entries: Objects with `key`, `response` and `timestamp`; the rest has defaults, see `EntryLine`.
+
+        Raises:
+            InvalidInput: One of them cannot be stored; names its number. Nothing was changed.
+            BackendUnavailable: Part of it may be done; replacing is completed by the next import.
+            EmbedderUnavailable: They are stored, and can only be found exactly.
+        """
+        source = ListSource.of_objects(entries, namespace=self.llm_cache.namespace if namespace is None else namespace)
+        with self._within(namespace) as door:
+            importer = Importer(
+                self.shelf(namespace), source, ImportWanted(replace=not merge), where="entries", keep_written=True
+            )
+            place = importer.begin()
+            while place.step != "done":
+                place = await importer.advance(place)
+                if door.matcher is not None and importer.written:
+                    await index_keys(door.cache, door.matcher, importer.written)
+                importer.written.clear()
+            if not merge:
+                await door.cache.note_invalidation(Selection(everything=True))
+        return place.tally
 
     async def get_stats(self) -> CacheStats:
         """Return counts of this process and the number of entries in the store."""

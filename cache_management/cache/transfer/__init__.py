@@ -1,0 +1,1 @@
+"""Entries to files and back. See docs/design/0015-export-format.md."""
