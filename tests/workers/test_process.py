@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from redis import Redis
 
+from cache_management.models.base import read_clock
+from cache_management.models.store import open_stores
+from cache_management.workers import defaults, process
 from cache_management.workers.messages import QUEUES
 from tests.conftest import OwnRedisFactory
 from tests.waiting import wait_until
@@ -56,6 +61,11 @@ def test_an_empty_queue_that_is_consumed_gets_a_heartbeat_and_its_taker_a_mark(
 def test_queues_that_nobody_consumes_gather_no_heartbeats(world: JobWorld, broker_url: str) -> None:
     worker = world.start_worker(queues=("control",), concurrency=None, options=["--pool=solo"])
     world.stores.operations.touch_mark("warm", "gone@elsewhere")
+    long_ago = open_stores(
+        world.settings.metadata_url, clock=lambda connection: read_clock(connection) - timedelta(days=2)
+    )
+    long_ago.operations.touch_mark("transfer", "old@elsewhere")
+    long_ago.close()
 
     def pulse_and_wait(times: int) -> None:
         before = worker.log.count("Task control.pulse")
@@ -67,6 +77,8 @@ def test_queues_that_nobody_consumes_gather_no_heartbeats(world: JobWorld, broke
     with Redis.from_url(broker_url) as broker:
         waiting = [json.loads(message)["headers"]["task"] for message in broker.lrange("warm", 0, -1)]
         assert waiting == ["control.heartbeat"], "one is enough to see that nobody takes it"
+        assert {mark.queue for mark in world.stores.operations.marks()} == {"control", "warm"}
+        assert broker.llen("transfer") == 0
 
         world.stores.operations.forget_marks(older_than_seconds=-1)
         pulse_and_wait(1)
@@ -91,6 +103,31 @@ def test_only_the_child_of_an_embed_worker_loads_an_engine_and_before_it_is_aske
     assert child.environ()["TOKENIZERS_PARALLELISM"] == "false"
     assert child.environ()["OMP_NUM_THREADS"].isdecimal()
     assert "SpawnPoolWorker" in embed.log
+
+
+@pytest.mark.parametrize(
+    ("queues", "tasks", "memory"),
+    [
+        ("embed", None, process.EMBED_MEMORY_KIB),
+        ("embed,warm", 500, 1_000_000),
+        (["warm"], 500, 1_000_000),
+        (None, 500, 1_000_000),
+    ],
+)
+def test_only_a_worker_of_embed_alone_keeps_its_processes(
+    monkeypatch: pytest.MonkeyPatch, queues: object, tasks: int | None, memory: int
+) -> None:
+    for name in (process.QUEUES_VARIABLE, "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(name, "")
+    conf = SimpleNamespace(
+        worker_max_tasks_per_child=defaults.worker_max_tasks_per_child,
+        worker_max_memory_per_child=defaults.worker_max_memory_per_child,
+        worker_concurrency=None,
+    )
+
+    process._fit_worker(conf=conf, options={"queues": queues, "concurrency": 2})
+
+    assert (conf.worker_max_tasks_per_child, conf.worker_max_memory_per_child) == (tasks, memory)
 
 
 def family(worker: Worker) -> list[psutil.Process]:
