@@ -1,11 +1,11 @@
-# Four words. Each makes .venv itself when it is missing or older than the pins.
+# Five words. Each makes .venv itself when it is missing or older than the pins.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BENCH  := $(VENV)/.installed-bench
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench soak clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,9 @@ $(BENCH): $(STAMP)
 bench: $(BENCH)  ## speed beside other caches in one run; writes the chart and the tables of README and docs
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench --chart --readme
+
+soak: $(STAMP)  ## ten minutes of jobs of every kind while workers, broker and database are hurt; ends with an account
+	$(BIN)/python -m tests.soak --minutes 10 $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -6,6 +6,7 @@ home and fails it in CI.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -152,6 +153,61 @@ def own_redis() -> Iterator[OwnRedisFactory]:
         finally:
             for server in reversed(started):
                 server.stop()
+
+
+class OwnPostgres:
+    """A database server of one test, which may be killed, frozen and started again on its port."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.server: Server = start_or_skip(
+            lambda: start_postgres(folder)
+        )  # one that is killed must keep what it acknowledged
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    def kill(self) -> None:
+        """Crash it, with every session."""
+        assert self.server.is_running(), "the server was gone before this test killed it"
+        self.server.kill()
+
+    def pause(self) -> None:
+        """Freeze it and all its sessions: connections stay open and nobody answers."""
+        for process in self._processes():
+            os.kill(process, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        for process in self._processes():
+            os.kill(process, signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Start it again on its port, with its data."""
+        self.server = start_postgres(self._folder, port=self.server.port)
+
+    def stop(self) -> None:
+        self.resume()
+        self.server.stop()
+
+    def _processes(self) -> list[int]:
+        import psutil
+
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server = psutil.Process(self.server.pid)
+            return [server.pid, *(child.pid for child in server.children(recursive=True))]
+        return []
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A private database server."""
+    with temporary_folder() as folder:
+        made = OwnPostgres(folder)
+        try:
+            yield made
+        finally:
+            made.stop()
 
 
 @pytest.fixture(scope="session")

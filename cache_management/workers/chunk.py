@@ -38,6 +38,7 @@ from cache_management.workers.messages import TASK_LIMITS
 logger = logging.getLogger("cache_management.workers")
 
 CHUNK_SECONDS = 10.0
+LEASE_SECONDS = 30.0
 _RENEW_EVERY_SECONDS = 5.0
 
 
@@ -93,6 +94,8 @@ def run_chunk(task: Task, job_id: str, shard: int, fence: int, step: Step) -> No
         fence,
         owner=here.owner,
         task_id=task.request.id,
+        # Six renewals long: a killed worker's shard waits for its end, a database that is away shortens it.
+        lease_seconds=LEASE_SECONDS,
         hard_limit_seconds=TASK_LIMITS[task.name].hard_seconds,
         namespace_limit=here.settings.jobs.namespace_concurrency or None,
     )

@@ -21,6 +21,7 @@ from tests.bench import (
     flight,
     growth,
     imports,
+    jobs,
     overhead,
     peers,
     publish,
@@ -33,6 +34,7 @@ from tests.bench.measure import FULL, QUICK, Report, as_table, environment
 TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
     backends.NAME: lambda quick: backends.measure(QUICK if quick else FULL),
     warm.NAME: lambda quick: warm.measure(quick=quick),
+    jobs.NAME: lambda quick: jobs.measure(quick=quick),
     imports.NAME: lambda quick: imports.measure(rounds=5 if quick else 15),
     eviction.NAME: lambda quick: eviction.measure(quick=quick),
     eviction.SPEED_NAME: lambda quick: eviction.measure_speed(QUICK if quick else FULL),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,7 @@ from cache_management.cache.errors import MetadataUnavailable
 from cache_management.cache.warm_items import WarmItem
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.main import run
-from cache_management.services import Server, start_postgres
-from tests.conftest import PROJECT_ROOT, OwnRedis, start_or_skip, temporary_folder
+from tests.conftest import PROJECT_ROOT, OwnPostgres, OwnRedis
 from tests.faults import celery_quick_schedule
 from tests.faults.providers import OUTAGE
 from tests.waiting import wait_until
@@ -32,33 +31,6 @@ def world(make_world: MakeWorld, broker: OwnRedis, node: OwnRedis) -> JobWorld:
     made = make_world(broker_url=broker.url, cache_url=node.url)
     made.env["PYTHONPATH"] = str(PROJECT_ROOT)
     return made
-
-
-class OwnPostgres:
-    """A database server of one test, which may be stopped and started again on its port."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.server: Server = start_or_skip(lambda: start_postgres(folder, fsync=False))
-
-    @property
-    def url(self) -> str:
-        return self.server.url
-
-    def stop(self) -> None:
-        assert self.server.is_running(), "the server was gone before this test stopped it"
-        self.server.kill()
-
-    def start(self) -> None:
-        self.server = start_postgres(self._folder, fsync=False, port=self.server.port)
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[OwnPostgres]:
-    with temporary_folder() as folder:
-        made = OwnPostgres(folder)
-        yield made
-        made.server.stop()
 
 
 def ask_provider(world: JobWorld, prompts: list[str], name: str = "answer", **options: object) -> str:
@@ -138,9 +110,9 @@ def test_a_database_that_goes_away_in_the_middle_stops_the_work_and_it_goes_on(
     job_id = world.client.submit_warm(warm_items(COUNT), batch_size=5).job_id
     world.wait_for_items(job_id, 50)
 
-    own_postgres.stop()
+    own_postgres.kill()
     wait_until(lambda: "the database is away" in worker.log or "cannot be used" in worker.log, timeout=30)
-    own_postgres.start()
+    own_postgres.restart()
 
     def ended() -> bool:
         world.reconcile(seconds_later=31)
@@ -167,12 +139,12 @@ def test_a_database_that_is_away_at_submit_queues_nothing(
     for name, value in world.env.items():
         monkeypatch.setenv(name, value)
 
-    own_postgres.stop()
+    own_postgres.kill()
 
     with pytest.raises(MetadataUnavailable, match="cannot be used"):
         world.client.submit_warm(warm_items(3))
     assert run(["warm", str(file)]) == ExitCode.DATABASE
-    own_postgres.start()
+    own_postgres.restart()
     assert world.stores.jobs.list() == []
 
 

@@ -65,7 +65,6 @@ class JobWorld:
         number = len(self._workers)
         ready = self.folder / f"worker-{number}.ready"
         log = (self.folder / f"worker-{number}.log").open("wb")
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("CACHE_")}
         argv = [sys.executable, "-m", "cache_management.cli", "worker", f"--name=w{number}"]
         process = subprocess.Popen(
             [
@@ -74,7 +73,7 @@ class JobWorld:
                 *([f"--concurrency={concurrency}"] if concurrency else []),
                 *options,
             ],
-            env=inherited | self.env | {"CACHE_READY_FILE": str(ready)} | dict(env or {}),
+            env=self.inherited_env() | self.env | {"CACHE_READY_FILE": str(ready)} | dict(env or {}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -85,6 +84,11 @@ class JobWorld:
         wait_until(lambda: ready.exists() or process.poll() is not None, timeout=60)
         assert process.poll() is None, (self.folder / f"worker-{number}.log").read_text()[-3000:]
         return Worker(process, self.folder / f"worker-{number}.log")
+
+    @staticmethod
+    def inherited_env() -> dict[str, str]:
+        """Return this process's environment without settings of the caller's."""
+        return {key: value for key, value in os.environ.items() if not key.startswith("CACHE_")}
 
     def wait_for_job(self, job_id: str, *, timeout: float = 60.0) -> JobView:
         """Wait for the end of a job; on failure say how far it got and what the workers said."""
@@ -132,6 +136,7 @@ class Worker:
 
     def __init__(self, process: subprocess.Popen[bytes], log_file: Path) -> None:
         self.process = process
+        self.name = "worker"
         self._log_file = log_file
 
     @property

@@ -242,6 +242,8 @@ def _finish(connection: Connection, job: Row[Any], now: datetime, *, actor: str)
         state = "succeeded"
     else:
         state = "failed" if nothing_done else "partial"
+    if error is None and state in ("partial", "failed"):
+        error = _why_items_failed(connection, job.id)
     columns: dict[str, Any] = {
         name: int(getattr(sums, name)) for name in ("done", "skipped", "failed", "cancelled", "bytes", "cost_micro")
     }
@@ -263,6 +265,20 @@ def _finish(connection: Connection, job: Row[Any], now: datetime, *, actor: str)
         return _state(job)
     _forget_inputs(connection, job.id)
     return state
+
+
+def _why_items_failed(connection: Connection, job_id: str) -> str | None:
+    """Return how many items failed and why most of them did; None when none did."""
+    dead = (JobItem.job_id == job_id, JobItem.state == "dead")
+    number = func.count()
+    rows = connection.execute(
+        select(JobItem.reason, number).where(*dead).group_by(JobItem.reason).order_by(number.desc(), JobItem.reason)
+    ).all()
+    if not rows:
+        return None
+    reason, most = rows[0]
+    failed = sum(count for _, count in rows)
+    return f"{failed} items failed: {reason}" if most == failed else f"{failed} items failed, {most} of them: {reason}"
 
 
 def _forget_inputs(connection: Connection, job_id: str) -> None:

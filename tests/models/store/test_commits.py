@@ -500,3 +500,14 @@ def test_a_commit_that_moves_the_bookmark_alone_is_refused(acting: Acting) -> No
 
     with pytest.raises(ValueError, match="must move the cursor"):
         acting.jobs.commit(acting.claim(ring), to_cursor=0, bookmark="elsewhere")
+
+
+def test_a_job_whose_items_failed_says_why_most_of_them_did(acting: Acting) -> None:
+    (ring,) = acting.planned(3)
+    reasons = ["too large", "odd", "too large"]
+    outcomes = [ItemOutcome(at + 1, "dead", reason) for at, reason in enumerate(reasons)]
+
+    acting.jobs.commit(acting.claim(ring), to_cursor=3, outcomes=outcomes, counts=Counts(failed=3), end="shard")
+
+    job = acting.jobs.get(ring.job_id)
+    assert (job.state, job.last_error) == ("failed", "3 items failed, 2 of them: too large")

@@ -38,6 +38,7 @@ from cache_management.models.store.results import (
     ItemOutcome,
     NewItem,
     NewShard,
+    Refused,
     Ring,
 )
 from tests.models.acting import HandClock, LossyDatabase
@@ -89,6 +90,7 @@ class JobLife(RuleBasedStateMachine):
         self.clock = HandClock()
         self.jobs = Stores(self.database, clock=self.clock).jobs
         self.queue: list[Message] = []
+        self.later: list[Message] = []  # sent again with a delay
         self.runs: list[Run] = []
         self.tasks = 0
         self.ended: str | None = None
@@ -101,9 +103,11 @@ class JobLife(RuleBasedStateMachine):
         shards=st.integers(1, 2),
         embed=st.booleans(),
         planned=st.sampled_from([True, True, False]),
+        limit=st.sampled_from([None, 1]),
     )
-    def submit(self, items: int, different: int, shards: int, embed: bool, planned: bool) -> None:
+    def submit(self, items: int, different: int, shards: int, embed: bool, planned: bool, limit: int | None) -> None:
         self.keys, self.shards, self.embed = [n % different for n in range(items)], shards, embed
+        self.limit = limit
         submitted = self.jobs.create("warm", {}, namespace="tests", submitted_by="tester")
         self.job_id = submitted.job_id
         assert submitted.ring is not None
@@ -139,7 +143,10 @@ class JobLife(RuleBasedStateMachine):
             owner=f"worker of {message.task_id}",
             task_id=message.task_id,
             hard_limit_seconds=90,
+            namespace_limit=self.limit,
         )
+        if isinstance(claim, Refused) and claim.retry_in is not None:
+            self.later.append(message)
         if isinstance(claim, Claim):
             assert claim.fence > self.newest.get(claim.shard, 0), "a fence was given twice"
             self.newest[claim.shard] = claim.fence
@@ -155,7 +162,7 @@ class JobLife(RuleBasedStateMachine):
     def end_chunk(self, pick: int, size: int, reply_lost: bool) -> None:
         self.step(self.chosen(pick), size, "chunk", reply_lost=reply_lost)
 
-    @rule(pick=PICK, trouble=st.sampled_from(["dies", "is redelivered", "freezes", "waits", "fails"]))
+    @rule(pick=PICK, trouble=st.sampled_from(["dies", "is redelivered", "freezes", "waits", "fails", "holds"]))
     @precondition(lambda self: self.runs)
     def trouble(self, pick: int, trouble: str) -> None:
         run = self.chosen(pick)
@@ -170,6 +177,8 @@ class JobLife(RuleBasedStateMachine):
         elif trouble == "waits":
             ring = self.jobs.release(run.claim, retry_in=20)
             self.post([] if ring is None else [ring])
+        elif trouble == "holds":
+            self.jobs.hold(run.claim, "somebody has to do something")
         elif trouble == "fails" and run.claim.shard_kind == "embed":
             failed = self.jobs.fail_shard(run.claim, "broken")
             self.post([] if failed is None else failed.rings)
@@ -247,6 +256,8 @@ class JobLife(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0, 11, 35, 61]), messages_lost=st.sampled_from([True, False, False]))
     @precondition(lambda self: self.ended is None or not (self.queue or self.runs))
     def time_passes(self, seconds: int, messages_lost: bool) -> None:
+        self.queue += self.later
+        self.later = []
         if messages_lost:
             self.queue.clear()
         self.clock.advance(seconds)
@@ -278,6 +289,12 @@ class JobLife(RuleBasedStateMachine):
             self.cursors[number] = shard.cursor
 
     @invariant()
+    def no_more_shards_are_worked_on_than_may_be(self) -> None:
+        live = [shard for shard in self.jobs.get(self.job_id).shards if shard.lease_until is not None]
+        working = [shard for shard in live if shard.lease_until >= self.clock.now]
+        assert self.limit is None or len(working) <= self.limit, "the namespace is over its limit"
+
+    @invariant()
     def vectors_are_not_counted_twice(self) -> None:
         job = self.jobs.get(self.job_id)
         assert job.embedded + job.embed_failed <= job.done + job.skipped
@@ -304,6 +321,7 @@ class JobLife(RuleBasedStateMachine):
         """Let everything go well from here: the job has to end, with all of its items settled."""
         self.runs.clear()
         self.queue.clear()
+        self.later.clear()
         if self.jobs.get(self.job_id).state in ("pausing", "paused"):
             self.jobs.request(self.job_id, "resume", by="user")
         for _ in range(60):
@@ -396,3 +414,8 @@ class TestPlantedBugs:
         monkeypatch.setattr(commits, "apply", apply_as_if_running)
 
         self.find("although its job does not run")
+
+    def test_a_limit_that_does_not_count_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(claims, "_is_busy", lambda *_: False)
+
+        self.find("over its limit")
