@@ -1,4 +1,4 @@
-"""embed: every entry of the namespace gets its vector."""
+"""embed run, check, plan: every entry of the namespace gets its vector."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.identity import storage_prefix
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
-from cache_management.cli.output import note, print_json, print_pairs, progress
-from cache_management.cli.watching import embed_rows, follow, waiting_options
+from cache_management.cli.output import json_option, note, print_json, print_pairs, progress
+from cache_management.cli.watching import Command, embed_rows, follow, waiting_options
 from cache_management.wiring import Platform
 
 if TYPE_CHECKING:
@@ -21,16 +22,66 @@ if TYPE_CHECKING:
 Flags = Mapping[str, bool]
 
 
-@click.command()
+def _options(command: Command) -> Command:
+    """Give a command what `embed` takes, but for what its name says."""
+    for option in (
+        waiting_options,
+        click.option("--local", is_flag=True, help="Run in this process instead of submitting a job."),
+        click.option("--drop-old", is_flag=True, help="At the end remove the vectors of other models."),
+        click.option("--all", "everything", is_flag=True, help="Embed entries anew that have their vector, too."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(invoke_without_command=True)
+@_options
 @click.option("--check", is_flag=True, help="First find and mend vectors that do not belong to their entries.")
-@click.option("--all", "everything", is_flag=True, help="Embed entries anew that have their vector, too.")
-@click.option("--drop-old", is_flag=True, help="At the end remove the vectors of other models.")
 @click.option("--plan", is_flag=True, help="Only count what there is.")
-@click.option("--local", is_flag=True, help="Run in this process instead of submitting a job.")
-@waiting_options
+@click.pass_context
 @pass_cli
-def embed(
+def embed(cli: CliContext, ctx: click.Context, /, plan: bool, **flags: Any) -> int | None:
+    """Make every entry of the namespace findable by meaning: after a change of the model, or of its weights.
+
+    A worker does the work and records it as a job; with --local, or when no broker is configured,
+    this process does. Use --drop-old when no process stores with the former model any more. Without a command it
+    is `embed run`.
+    """
+    if ctx.invoked_subcommand is None:
+        return _embed(cli, plan=plan, **flags)
+    given = [name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        raise click.UsageError(f"give the options behind `embed {ctx.invoked_subcommand}`, not before it")
+    return None
+
+
+@embed.command("run")
+@_options
+@pass_cli
+def run(cli: CliContext, /, **flags: Any) -> int:
+    """Embed what has no vector of this model yet."""
+    return _embed(cli, plan=False, check=False, **flags)
+
+
+@embed.command("check")
+@_options
+@pass_cli
+def check_vectors(cli: CliContext, /, **flags: Any) -> int:
+    """Find and mend vectors that do not belong to their entries, then embed what has none."""
+    return _embed(cli, plan=False, check=True, **flags)
+
+
+@embed.command("plan")
+@json_option
+@pass_cli
+def show_plan(cli: CliContext, as_json: bool) -> int:
+    """Count entries, vectors by model and what is missing; change nothing."""
+    return _show_plan(cli, as_json=as_json)
+
+
+def _embed(
     cli: CliContext,
+    *,
     check: bool,
     everything: bool,
     drop_old: bool,
@@ -40,11 +91,6 @@ def embed(
     timeout: float | None,
     as_json: bool,
 ) -> int:
-    """Make every entry of the namespace findable by meaning: after a change of the model, or of its weights.
-
-    A worker does the work and records it as a job; with --local, or when no broker is configured,
-    this process does. Use --drop-old when no process stores with the former model any more.
-    """
     _check_flags(
         counts={"--plan": plan},
         works={"--check": check, "--all": everything, "--drop-old": drop_old},

@@ -38,6 +38,8 @@ broker_transport_options: dict[str, Any] = {
     "socket_timeout": 10,
 }
 broker_connection_retry_on_startup = True
+# For ever: a broker that was away for an hour is no reason to end.
+broker_connection_max_retries = None
 broker_pool_acquire_timeout = 10
 
 # Stopping: what is under way gets half a minute, then its message goes back.

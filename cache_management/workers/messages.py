@@ -39,6 +39,7 @@ ROUTES: Final = {
     ("warm", "embed"): Route("embed.batch", "embed"),
     ("embed", "plan"): Route("embed.plan", "embed"),
     ("embed", "data"): Route("embed.walk", "embed"),
+    ("repair", "plan"): Route("repair.scan", "repair"),
     ("stats", "plan"): Route("control.rollup", "control"),
     ("evict", "plan"): Route("evict.plan", "evict"),
     ("evict", "data"): Route("evict.sweep", "evict"),
@@ -55,6 +56,7 @@ TASK_LIMITS: Final = {
     "embed.walk": Limits(60, 120),
     "evict.plan": Limits(30, 60),
     "evict.sweep": Limits(30, 60),
+    "repair.scan": Limits(60, 90),
     "control.reconcile": Limits(10, 20),
     "control.schedule": Limits(10, 20),
     "control.rollup": Limits(30, 60),
@@ -209,6 +211,7 @@ class EvictParams(_Params):
 PARAMS: Final[dict[str, type[BaseModel]]] = {
     "warm": WarmParams,
     "embed": EmbedParams,
+    "repair": NoParams,
     "stats": NoParams,
     "evict": EvictParams,
     "prune": PruneParams,

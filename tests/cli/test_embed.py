@@ -180,3 +180,20 @@ def test_a_real_worker_embeds_and_the_command_shows_it(
     assert (found.data["state"], found.data["total"], found.data["done"]) == ("succeeded", 30, 30)
     assert "already there" not in shown
     assert "hashing" in shown
+
+
+def test_each_way_to_embed_has_a_command_of_its_own(filled: Cli) -> None:
+    counted = filled("embed", "plan", "--json").data
+    embedded = filled("embed", "run", "--local", "--json").data["summary"]
+    checked = filled("embed", "check", "--local", "--json").data["summary"]
+
+    assert (counted["entries"], counted["missing"]) == (COUNT, COUNT)
+    assert embedded["embedded"] == COUNT
+    assert (checked["checked"], checked.get("embedded", 0)) == (COUNT, 0)
+
+
+def test_options_before_a_command_are_not_ignored_in_silence(filled: Cli) -> None:
+    found = filled("embed", "--all", "run", "--local")
+
+    assert found.code == 2
+    assert "behind `embed run`" in found.err

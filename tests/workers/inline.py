@@ -20,7 +20,7 @@ from cache_management.workers import runtime
 from cache_management.workers.client import JobClient
 from cache_management.workers.messages import route_of
 
-TASKS = ("warm", "embed", "upkeep", "stats", "evict", "transfer")
+TASKS = ("warm", "embed", "upkeep", "stats", "evict", "transfer", "repair")
 
 
 class Inline:

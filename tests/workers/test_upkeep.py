@@ -57,3 +57,10 @@ def test_a_log_that_lost_its_end_since_the_last_check_is_broken(inline: Inline) 
     # Whole in itself: what was appended since follows the entry that is last now.
     assert proven > 3
     assert "broken at entry" in (job.last_error or "")
+
+
+def test_a_repair_of_a_store_with_one_copy_says_that_there_is_nothing_to_repair_from(inline: Inline) -> None:
+    job = inline.run("repair")
+
+    assert job.state == "failed"
+    assert "keeps one copy" in (job.last_error or "")

@@ -16,7 +16,7 @@ from cache_management.models.store.lifecycle import later
 
 DAY_SECONDS = 86_400
 _MINUTES_KEPT_DAYS = 2
-_MARKS_KEPT_SECONDS = 3600
+_MARKS_KEPT_SECONDS = DAY_SECONDS  # as long as heartbeats are sent to a queue that nobody consumes
 
 
 class Keep(msgspec.Struct, frozen=True):
