@@ -13,6 +13,7 @@ import pytest
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.main import _COMMANDS
 from cache_management.settings import setting_names
+from cache_management.workers.messages import PARAMS
 from tests.bench import publish
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,3 +97,11 @@ def test_files_named_in_the_documentation_exist(page: str) -> None:
         assert (ROOT / "cache_management" / name).is_file(), f"{page} names {name}"
     for name in re.findall(r"`((?:tests|docs)/[\w/]+\.(?:py|md))`", text):
         assert (ROOT / name).is_file(), f"{page} names {name}"
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
+        assert f"def {name}(" in (ROOT / path).read_text(), f"{page} names {path}::{name}"
+
+
+def test_every_kind_of_job_is_described() -> None:
+    text = (ROOT / "docs/jobs.md").read_text()
+
+    assert [kind for kind in PARAMS if f"| `{kind}` |" not in text] == []
