@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from cache_management.cache.errors import CacheError
+from cache_management.cli.output import note
 from cache_management.settings import Loaded, Settings
 from cache_management.wiring import Platform, open_platform, read_settings
 
@@ -73,6 +76,35 @@ class CliContext:
         stores = open_stores(self.settings.metadata_url)
         self._opened.append(stores)
         return stores
+
+    @contextmanager
+    def audited(self, action: str, arguments: Mapping[str, object]) -> Iterator[None]:
+        """Write into the audit log that somebody did something that no job records, and how it ended.
+
+        Only a digest of the arguments is written. A database that is away, or an installation without one, keeps
+        nobody from the work: a note says that it is not in the log.
+        """
+        try:
+            yield
+        except BaseException as exc:
+            self._record(action, arguments, error=exc)
+            raise
+        self._record(action, arguments, error=None)
+
+    def _record(self, action: str, arguments: Mapping[str, object], *, error: BaseException | None) -> None:
+        try:
+            from cache_management.models.store.audit import digest
+            from cache_management.workers.client import whoami
+
+            self.stores().audit.append(
+                actor=whoami(),
+                action=action,
+                args_digest=digest({"namespace": self.settings.namespace, **arguments}),
+                outcome="ok" if error is None else "failed",
+                error_class=None if error is None else type(error).__name__,
+            )
+        except (CacheError, ImportError) as exc:
+            note(f"This is not in the audit log: {exc}")
 
     def client(self) -> JobClient:
         """Return the way to the jobs."""

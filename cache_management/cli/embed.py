@@ -176,7 +176,8 @@ def _embed_here(cli: CliContext, *, check: bool, everything: bool, drop_old: boo
                 await doing.aclose()
         return place
 
-    place = cli.run(work)
+    with cli.audited("cache.embed", {"check": check, "all": everything, "drop_old": drop_old}):
+        place = cli.run(work)
     refusal = refusal_of_cut_over(place) if drop_old else None
     state = "succeeded" if refusal is None else "partial"
     summary: dict[str, Any] = summary_of(place)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,14 +13,12 @@ from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.invalidate import is_wanted
 from cache_management.cli.output import age_text, json_option, note, print_json, print_pairs, print_table, progress
-from cache_management.cli.watching import evict_rows, follow, waiting_options
+from cache_management.cli.watching import Command, evict_rows, follow, waiting_options
 from cache_management.wiring import Platform
 from cache_management.workers.messages import EvictParams, check_params
 
 if TYPE_CHECKING:
     from cache_management.cache.sweeping import Place
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 _NAMES = {
     "expired": "past their life",
@@ -201,7 +198,8 @@ def _work_here(
 def _run_here(cli: CliContext, params: EvictParams, *, total: int | None, as_json: bool) -> ExitCode:
     from cache_management.cache.sweeping import summary_of
 
-    place, _ = _work_here(cli, params, dry=False, total=total, quiet=as_json)
+    with cli.audited("cache.evict", params.model_dump()):
+        place, _ = _work_here(cli, params, dry=False, total=total, quiet=as_json)
     summary = summary_of(place)
     if as_json:
         print_json({"state": "succeeded", "namespace": cli.settings.namespace, "summary": summary})

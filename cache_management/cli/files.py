@@ -171,7 +171,8 @@ def _warm_here(
         report.duplicates = len(items) - len(by_key)
         return report
 
-    report = cli.run(work)
+    with cli.audited("cache.warm", {"file": file.name, "items": len(items)}):
+        report = cli.run(work)
     if as_json:
         print_json(report)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import click
+import msgspec
 
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.invalidation import Selection
@@ -64,7 +65,8 @@ def invalidate(
         if found and not is_wanted(f"Remove {found} entries of namespace {cli.settings.namespace}?"):
             note("Nothing was removed.")
             return ExitCode.FAILED
-    removed = cli.run(remove)
+    with cli.audited("cache.invalidate", msgspec.structs.asdict(selection)):
+        removed = cli.run(remove)
     print_json({"removed": removed}) if as_json else click.echo(f"{removed} entries removed.")
     return ExitCode.OK
 

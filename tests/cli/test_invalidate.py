@@ -78,3 +78,29 @@ def test_an_answer_may_come_from_a_pipe(filled: Cli, monkeypatch: pytest.MonkeyP
 
 def test_yes_is_another_word_for_no_confirm(filled: Cli) -> None:
     assert filled("invalidate", "--all", "--yes", "--json").data == {"removed": 3}
+
+
+def test_who_removed_something_by_hand_is_in_the_audit_log(filled: Cli) -> None:
+    filled("invalidate", "--pattern", "user_1_*", "--no-confirm")
+
+    (row,) = [row for row in filled("audit", "tail", "--json").data if row["action"] == "cache.invalidate"]
+    assert (row["outcome"], row["error_class"], row["job_id"]) == ("ok", None, None)
+    assert "user_1" not in json.dumps(row)
+
+
+def test_a_failed_attempt_is_in_the_audit_log_with_its_error(filled: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_URL", "redis://127.0.0.1:1/0")
+
+    assert filled("invalidate", "--all", "--no-confirm").code == 7
+
+    row = filled("audit", "tail", "--json").data[-1]
+    assert (row["action"], row["outcome"], row["error_class"]) == ("cache.invalidate", "failed", "BackendUnavailable")
+
+
+def test_a_database_that_is_away_keeps_nobody_from_removing(filled: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_METADATA_URL", "postgresql://nobody@127.0.0.1:1/none")
+
+    found = filled("invalidate", "--all", "--no-confirm", "--json")
+
+    assert (found.code, found.data) == (0, {"removed": 3})
+    assert "not in the audit log" in found.err
