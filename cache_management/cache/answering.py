@@ -11,8 +11,8 @@ from typing import Any, Literal
 import msgspec
 from pydantic import ValidationError
 
-from cache_management.cache.clock import Clock, system_clock
-from cache_management.cache.codec import Facts
+from cache_management.cache.clock import Clock, system_clock, version_time
+from cache_management.cache.codec import NO_FACTS, Facts
 from cache_management.cache.compute import Computed, Held, Start, why_not_kept
 from cache_management.cache.config import explain_validation
 from cache_management.cache.errors import InvalidInput, ProviderBusy, ProviderRefused
@@ -80,7 +80,8 @@ class Answering:
         """Answer items at once, as of the moment of `version`; safe to repeat.
 
         What has an answer is left alone, unless that one expires within `refresh_before_seconds`; so is what was stored
-        or removed since `version`. An entry of this very version is this very work, done before.
+        since `version`, or removed while it is asked. An entry of this very version is this very work, done before.
+        Tags and life of an answer that is replaced pass on to the new one, unless the item has its own.
 
         Raises:
             BackendUnavailable: Nothing is known of these items; repeat them.
@@ -98,7 +99,8 @@ class Answering:
             nonlocal busy
             try:
                 await self._wait()
-                outcomes[at] = await self._ask(items[at], Start(version, moment.moment))
+                item = items[at]
+                outcomes[at] = await self._ask(item, held.get(item.entry_key), Start(version, moment.moment))
             except ProviderBusy as exc:
                 busy = exc
 
@@ -124,7 +126,7 @@ class Answering:
         until = held.fresh_until
         return Answered("skipped", "fresh") if until is None or until > lasts_until else None
 
-    async def _ask(self, item: AskedItem, start: Start) -> Answered:
+    async def _ask(self, item: AskedItem, held: Held | None, start: Start) -> Answered:
         request = request_of(item)
         if isinstance(request, str):
             return Answered("dead", request)
@@ -140,9 +142,11 @@ class Answering:
             return Answered("dead", f"its answer is not kept: {refused}", cost_micro=cost)
         try:
             response = self._to_response(item, said)
-            scope = "" if request is None else await self._manager.scope_of(request)
-            facts = Facts(compute_seconds=seconds, cost_micro=cost or 0, scope=scope)
-            reason = await self._cache.store_computed(item.entry_key, response, facts, item.ttl_seconds, start)
+            before = NO_FACTS if held is None else held.stored.facts
+            scope = before.scope if request is None else await self._manager.scope_of(request)
+            facts = Facts(compute_seconds=seconds, cost_micro=cost or 0, tags=item.tags or before.tags, scope=scope)
+            ttl = life_of(held) if item.ttl_seconds is None else item.ttl_seconds
+            reason = await self._cache.store_computed(item.entry_key, response, facts, ttl, start)
         except InvalidInput as exc:
             return Answered("dead", str(exc), cost_micro=cost)
         if reason is not None:
@@ -180,6 +184,17 @@ class Pace:
         await asyncio.sleep(at - now)
 
 
+def life_of(held: Held | None) -> int | None:
+    """Return for how many seconds an entry was stored; None when there is none, or nobody can tell."""
+    if held is None or held.fresh_until is None:
+        return None
+    # An answer that took long to compute counts as written when that began, but lives from when it was there.
+    answered = held.stored.response.timestamp.timestamp()
+    began = version_time(held.version)
+    since = answered if began <= answered < held.fresh_until else began
+    return max(1, round(held.fresh_until - since))
+
+
 def request_of(item: AskedItem) -> Request | str | None:
     """Return the request of an item, None for a prompt alone, or why it cannot be asked."""
     if item.request is None:
@@ -201,4 +216,4 @@ def question_of(item: AskedItem, request: Request | None) -> Question:
     return {"model": item.model, **question}
 
 
-_ASKED = ("prompt", "model", "system", "history", "params", "tools", "tool_choice", "response_format")
+_ASKED = ("prompt", "model", "system", "history", "params", "tools", "tool_choice", "response_format", "tenant")

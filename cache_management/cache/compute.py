@@ -143,6 +143,9 @@ class Shelf(Protocol):
     def miss(self, reason: str, key: str, started: float) -> None:
         """Tell the listeners of a miss."""
 
+    def personal(self, key: str) -> None:
+        """Hear that what answers a key is meant for one person."""
+
     def tell(self, event: Event) -> None:
         """Tell the listeners."""
 
@@ -358,6 +361,8 @@ class Computing:
                 reason = Refusal.OVERSIZE
         if reason is not None:
             self._shelf.tell(RefusedEvent(str(reason), self._shelf.namespace))
+            if reason == Refusal.PERSONALISED:
+                self._shelf.personal(wanted.key)
             if background:
                 self._rest(wanted.key)
         return response

@@ -28,7 +28,7 @@ from cache_management.cache.errors import BackendUnavailable, ConfigurationError
 from cache_management.cache.events import UnavailableEvent
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.records import Indexable, IndexReport
-from cache_management.cache.requests import Request, entry_key, is_bare, is_reserved_key
+from cache_management.cache.requests import Request, entry_key, is_reserved_key
 from cache_management.cache.semantic.decision import decide
 from cache_management.cache.semantic.finding import Finder
 from cache_management.cache.semantic.stored_entries import has_place
@@ -127,9 +127,10 @@ class FrontDoor:
             InvalidEntry, InvalidInput: It cannot be stored.
             BackendUnavailable: Only with `strict`.
         """
-        key = entry_key(request)
+        known = as_tags(tags)
+        key = self._asked(request, tags=known, ttl_seconds=ttl_seconds)
         scope = await self.scope_or_none(request, self.config.threshold)
-        await self.cache.store(key, response, Facts(tags=as_tags(tags), scope=scope), ttl_seconds)
+        await self.cache.store(key, response, Facts(tags=known, scope=scope), ttl_seconds)
         if scope is not None:
             await self._filed(key, response.response)
         return key
@@ -147,12 +148,14 @@ class FrontDoor:
         """Return what `lookup` finds, or compute it once and store it, see `LLMCache.get_or_compute`."""
         check_life(ttl_seconds)
         read = parse_controls(controls)
+        known = as_tags(tags)
+        life = ttl_seconds if read.ttl is None else read.ttl
         wanted = Wanted(
-            self._asked(request),
+            entry_key(request) if read.no_store else self._asked(request, tags=known, ttl_seconds=life),
             request.last_text or "",
             request.model or "unknown",
             ttl_seconds,
-            as_tags(tags),
+            known,
             read,
             _Meaning(self, request, self._floor(threshold), read, compute),
         )
@@ -306,11 +309,12 @@ class FrontDoor:
             self._warned = True
             logger.warning("answers are found exactly only, not by meaning: %s", reason)
 
-    def _asked(self, request: Request) -> str:
+    def _asked(self, request: Request, *, tags: tuple[str, ...] = (), ttl_seconds: int | None = None) -> str:
         """Return the key of a request; who counts what is asked remembers the request."""
         key = entry_key(request)
-        if self.cache.usage is not None and not is_bare(request):
-            self.cache.usage.asked(key, request)
+        if self.cache.usage is not None:
+            known = None if key == request.prompt else request
+            self.cache.usage.asked(key, known, tags=tags, ttl_seconds=ttl_seconds)
         return key
 
     def _floor(self, threshold: float | None) -> float:
@@ -357,6 +361,7 @@ class _RequestShelf:
         self.start = cache.start
         self.hit = cache.hit
         self.miss = cache.miss
+        self.personal = cache.personal
         self.tell = cache.tell
 
     async def load(self, key: str) -> Held | str:

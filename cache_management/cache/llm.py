@@ -558,6 +558,11 @@ class LLMCache:
             return
         self._listener(MissEvent(reason, self.namespace, key, (perf_counter() - started) * 1000))
 
+    def personal(self, key: str) -> None:
+        """Let no job ask for a key: what answers it is meant for one person."""
+        if self.usage is not None:
+            self.usage.personal(key)
+
     def tell(self, event: Event) -> None:
         """Let the listeners of this cache hear an event."""
         self._listener(event)
@@ -565,9 +570,11 @@ class LLMCache:
     async def aclose(self) -> None:
         """Wait for what is computed in the background, then free connections and files."""
         await self._computing.finish()
-        if self.usage is not None:
-            await self.usage.aclose()
-        await self.backend.aclose()
+        try:
+            if self.usage is not None:
+                await self.usage.aclose()
+        finally:
+            await self.backend.aclose()
 
     async def close(self) -> None:
         """Free connections and files."""

@@ -1,7 +1,7 @@
 """Whoever answers prompts that nobody has answered yet: a command, or a function of the operator's.
 
 A question is a dictionary of JSON values: `prompt`, `model`, and of a whole request also `system`, `history`,
-`params`, `tools`, `tool_choice` and `response_format`; what the request did not say is left out.
+`params`, `tools`, `tool_choice`, `response_format` and `tenant`; what the request did not say is left out.
 
 A command gets the question as JSON on its standard input, never in its arguments, and prints the answer: text, or a
 JSON object with `response` and, if known, `model`, `token_count`, `cost_usd`, `finish_reason`, `metadata`. Exit code

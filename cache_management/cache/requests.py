@@ -301,6 +301,17 @@ def canonical(request: Request) -> dict[str, Any]:
     return form
 
 
+def has_secrets(request: Request) -> bool:
+    """Tell whether a parameter or header is a secret: known by a digest only, or not to be kept."""
+    return _names_secret(request.params)
+
+
+def _names_secret(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(is_secret_name(name) or _names_secret(item) for name, item in value.items())
+    return isinstance(value, list) and any(map(_names_secret, value))
+
+
 @lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
     """Tell whether a value under this name must not be shown."""

@@ -15,7 +15,7 @@ import contextlib
 import heapq
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from cache_management.cache.clock import Clock, version_at
 from cache_management.cache.errors import BackendRefused, BackendUnavailable
 from cache_management.cache.identity import LAYOUT, KeySpace, digest
 from cache_management.cache.records import Record
-from cache_management.cache.requests import Request
+from cache_management.cache.requests import Request, has_secrets
 
 logger = logging.getLogger("cache_management")
 
@@ -36,6 +36,10 @@ STREAM = f"{LAYOUT}:usage"
 ASK_LIFE_SECONDS = 2 * 24 * 3600
 _KEYS_COUNTED = 10_000
 _KEYS_TOLD = 100
+_QUESTIONS_HELD = 1_000
+_PERSONAL_REMEMBERED = 2_000
+_MOST = 10**12
+"""Of anything in one note: an entry may claim any number of tokens, and a sum must fit into what keeps it."""
 _MODELS_COUNTED = 200
 _ASK_BYTES = 64 * 1024
 _ASKS_REMEMBERED = 2_000
@@ -72,10 +76,22 @@ class UsageNote(msgspec.Struct, array_like=True, gc=False):
 
 
 class Ask(msgspec.Struct, array_like=True, frozen=True):
-    """What has to be asked to answer a key anew. Without a `request` it is the key alone."""
+    """What is known of a key: its name, and with `is_question` what has to be asked to answer it anew.
+
+    Without a `request` that is the key alone. The answer is kept with `tags` for `ttl_seconds`. Fields are only ever
+    added at the end.
+    """
 
     key: str
     request: Request | None = None
+    is_question: bool = False
+    tags: tuple[str, ...] = ()
+    ttl_seconds: int | None = None
+
+    @property
+    def manner(self) -> tuple[bool, tuple[str, ...], int | None]:
+        """Return what may change while the key stays the same."""
+        return self.is_question, self.tags, self.ttl_seconds
 
 
 class Usage:
@@ -93,7 +109,8 @@ class Usage:
         self._clock = clock
         self._forks = forks()
         self._born = self._forks[0]
-        self._written: OrderedDict[str, float] = OrderedDict()  # when an ask was written, by key
+        self._written: OrderedDict[str, tuple[float, object]] = OrderedDict()  # when an ask was, and how, by key
+        self._personal: OrderedDict[str, None] = OrderedDict()
         self._telling: asyncio.Task[None] | None = None
         self._due = 0.0
         self._is_refused = False
@@ -130,10 +147,28 @@ class Usage:
         if now >= self._due:
             self._tell_soon(now)
 
-    def asked(self, key: str, request: Request) -> None:
-        """Remember what has to be asked to answer a key."""
-        if len(self._requests) < _KEYS_COUNTED:
-            self._requests.setdefault(key, request)
+    def asked(
+        self, key: str, request: Request | None, *, tags: tuple[str, ...] = (), ttl_seconds: int | None = None
+    ) -> None:
+        """Remember what has to be asked to answer a key (None: the key), and how the answer is to be kept.
+
+        Only of keys that this was said of can a job ask: any other may be a name that no model knows.
+        """
+        had = self._questions.get(key)
+        if had is None:
+            if len(self._questions) >= _QUESTIONS_HELD or key in self._personal:
+                return
+        elif not tags and ttl_seconds is None:
+            return
+        self._questions[key] = Ask(key, request, is_question=True, tags=tags, ttl_seconds=ttl_seconds)
+
+    def personal(self, key: str) -> None:
+        """Let nobody else ask for a key: what answers it is meant for one person."""
+        self._questions.pop(key, None)
+        self._personal[key] = None
+        self._withdrawn.add(key)
+        while len(self._personal) > _PERSONAL_REMEMBERED:
+            self._personal.popitem(last=False)
 
     async def aclose(self) -> None:
         """Tell what is still counted."""
@@ -143,8 +178,8 @@ class Usage:
         await self._tell()
 
     def _model_of(self, key: str) -> str:
-        request = self._requests.get(key)
-        return "" if request is None else request.model or ""
+        ask = self._questions.get(key)
+        return "" if ask is None or ask.request is None else ask.request.model or ""
 
     def _counts(self, model: str) -> Counts:
         found = self._models.get(model)
@@ -157,7 +192,8 @@ class Usage:
         self._since = self._clock()
         self._models: dict[str, Counts] = {}
         self._keys: dict[str, list[int]] = {}
-        self._requests: dict[str, Request] = {}
+        self._questions: dict[str, Ask] = {}
+        self._withdrawn: set[str] = set()
 
     def _tell_soon(self, now: float) -> None:
         # In the first call too, which is long after: `due` is 0 then.
@@ -174,9 +210,11 @@ class Usage:
 
     async def _tell(self) -> None:
         """Write one note and the asks that are new. What cannot be told is dropped: nobody waits for it."""
-        if self._left_to_parent() or not self._models or self._is_refused or not isinstance(self._backend, Journal):
+        if self._left_to_parent() or not self._models or not isinstance(self._backend, Journal):
             return
         note, asks = self._take()
+        if self._is_refused:
+            return
         try:
             if asks:
                 await self._backend.put_many(asks)
@@ -197,30 +235,38 @@ class Usage:
         return True
 
     def _take(self) -> tuple[UsageNote, dict[str, Record]]:
-        keys, requests = self._keys, self._requests
-        told = {*_most(keys, 0), *_most(keys, 1)}
-        note = UsageNote(
-            since=self._since,
-            namespace=self._namespace,
-            models=self._models,
-            keys={digest(key): (keys[key][0], keys[key][1]) for key in told},
+        since, models, keys, questions, withdrawn = (
+            *(self._since, self._models, self._keys),
+            *(self._questions, self._withdrawn),
         )
-        asks = self._new_asks(told, requests)
+        # First: what other threads count from now on belongs to the next note.
         self._begin()
-        return note, asks
+        # Copied in one move: a thread may be about to add a key to what is counted no more.
+        counted = list(keys.items())
+        told = {key: seen for column in (0, 1) for key, seen in _most(counted, column)}
+        note = UsageNote(
+            since=since,
+            namespace=self._namespace,
+            models={model: _bounded(counts) for model, counts in list(models.items())},
+            keys={digest(key): (hits, misses) for key, (hits, misses) in told.items()},
+        )
+        asks = [questions.get(key) or Ask(key) for key, (hits, _) in told.items() if key in questions or hits]
+        # A name instead of the question that may have been told before it was known to be somebody's own.
+        asks += [Ask(key) for key in withdrawn if key in self._written]
+        return note, self._new_asks(asks)
 
-    def _new_asks(self, keys: Iterable[str], requests: Mapping[str, Request]) -> dict[str, Record]:
+    def _new_asks(self, asks: Iterable[Ask]) -> dict[str, Record]:
         now = self._clock()
         found = {}
-        for key in keys:
-            if now - self._written.get(key, -ASK_LIFE_SECONDS) < ASK_LIFE_SECONDS / 2:
+        for ask in asks:
+            when, manner = self._written.get(ask.key, (-ASK_LIFE_SECONDS, None))
+            if now - when < ASK_LIFE_SECONDS / 2 and manner == ask.manner:
                 continue
-            value = encode_ask(Ask(key, requests.get(key)))
-            if value is None:
-                continue
-            self._written[key] = now
-            self._written.move_to_end(key)
-            found[self._asks.to_storage(digest(key))] = Record(value, now + ASK_LIFE_SECONDS, version_at(now))
+            self._written[ask.key] = (now, ask.manner)
+            self._written.move_to_end(ask.key)
+            value = encode_ask(ask)
+            if value is not None:
+                found[self._asks.to_storage(digest(ask.key))] = Record(value, now + ASK_LIFE_SECONDS, version_at(now))
         while len(self._written) > _ASKS_REMEMBERED:
             self._written.popitem(last=False)
         return found
@@ -228,6 +274,9 @@ class Usage:
 
 def encode_ask(ask: Ask) -> bytes | None:
     """Return the value of an `ask` record; None when it is too large to keep beside the answers."""
+    if ask.request is not None and has_secrets(ask.request):
+        # Known by a digest only, or not to be kept: what is asked without it may get another answer.
+        ask = Ask(ask.key)
     value = _encode(ask)
     return value if len(value) <= _ASK_BYTES else None
 
@@ -257,10 +306,14 @@ def decode_note(data: bytes) -> UsageNote | None:
         return None
 
 
-def _most(keys: Mapping[str, list[int]], column: int) -> list[str]:
+def _most(keys: Iterable[tuple[str, list[int]]], column: int) -> list[tuple[str, list[int]]]:
     """Return the keys with most hits (0) or misses (1), those without any left out."""
-    chosen = heapq.nlargest(_KEYS_TOLD, keys.items(), key=lambda item: item[1][column])
-    return [key for key, counted in chosen if counted[column]]
+    chosen = heapq.nlargest(_KEYS_TOLD, keys, key=lambda item: item[1][column])
+    return [(key, seen) for key, seen in chosen if seen[column]]
+
+
+def _bounded(counts: Counts) -> Counts:
+    return Counts(*(min(count, _MOST) for count in msgspec.structs.astuple(counts)))
 
 
 def _is_alive(task: asyncio.Task[Any]) -> bool:

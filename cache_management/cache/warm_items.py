@@ -87,6 +87,7 @@ class AskedItem(WarmItem):
     """An item of a job. Without a response a provider is asked, the whole `request` or else the prompt alone."""
 
     request: dict[str, JsonValue] | None = None
+    tags: tuple[str, ...] = ()
 
 
 def check_item(data: object, *, where: str, may_ask: bool = False) -> WarmItem:

@@ -9,7 +9,10 @@ from datetime import timedelta
 import msgspec
 from pydantic import ValidationError
 
+from cache_management.cache.answering import life_of
+from cache_management.cache.compute import Held
 from cache_management.cache.errors import ConfigurationError, ProviderBusy
+from cache_management.cache.requests import has_secrets
 from cache_management.cache.usage import Ask, load_asks
 from cache_management.cache.warm_items import AskedItem
 from cache_management.models.store.results import Claim, ItemOutcome
@@ -24,6 +27,7 @@ _SHORT_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 300.0  # a message that waits longer than the visibility timeout comes twice
 _LOOKED_AT = 4  # times as many keys as are wanted: some have an answer by now
 _KEYS_AT_ONCE = 200
+_LIVED = 0.75  # of its life at most is left when an entry is computed again
 _MICRO = 1_000_000
 
 
@@ -97,8 +101,8 @@ async def _wait(platform: Platform) -> None:
 async def gather(platform: Platform, claim: Claim, params: WarmParams) -> list[AskedItem]:
     """Find the items of a job that finds them itself, the most wanted first."""
     found: list[AskedItem] = []
-    async for ask in _wanted(platform, claim, params):
-        item = item_of(ask)
+    async for ask, held in _wanted(platform, claim, params):
+        item = item_of(ask, held)
         if item is not None:
             found.append(item)
         if len(found) == params.top:
@@ -106,14 +110,15 @@ async def gather(platform: Platform, claim: Claim, params: WarmParams) -> list[A
     return found
 
 
-async def _wanted(platform: Platform, claim: Claim, params: WarmParams) -> AsyncIterator[Ask]:
+async def _wanted(platform: Platform, claim: Claim, params: WarmParams) -> AsyncIterator[tuple[Ask, Held | None]]:
     """Yield what is worth asking: misses that have no answer yet, or popular entries that expire soon."""
     operations = platform.stores.operations
     cache = platform.in_namespace(claim.namespace).llm_cache
     misses = params.take == "misses"
     rows = operations.hot_keys(
         namespace=claim.namespace,
-        since=operations.now() - timedelta(days=1),
+        # Counted by day, and a new one has just begun at midnight: all of yesterday and today so far.
+        since=operations.now() - timedelta(days=2),
         by="misses" if misses else "hits",
         limit=_LOOKED_AT * params.top,
     )
@@ -122,22 +127,44 @@ async def _wanted(platform: Platform, claim: Claim, params: WarmParams) -> Async
         page = digests[start : start + _KEYS_AT_ONCE]
         asks = await load_asks(cache.backend, claim.namespace, page)
         held = await cache.load_many([ask.key for ask in asks.values()])
-        until = cache.clock() + (0 if misses else params.expire_within_seconds)
+        now = cache.clock()
         for each in page:
             if each not in asks:
                 continue
             known = held.get(asks[each].key)
-            lasts = known is not None and (known.fresh_until is None or known.fresh_until > until)
-            # An entry that is gone already is a miss, which is another job's.
-            if not lasts and (misses or known is not None):
-                yield asks[each]
+            is_wanted = _is_gone(known, now) if misses else _ends_soon(known, now, params.expire_within_seconds)
+            if is_wanted:
+                yield asks[each], known
 
 
-def item_of(ask: Ask) -> AskedItem | None:
-    """Return the item that asks for a key again; None for what JSON cannot hold, or a request without a text."""
-    request = None
-    prompt, model = ask.key, None
-    if ask.request is not None:
+def _is_gone(held: Held | None, now: float) -> bool:
+    return held is None or (held.fresh_until is not None and held.fresh_until <= now)
+
+
+def _ends_soon(held: Held | None, now: float, within_seconds: float) -> bool:
+    """Tell whether an entry is to be computed again; one that is gone already is a miss, which is another job's."""
+    if held is None or held.fresh_until is None or held.fresh_until > now + within_seconds:
+        return False
+    # One with a short life always ends soon: each job would pay for it anew.
+    life = life_of(held)
+    return life is None or held.fresh_until - now <= life * _LIVED
+
+
+def item_of(ask: Ask, held: Held | None) -> AskedItem | None:
+    """Return the item that asks for a key again, whose entry is `held`; None for what cannot be asked.
+
+    That is a key of which nobody knows a question: it may be any name, and an answer to the name would be served. So
+    is a request without a text, with a secret that is known by a digest only, or of what JSON cannot hold.
+    """
+    prompt, model, request = ask.key, None, None
+    if ask.request is None:
+        if held is not None and held.stored.response.model != "unknown":
+            model = held.stored.response.model
+        if not ask.is_question and (held is None or held.stored.response.prompt != ask.key):
+            return None
+    else:
+        if has_secrets(ask.request):
+            return None
         prompt, model = ask.request.last_text or "", ask.request.model
         try:
             request = msgspec.json.decode(msgspec.json.encode(ask.request))
@@ -145,6 +172,7 @@ def item_of(ask: Ask) -> AskedItem | None:
             return None
     try:
         given = {"prompt": prompt, "key": ask.key, "request": request}
+        given |= {"tags": ask.tags, "ttl_seconds": ask.ttl_seconds}
         return AskedItem.model_validate(given if model is None else {**given, "model": model})
     except ValidationError:
         return None

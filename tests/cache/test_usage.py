@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from cache_management import CacheConfig, CacheManager, Computed, LLMCache
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.errors import BackendRefused, BackendUnavailable
 from cache_management.cache.identity import digest
-from cache_management.cache.requests import make_request
+from cache_management.cache.requests import entry_key, make_request
 from cache_management.cache.usage import STREAM, Ask, Counts, Usage, UsageNote, decode_note, encode_ask, load_asks
 from tests.cache.test_values import response
 
@@ -80,6 +82,7 @@ async def test_requests_are_kept_so_that_they_can_be_asked_again() -> None:
     asks = await load_asks(backend, "shop", list(note.keys))
     by_key = {ask.key: ask.request for ask in asks.values()}
     assert by_key.pop("plain") is None
+    assert all(ask.is_question for ask in asks.values())
     (found,) = by_key.values()
     assert found is not None
     assert (found.prompt, found.model, found.system) == (asked.prompt, asked.model, asked.system)
@@ -109,6 +112,98 @@ async def test_one_note_for_each_interval_however_much_is_asked() -> None:
     notes = await backend.notes()
     assert len(notes) == 10
     assert sum(note.models["m"].hits for note in notes) == 100
+
+
+async def test_how_an_answer_is_to_be_kept_is_told_once_it_is_known() -> None:
+    backend = Told()
+    async with CacheManager(cache_on(backend)) as manager:
+        usage = manager.llm_cache.usage
+        assert usage is not None
+        await manager.lookup("q", model="m")
+        await usage._tell()
+        await manager.lookup("q", model="m")
+        await manager.store("q", "a", model="m", tags=["t"], ttl_seconds=60)
+
+    (ask,) = (await load_asks(backend, "shop", [digest(entry_key(make_request("q", model="m")))])).values()
+    assert (ask.is_question, ask.tags, ask.ttl_seconds) == (True, ("t",), 60)
+
+
+async def test_a_question_told_before_its_answer_was_personal_is_taken_back() -> None:
+    backend = Told()
+    key = entry_key(make_request("my balance?", model="m"))
+
+    async def slow() -> Computed:
+        assert manager.llm_cache.usage is not None
+        await manager.llm_cache.usage._tell()
+        assert (await load_asks(backend, "shop", [digest(key)]))[digest(key)].is_question
+        return Computed(response="3", personalised=True)
+
+    async with CacheManager(cache_on(backend)) as manager:
+        await manager.get_or_compute("my balance?", slow, model="m")
+        await manager.llm_cache.get("something else")
+
+    (ask,) = (await load_asks(backend, "shop", [digest(key)])).values()
+    assert (ask.is_question, ask.request) == (False, None)
+
+
+async def test_numbers_that_no_database_holds_are_bounded() -> None:
+    backend = Told()
+    async with cache_on(backend) as cache:
+        await cache.set("q", response(token_count=2**63 - 1))
+        for _ in range(3):
+            await cache.get("q")
+
+    (note,) = await backend.notes()
+    assert note.models["m"].tokens == 10**12
+
+
+async def test_a_close_frees_the_store_whatever_becomes_of_the_last_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Told()
+    closed = []
+
+    async def aclose() -> None:
+        closed.append(True)
+
+    monkeypatch.setattr(backend, "aclose", aclose)
+    backend.error = ValueError("a bug")
+    cache = cache_on(backend)
+    await cache.get("q")
+
+    with pytest.raises(ValueError, match="a bug"):
+        await cache.aclose()
+
+    assert closed
+
+
+async def test_threads_may_count_while_a_note_is_written() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    backend = Told()
+    usage = Usage(backend, "n", interval_seconds=1e9, clock=lambda: 1000.0)
+    stop = threading.Event()
+    counted = [0, 0]
+
+    def count(thread: int) -> None:
+        while not stop.is_set():
+            usage.hit(f"k{thread}-{counted[thread]}", "m", 1, 0, 1.0)
+            counted[thread] += 1
+
+    threads = [threading.Thread(target=count, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(100):
+            await asyncio.sleep(0.002)  # for the threads to find keys that are new
+            await usage._tell()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    await usage.aclose()
+
+    hits = sum(note.models["m"].hits for note in await backend.notes())
+    assert hits == pytest.approx(sum(counted), rel=0.01)
 
 
 @pytest.mark.parametrize("error", [BackendUnavailable("told", "gone"), BackendRefused("told", "no rights")])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cache_management import CacheManager, Computed, LLMCache
+from cache_management import CachedResponse, CacheManager, Computed, LLMCache
 from cache_management.cache.errors import ProviderBusy, ProviderRefused
+from cache_management.cache.invalidation import Selection
 from cache_management.cache.warm_items import WarmItem
 from cache_management.models.store.results import JobView
 from cache_management.workers import asking
@@ -77,7 +80,7 @@ def test_prompts_without_a_response_are_asked_and_stored(inline: Inline, model: 
 
     assert (job.state, job.total, job.done, job.failed) == ("succeeded", 6, 6, 0)
     assert sorted(model.prompts) == ["q0", "q1", "q2", "q3", "q4"]
-    assert model.asked[0] == {"prompt": "q0", "model": "gpt-4"}
+    assert {"prompt": "q0", "model": "gpt-4"} in model.asked
     assert [stored(inline, key) for key in ("q0", "given", "q4")] == ["answer to q0", "as given", "answer to q4"]
     assert job.cost_micro == 50_000
     assert job.embedded == 6
@@ -247,10 +250,8 @@ def test_the_questions_that_were_missed_most_are_asked_with_all_that_belongs_to_
         for prompt, times in (("often", 3), ("once", 1), ("twice", 2)):
             for _ in range(times):
                 await manager.lookup(prompt, **context)
-        await manager.llm_cache.get("plain")
-        await manager.llm_cache.get("plain")
-        await manager.llm_cache.get("answered meanwhile")
-        await manager.llm_cache.get("answered meanwhile")
+        for prompt in ("bare", "bare", "answered meanwhile", "answered meanwhile"):
+            await manager.lookup(prompt)
         await manager.store("answered meanwhile", "yes")
 
     used(inline, ask)
@@ -258,7 +259,7 @@ def test_the_questions_that_were_missed_most_are_asked_with_all_that_belongs_to_
     job = inline.run("warm", {"take": "misses", "top": 3})
 
     assert (job.state, job.total, job.done) == ("succeeded", 3, 3)
-    assert sorted(model.prompts) == ["often", "plain", "twice"]
+    assert sorted(model.prompts) == ["bare", "often", "twice"]
     assert next(q for q in model.asked if q["prompt"] == "often") == {
         "prompt": "often",
         "model": "big",
@@ -277,24 +278,82 @@ def test_the_questions_that_were_missed_most_are_asked_with_all_that_belongs_to_
     assert inline.run("warm", {"take": "misses", "top": 3}).total == 1, "only what is still missing"
 
 
-def test_popular_entries_are_computed_again_before_they_expire(inline: Inline, model: Model) -> None:
+def test_the_questions_of_yesterday_are_asked_after_midnight_too(inline: Inline, model: Model) -> None:
     async def ask(manager: CacheManager) -> None:
-        await manager.get_or_compute("soon", lambda: Computed(response="old"), model="m", ttl_seconds=300)
-        await manager.get_or_compute("late", lambda: Computed(response="old"), model="m", ttl_seconds=90_000)
-        await manager.get_or_compute("unpopular", lambda: Computed(response="old"), model="m", ttl_seconds=300)
-        for prompt in ("soon", "late"):
-            await manager.lookup(prompt, model="m")
+        await manager.lookup("missing")
+
+    used(inline, ask)
+    now = inline.stores.now()
+    inline.pass_time((now.replace(hour=0, minute=10) + timedelta(days=1) - now).total_seconds())
+
+    assert inline.run("warm", {"take": "misses"}).done == 1
+
+
+def test_only_what_is_known_as_a_question_of_everybody_is_asked(inline: Inline, model: Model) -> None:
+    """A name that is no prompt, or a question without what belongs to it, would get a wrong answer, for everybody."""
+    secret = {"params": {"extra_headers": {"x-session-token": "mine"}}}
+
+    async def ask(manager: CacheManager) -> None:
+        for _ in range(2):
+            await manager.llm_cache.get("user:17:greeting")
+            await manager.lookup("with my token", **secret)
+            await manager.get_or_compute("not to be kept", lambda: "a", model="m", controls={"no-store": True})
+            await manager.get_or_compute("my balance", lambda: Computed(response="a", personalised=True), model="m")
+            await manager.lookup("my balance", model="m")
+            await manager.lookup("x" * 65_000)
+        await manager.lookup("everybody's")
 
     used(inline, ask)
 
-    job = inline.run("warm", {"take": "expiring", "expire_within_seconds": 600})
+    assert inline.run("warm", {"take": "misses"}).total == 2
+    assert sorted(model.prompts, key=len) == ["everybody's", "x" * 65_000]
+
+
+def expiring(inline: Inline, work: Callable[[CacheManager], Any], *, seconds: float) -> JobView:
+    """Use the cache, and compute again what is popular when so many seconds went by."""
+    used(inline, work)
+    inline.platform.llm_cache.clock = lambda: time.time() + seconds
+    return inline.run("warm", {"take": "expiring", "expire_within_seconds": 600})
+
+
+def test_popular_entries_are_computed_again_before_they_expire(inline: Inline, model: Model) -> None:
+    async def ask(manager: CacheManager) -> None:
+        await manager.get_or_compute("soon", lambda: "old", model="m", ttl_seconds=300, tags=["product"])
+        await manager.get_or_compute("late", lambda: "old", model="m", ttl_seconds=90_000)
+        await manager.get_or_compute("unpopular", lambda: "old", model="m", ttl_seconds=300)
+        for prompt in ("soon", "late"):
+            await manager.lookup(prompt, model="m")
+
+    job = expiring(inline, ask, seconds=100)
     again = inline.run("warm", {"take": "expiring", "expire_within_seconds": 600})
 
-    assert (job.total, job.done, again.total) == (1, 1, None)
+    assert (job.total, job.done) == (1, 1)
+    assert again.total is None, "it has a short life, but nearly all of it before it"
     assert model.prompts == ["soon"]
 
-    async def look() -> Any:
+    async def look() -> tuple[Any, Any, Any]:
         async with CacheManager(LLMCache(inline.settings)) as manager:
-            return await manager.lookup("soon", model="m")
+            found = await manager.lookup("soon", model="m")
+            (entry,) = (await manager.llm_cache.load_entries([found.key])).values()
+            await manager.llm_cache.invalidate(Selection(tag="product"))
+            return found.response, entry.expires_at, await manager.lookup("soon", model="m")
 
-    assert inline.do(look()).response.response == "answer to soon"
+    answer, expires_at, after = inline.do(look())
+    assert answer.response == "answer to soon"
+    assert expires_at == pytest.approx(time.time() + 400, abs=5), "it lives as long as the one before"
+    assert not after.hit, "it carries the tag of the one before"
+
+
+def test_of_plain_entries_those_are_computed_again_whose_key_is_their_prompt(inline: Inline, model: Model) -> None:
+    async def ask(manager: CacheManager) -> None:
+        cache = manager.llm_cache
+        for key in ("what is it?", "geography:1"):
+            said = CachedResponse(prompt="what is it?", response="it", model="own", timestamp=datetime.now(UTC))
+            await cache.set(key, said, 300, tags=["t"])
+            await cache.get(key)
+
+    job = expiring(inline, ask, seconds=100)
+
+    assert job.done == 1
+    assert model.asked == [{"prompt": "what is it?", "model": "own"}]
+    assert stored(inline, "geography:1") == "it"
