@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pydantic import BaseModel
 
@@ -27,6 +27,7 @@ from cache_management.cache.errors import (
     JobError,
     MetadataUnavailable,
 )
+from cache_management.cache.events import Listener, UnavailableEvent, ignore
 from cache_management.cache.values import CachedResponse
 from cache_management.cache.warm_items import WarmItem, check_items, read_warm_file
 from cache_management.settings import Settings
@@ -61,6 +62,10 @@ _GIVE_UP_SOON = {
     "socket_timeout": 2,
     "socket_connect_timeout": 2,
 }
+
+
+Source = Iterable[CachedResponse | WarmItem | dict[str, Any]] | str | os.PathLike[str]
+"""What can be warmed: items, or the path of a file of them."""
 
 
 class JobClient:
@@ -340,13 +345,41 @@ class JobClient:
             self.stores.close()
 
 
+@overload
 def enqueue_warm(
-    items: Iterable[CachedResponse | WarmItem | dict[str, Any]] | str | os.PathLike[str],
+    items: Source,
+    *,
+    idem_key: str | None = ...,
+    priority: int = ...,
+    max_cost_usd: float | None = ...,
+    embed: bool = ...,
+    settings: Settings | None = ...,
+    when_down: Literal["raise"] = ...,
+    listener: Listener = ...,
+) -> str: ...
+@overload
+def enqueue_warm(
+    items: Source,
+    *,
+    idem_key: str | None = ...,
+    priority: int = ...,
+    max_cost_usd: float | None = ...,
+    embed: bool = ...,
+    settings: Settings | None = ...,
+    when_down: Literal["drop"],
+    listener: Listener = ...,
+) -> str | None: ...
+def enqueue_warm(
+    items: Source,
     *,
     idem_key: str | None = None,
-    settings: Settings | None = None,
+    priority: int = PRIORITY,
+    max_cost_usd: float | None = None,
     embed: bool = True,
-) -> str:
+    settings: Settings | None = None,
+    when_down: Literal["raise", "drop"] = "raise",
+    listener: Listener = ignore,
+) -> str | None:
     """Submit a warm job and return its id; a worker stores the entries and makes them findable.
 
     Blocks while the database takes the items, and for a few seconds when the broker is away;
@@ -356,19 +389,37 @@ def enqueue_warm(
         items: Responses, dictionaries with prompt and response, or the path of a warm file. A response may be missing
             where a provider is configured.
         idem_key: While a job of this namespace with this key lives, its id is returned and nothing new is queued.
+        priority: 0 to 9; more is sooner.
+        max_cost_usd: Nothing more is asked of the provider once so much is spent.
         settings: Replaces what the configuration file and the environment say.
+        when_down: What becomes of the items when the database cannot take the job: "drop" tells the `listener`
+            and the log, and returns None, for applications that must not fail for a cache.
 
     Raises:
         InvalidInput: An item is wrong; nothing was queued.
         MetadataUnavailable: The database cannot take the job; nothing was queued.
         ConfigurationError: The settings cannot be used.
     """
+    if when_down not in ("raise", "drop"):
+        raise InvalidInput(f"when_down must be 'raise' or 'drop', not {when_down!r}")
     client = JobClient(settings or read_settings().settings)
+    options: dict[str, Any] = {
+        "idem_key": idem_key,
+        "priority": priority,
+        "max_cost_usd": max_cost_usd,
+        "embed": embed,
+    }
     try:
         if isinstance(items, str | os.PathLike):
-            return submit_warm_file(client, Path(items), idem_key=idem_key, embed=embed).job_id
+            return submit_warm_file(client, Path(items), **options).job_id
         may_ask = client.settings.provider.is_set
-        return client.submit_warm(check_items(items, may_ask=may_ask), idem_key=idem_key, embed=embed).job_id
+        return client.submit_warm(check_items(items, may_ask=may_ask), **options).job_id
+    except MetadataUnavailable as exc:
+        if when_down == "raise":
+            raise
+        logger.warning("a warm job was dropped: %s", exc)
+        listener(UnavailableEvent("metadata", "enqueue_warm", str(exc)))
+        return None
     finally:
         client.close()
 

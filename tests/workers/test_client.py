@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from cache_management.cache.errors import InvalidInput, JobError, MetadataUnavailable
+from cache_management.cache.events import Event, UnavailableEvent
 from cache_management.models.job import PRIORITY
 from cache_management.models.store.pruning import Keep
 from cache_management.models.store.results import Claim, Counts, ItemOutcome, NewItem, NewShard, Ring
 from cache_management.settings import load_settings
 from cache_management.workers import messages
-from cache_management.workers.client import JobClient
+from cache_management.workers.client import JobClient, enqueue_warm
 from cache_management.workers.inputs import unpack_inputs
 from tests.conftest import OwnRedisFactory
 from tests.workers.harness import warm_items
@@ -204,3 +205,18 @@ def test_a_job_without_items_begins_anew_with_its_parameters(client: JobClient, 
 def test_a_submitter_and_the_database_mean_the_same_priority() -> None:
     # Written twice, because a submitter loads no SQLAlchemy.
     assert messages.PRIORITY == PRIORITY
+
+
+def test_an_application_chooses_what_becomes_of_a_job_that_nobody_can_take() -> None:
+    away = load_settings(env={"CACHE_METADATA_URL": "postgresql://nobody@127.0.0.1:1/none"}).settings
+    told: list[Event] = []
+
+    with pytest.raises(MetadataUnavailable):
+        enqueue_warm(warm_items(1), settings=away)
+    assert enqueue_warm(warm_items(1), settings=away, when_down="drop", listener=told.append) is None
+
+    (event,) = told
+    assert isinstance(event, UnavailableEvent)
+    assert (event.backend, event.operation) == ("metadata", "enqueue_warm")
+    with pytest.raises(InvalidInput, match="when_down"):
+        enqueue_warm(warm_items(1), settings=away, when_down="ignore")  # type: ignore[call-overload]
