@@ -15,7 +15,7 @@ from cache_management.cache.clock import Clock, system_clock, version_time
 from cache_management.cache.codec import NO_FACTS, Facts
 from cache_management.cache.compute import Computed, Held, Start, why_not_kept
 from cache_management.cache.config import explain_validation
-from cache_management.cache.errors import InvalidInput, ProviderBusy, ProviderRefused
+from cache_management.cache.errors import InvalidInput, ProviderBusy, ProviderRefused, ProviderStuck
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.provider import Provider, Question
 from cache_management.cache.requests import Request, entry_key
@@ -36,7 +36,10 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """What became of items, in their order; from `busy` on the provider could not be asked, and None stands there."""
+    """What became of items, in their order; None stands where the provider could not answer, and `busy` says why.
+
+    It is a ProviderStuck only if no other reason was heard: then these questions themselves may be to blame.
+    """
 
     outcomes: list[Answered | None]
     busy: ProviderBusy | None = None
@@ -102,7 +105,8 @@ class Answering:
                 item = items[at]
                 outcomes[at] = await self._ask(item, held.get(item.entry_key), Start(version, moment.moment))
             except ProviderBusy as exc:
-                busy = exc
+                if busy is None or isinstance(busy, ProviderStuck):
+                    busy = exc
 
         asking = [asyncio.ensure_future(fill(at)) for at, outcome in enumerate(outcomes) if outcome is None]
         try:

@@ -81,6 +81,10 @@ class ProviderBusy(CacheError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class ProviderStuck(ProviderBusy):
+    """It gave no answer in time, or broke down: an outage, or else this question, which must not be tried for ever."""
+
+
 class ProviderRefused(CacheError):
     """Whoever answers prompts will not answer this one, however often it is asked."""
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib
 import inspect
 import json
-import logging
 import os
 import shlex
 import signal
@@ -26,20 +26,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from cache_management.cache.compute import Computed
-from cache_management.cache.config import explain_validation
-from cache_management.cache.errors import ConfigurationError, ProviderBusy, ProviderRefused
+from cache_management.cache.errors import ConfigurationError, ProviderBusy, ProviderRefused, ProviderStuck
 from cache_management.cache.on_thread import on_thread
 from cache_management.cache.values import CachedResponse
 
-logger = logging.getLogger("cache_management")
-
 Question = dict[str, Any]
 Provider = Callable[[Question], Awaitable[Computed]]
-"""Answers a question, or raises ProviderBusy or ProviderRefused."""
+"""Answers a question, or raises ProviderBusy, ProviderStuck or ProviderRefused."""
 
 TRY_LATER = os.EX_TEMPFAIL if hasattr(os, "EX_TEMPFAIL") else 75
 _OUTPUT_BYTES = 64 * 2**20
-_NOT_NOW = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_LOOK_SECONDS = 0.5
+_TOO_MANY = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+_NOT_NOW = frozenset({408, 409, 425, 429, 502, 503, 504, 529})
 _NO_RIGHTS = frozenset({401, 403})
 _MICRO = 1_000_000
 
@@ -88,15 +87,19 @@ def _command(command: str, timeout_seconds: float) -> Provider:
                 start_new_session=True,
             )
         except OSError as exc:
+            if exc.errno in _TOO_MANY:
+                raise ProviderBusy(f"the command cannot be started: {exc.strerror}") from exc
             raise ConfigurationError(f"provider.command: {argv[0]} cannot be started: {exc.strerror}") from exc
         try:
             async with asyncio.timeout(timeout_seconds):
                 output = await _talk(process, json.dumps(question).encode())
                 code = await process.wait()
         except TimeoutError:
-            raise ProviderBusy(f"it gave no answer within {timeout_seconds:g} s") from None
+            raise ProviderStuck(f"it gave no answer within {timeout_seconds:g} s") from None
         finally:
             _end(process)
+            # Its pipe may be held open by something it left behind. There is no public way to close our end.
+            process._transport.close()  # type: ignore[attr-defined]
             await process.wait()
         if code == TRY_LATER:
             raise ProviderBusy(f"the command ended with {TRY_LATER}")
@@ -119,18 +122,32 @@ async def _talk(process: asyncio.subprocess.Process, question: bytes) -> bytes:
             await stdin.drain()
         stdin.close()
 
-    writing = asyncio.ensure_future(write())
-    try:
-        pieces, size = [], 0
+    pieces: list[bytes] = []
+
+    async def read() -> None:
+        size = 0
         while piece := await stdout.read(64 * 1024):
             pieces.append(piece)
             size += len(piece)
             if size > _OUTPUT_BYTES:
                 raise ProviderRefused(f"the command printed more than {_OUTPUT_BYTES:,} bytes")
+
+    writing, reading = asyncio.ensure_future(write()), asyncio.ensure_future(read())
+    try:
+        while not reading.done():
+            # A command that has ended says no more, though what it left running may hold its output open. Looked at,
+            # because `process.wait()` waits for the output too.
+            has_ended, had = process.returncode is not None, len(pieces)
+            await asyncio.wait((reading,), timeout=_LOOK_SECONDS)
+            if has_ended and len(pieces) == had:
+                break
+        if reading.done():
+            reading.result()
         return b"".join(pieces)
     finally:
-        writing.cancel()
-        await asyncio.wait((writing,))
+        for each in (writing, reading):
+            each.cancel()
+        await asyncio.wait((writing, reading))
 
 
 def _end(process: asyncio.subprocess.Process) -> None:
@@ -157,9 +174,10 @@ def _function(path: str, timeout_seconds: float) -> Provider:
     module, _, name = path.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as exc:
+    except Exception as exc:  # a module of the operator's own may raise anything
         raise ConfigurationError(
-            f"provider.callable: {path} cannot be loaded ({exc}); write package.module:name of a function"
+            f"provider.callable: {path} cannot be loaded ({type(exc).__name__}: {exc}); write package.module:name of a"
+            " function"
         ) from exc
     if not callable(function):
         raise ConfigurationError(f"provider.callable: {path} is no function")
@@ -171,7 +189,7 @@ def _function(path: str, timeout_seconds: float) -> Provider:
         except (ProviderBusy, ProviderRefused, ConfigurationError):
             raise
         except TimeoutError:
-            raise ProviderBusy(f"it gave no answer within {timeout_seconds:g} s") from None
+            raise ProviderStuck(f"it gave no answer within {timeout_seconds:g} s") from None
         except Exception as exc:  # whatever a client library raises: told apart by its status
             raise _translated(exc) from exc
 
@@ -193,8 +211,10 @@ def _translated(error: Exception) -> ProviderBusy | ProviderRefused:
     if status in _NO_RIGHTS:
         # Every item would fail alike: somebody has to mend the key, and none is lost until then.
         return ProviderBusy(f"{name}: it refuses the credentials ({status})", retry_after_seconds=60.0)
-    if status in _NOT_NOW or (isinstance(status, int) and status >= 500):
+    if status in _NOT_NOW:
         return ProviderBusy(f"{name} ({status})", retry_after_seconds=_retry_after(response))
+    if isinstance(status, int) and status >= 500:
+        return ProviderStuck(f"{name} ({status})")
     if status is None and isinstance(error, ConnectionError | OSError):
         return ProviderBusy(name)
     return ProviderRefused(name if status is None else f"{name} ({status})")
@@ -216,6 +236,8 @@ def as_computed(said: object) -> Computed:
         ProviderRefused: It is none.
     """
     if isinstance(said, Computed):
+        if not isinstance(said.response, str):
+            raise ProviderRefused(f"the provider returned Computed with {type(said.response).__name__}, not text")
         return said
     if isinstance(said, str):
         return Computed(response=said)
@@ -230,7 +252,6 @@ def as_computed(said: object) -> Computed:
     except ValidationError as exc:
         # The names of the fields only: their values are answers.
         fields = ", ".join(sorted({str(error["loc"][0]) for error in exc.errors() if error["loc"]}))
-        logger.debug("%s", explain_validation(exc, what="the provider's answer"))
         raise ProviderRefused(f"the provider's answer has a wrong {fields or 'shape'}") from None
     return Computed(
         response=answer.response,

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from cache_management.cache.answering import life_of
 from cache_management.cache.compute import Held
-from cache_management.cache.errors import ConfigurationError, ProviderBusy
+from cache_management.cache.errors import ConfigurationError, ProviderBusy, ProviderStuck
 from cache_management.cache.requests import has_secrets
 from cache_management.cache.usage import Ask, load_asks
 from cache_management.cache.warm_items import AskedItem
@@ -24,6 +24,8 @@ BUCKET = "provider"
 CEILING = "the cost ceiling of the job is reached"
 _BLOCKED_SECONDS = 5.0
 _SHORT_WAIT_SECONDS = 1.0
+# A question may be tried three times beside others and three times alone: an outage of a quarter of an hour kills none.
+_STUCK_SECONDS = 150.0
 _LONGEST_WAIT_SECONDS = 300.0  # a message that waits longer than the visibility timeout comes twice
 _LOOKED_AT = 4  # times as many keys as are wanted: some have an answer by now
 _KEYS_AT_ONCE = 200
@@ -55,21 +57,26 @@ async def ask(platform: Platform, claim: Claim, params: WarmParams, items: dict[
     if ceiling is not None and platform.stores.jobs.spent_micro(claim.job_id) >= ceiling:
         return Asked([ItemOutcome(at, "skipped", CEILING) for at in positions], 0, 0)
     try:
-        answering = platform.in_namespace(claim.namespace).answering(lambda: _wait(platform))
+        answers = await (
+            platform.in_namespace(claim.namespace)
+            .answering(lambda: _wait(platform))
+            .answer(
+                [items[at] for at in positions],
+                version=params.version,
+                refresh_before_seconds=params.expire_within_seconds if params.take == "expiring" else 0.0,
+            )
+        )
     except ConfigurationError as exc:
         raise ShardFailed(f"{exc}, for this worker") from exc
-    answers = await answering.answer(
-        [items[at] for at in positions],
-        version=params.version,
-        refresh_before_seconds=params.expire_within_seconds if params.take == "expiring" else 0.0,
-    )
     settled = answers.settled
     if ceiling is not None and any(answer.cost_micro is None for answer in settled):
         raise ShardFailed(
             "the provider does not say what an answer costs, so max_cost_usd cannot be kept: let it print cost_usd,"
             " or set `prices`"
         )
-    if answers.busy is not None:
+    if isinstance(answers.busy, ProviderStuck) and not settled:
+        raise ComeBackLater(answers.busy.reason, seconds=_STUCK_SECONDS, blame=True)
+    if answers.busy is not None and not isinstance(answers.busy, ProviderStuck):
         later = answers.busy.retry_after_seconds
         seconds = _BLOCKED_SECONDS if later is None else min(max(later, 0.1), _LONGEST_WAIT_SECONDS)
         if not isinstance(answers.busy, _TooSoon):

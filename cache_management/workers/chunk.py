@@ -75,11 +75,15 @@ class JobPaused(CacheError):
 
 
 class ComeBackLater(CacheError):
-    """Raised by a step that can do nothing now, by no fault of its items: its shard waits, and goes on by itself."""
+    """Raised by a step that can do nothing now: its shard waits, and goes on by itself.
 
-    def __init__(self, reason: str, *, seconds: float) -> None:
+    With `blame` it may be the fault of its items: after some tries they go one by one, and the one that fails dies.
+    """
+
+    def __init__(self, reason: str, *, seconds: float, blame: bool = False) -> None:
         super().__init__(reason)
         self.seconds = seconds
+        self.blame = blame
 
 
 def run_chunk(task: Task, job_id: str, shard: int, fence: int, step: Step) -> None:
@@ -126,7 +130,7 @@ def run_chunk(task: Task, job_id: str, shard: int, fence: int, step: Step) -> No
         stores.jobs.hold(claimed, str(exc))
     except ComeBackLater as exc:
         logger.info("job %s, shard %s waits for %.1f s: %s", job_id, shard, exc.seconds, exc)
-        ring = _give_back(stores, claimed, retry_in=exc.seconds, blame=False, reason=str(exc))
+        ring = _give_back(stores, claimed, retry_in=exc.seconds, blame=exc.blame, reason=str(exc))
         if ring is not None:
             client.ring([ring], delay_seconds=exc.seconds)
     except Exception as exc:  # the edge of a task: whatever the work raised, the shard must not stay leased

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shlex
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from cache_management import CachedResponse, Computed
-from cache_management.cache.errors import ConfigurationError, ProviderBusy, ProviderRefused
+from cache_management.cache.errors import ConfigurationError, ProviderBusy, ProviderRefused, ProviderStuck
 from cache_management.cache.provider import Provider, open_provider
 from tests.cache.test_values import response
 from tests.waiting import wait_until
@@ -93,7 +94,7 @@ async def test_a_command_that_takes_too_long_is_killed_with_what_it_started(tmp_
     )
     ask = command(tmp_path, code, timeout_seconds=3)
 
-    with pytest.raises(ProviderBusy, match="no answer within 3 s"):
+    with pytest.raises(ProviderStuck, match="no answer within 3 s"):
         await ask(QUESTION)
 
     pid = int(mark.read_text())
@@ -122,6 +123,38 @@ async def test_a_command_may_answer_before_it_has_read_a_large_question(tmp_path
     assert ask is not None
 
     assert (await ask({"prompt": "x" * 2_000_000})).response == "done"
+
+
+async def test_a_command_has_answered_when_it_ended_though_it_left_something_running(tmp_path: Path) -> None:
+    mark = tmp_path / "child"
+    ask = command(
+        tmp_path,
+        "import subprocess\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+        f"open({str(mark)!r}, 'w').write(str(child.pid))\n"
+        "print('done')",
+    )
+    before = psutil.Process().num_fds()
+
+    assert (await ask(QUESTION)).response == "done"
+
+    left = psutil.Process(int(mark.read_text()))
+    assert left.is_running(), "it may be a server of the operator's"
+    left.kill()
+    await asyncio.sleep(0)
+    assert psutil.Process().num_fds() == before
+
+
+async def test_a_command_for_which_there_is_no_room_now_is_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    ask = open_provider(command="anything", function=None, timeout_seconds=1)
+    assert ask is not None
+
+    with pytest.raises(ProviderBusy, match="temporarily"):
+        await ask(QUESTION)
 
 
 async def test_a_command_that_is_not_there_is_a_wrong_configuration() -> None:
@@ -167,7 +200,9 @@ async def test_a_function_may_return_any_form_of_answer(monkeypatch: pytest.Monk
     [
         (Failed(429, {"retry-after": "7"}), ProviderBusy, 7.0),
         (Failed(503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), ProviderBusy, None),
-        (Failed(500), ProviderBusy, None),
+        (Failed(500), ProviderStuck, None),
+        (Failed(599), ProviderStuck, None),
+        (Failed(502), ProviderBusy, None),
         (Failed(401), ProviderBusy, 60.0),
         (ConnectionResetError(), ProviderBusy, None),
         (TimeoutError(), ProviderBusy, None),
@@ -196,11 +231,11 @@ async def test_a_function_that_takes_too_long_is_left(monkeypatch: pytest.Monkey
         await asyncio.Event().wait()
         return "never"
 
-    with pytest.raises(ProviderBusy, match="within"):
+    with pytest.raises(ProviderStuck, match="within"):
         await function(monkeypatch, answer, timeout_seconds=0.05)(QUESTION)
 
 
-@pytest.mark.parametrize("said", [None, 3, b"bytes", {"answer": "It."}, ["It."]])
+@pytest.mark.parametrize("said", [None, 3, b"bytes", {"answer": "It."}, ["It."], Computed(response=None)])  # type: ignore[arg-type]
 async def test_a_function_that_returns_no_answer_is_refused(monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
     with pytest.raises(ProviderRefused):
         await function(monkeypatch, lambda question: said)(QUESTION)
@@ -213,6 +248,7 @@ async def test_a_function_that_returns_no_answer_is_refused(monkeypatch: pytest.
         ({"command": "'", "function": None}, "cannot be read"),
         ({"command": None, "function": "no_such_module_here:ask"}, "cannot be loaded"),
         ({"command": None, "function": "json:no_such_name"}, "cannot be loaded"),
+        ({"command": None, "function": "tests.cache.broken_provider:ask"}, "RuntimeError: no model here"),
         ({"command": None, "function": "json:__name__"}, "no function"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cache_management import CachedResponse, CacheManager, Computed, LLMCache
-from cache_management.cache.errors import ProviderBusy, ProviderRefused
+from cache_management.cache.errors import ProviderBusy, ProviderRefused, ProviderStuck
 from cache_management.cache.invalidation import Selection
 from cache_management.cache.warm_items import WarmItem
 from cache_management.models.store.results import JobView
@@ -119,6 +119,28 @@ def test_an_outage_makes_the_shard_wait_and_blames_no_item(inline: Inline, model
     assert waits[0] == [pytest.approx(7, abs=0.5)]
 
 
+def test_a_prompt_that_is_never_answered_keeps_nobody_and_dies_after_some_tries(inline: Inline, model: Model) -> None:
+    model.errors["q1"] = [ProviderStuck("it gave no answer within 60 s") for _ in range(100)]
+    started = inline.stores.now()
+    job_id = inline.client.submit_warm(prompts(6), shards=1).job_id
+
+    for _ in range(100):
+        while inline.rung:
+            inline.answer(inline.rung.pop(0))
+        if inline.client.get(job_id).ended:
+            break
+        assert inline.stores.operations.take_tokens(asking.BUCKET, rate_per_second=0, burst=1) == 0, "others may ask"
+        inline.pass_time(20)
+        inline.rung += inline.stores.jobs.reconcile()
+    job = inline.client.get(job_id)
+
+    assert (job.state, job.done, job.failed) == ("partial", 5, 1)
+    (dead,) = inline.stores.jobs.dead_items(job.id)
+    assert dead.reason == "it gave no answer within 60 s in the last of 3 tries"
+    assert model.prompts.count("q1") <= 8, "each may be paid for"
+    assert inline.stores.now() - started > timedelta(minutes=12), "an outage of some minutes must not kill it"
+
+
 def test_a_prompt_that_is_refused_is_a_dead_letter_and_the_others_go_on(inline: Inline, model: Model) -> None:
     model.errors["q1"] = [ProviderRefused("too long (400)")]
 
@@ -207,6 +229,16 @@ def test_without_a_provider_the_items_are_kept_for_a_retry(make_inline: Callable
     assert job.state == "failed"
     assert "provider.command" in (job.last_error or "")
     assert inline.client.retry(job.id).created
+
+
+def test_a_command_that_is_not_there_ends_the_job_at_once(make_inline: Callable[..., Inline]) -> None:
+    inline = make_inline(CACHE_PROVIDER__COMMAND="/no/such/program")
+
+    job = warm(inline, prompts(20), shards=1)
+
+    assert (job.state, job.failed) == ("failed", 20)
+    assert "/no/such/program cannot be started" in (job.last_error or "")
+    assert inline.delays == [0.0] * len(inline.delays)
 
 
 def test_a_rate_is_shared_and_kept(inline: Inline) -> None:
