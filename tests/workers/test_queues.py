@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from kombu import Exchange, Queue
 
 from cache_management.cache.errors import BrokerUnavailable
 from cache_management.models.store.results import Mark
@@ -36,8 +37,18 @@ def client(broker: OwnRedis, tmp_path: Path) -> Iterator[JobClient]:
 
 
 def send(app: Celery, queue: str, sent_at: datetime | None, **options: int) -> None:
-    headers = {} if sent_at is None else {"sent_at": sent_at.isoformat()}
-    app.send_task("some.task", args=["a prompt?"], queue=queue, headers=headers, **options)
+    if sent_at is None:
+        # As a program of somebody else does: whoever loaded our workers notes when it sends.
+        with app.connection_for_write() as connection, connection.Producer() as producer:
+            producer.publish(
+                {"not": "ours"},
+                exchange=queue,
+                routing_key=queue,
+                declare=[Queue(queue, Exchange(queue), routing_key=queue)],
+                **options,
+            )
+        return
+    app.send_task("some.task", args=["a prompt?"], queue=queue, headers={"sent_at": sent_at.isoformat()}, **options)
 
 
 def test_messages_of_every_priority_are_counted_and_the_oldest_is_found(client: JobClient) -> None:

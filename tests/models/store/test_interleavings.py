@@ -83,6 +83,9 @@ SIZE = st.integers(1, 2)
 class JobLife(RuleBasedStateMachine):
     """One job; at most one thing happens at a time, in any order."""
 
+    may_limit = True
+    limit: int | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="cm-life-"))
@@ -103,11 +106,11 @@ class JobLife(RuleBasedStateMachine):
         shards=st.integers(1, 2),
         embed=st.booleans(),
         planned=st.sampled_from([True, True, False]),
-        limit=st.sampled_from([None, 1]),
+        limited=st.booleans(),
     )
-    def submit(self, items: int, different: int, shards: int, embed: bool, planned: bool, limit: int | None) -> None:
+    def submit(self, items: int, different: int, shards: int, embed: bool, planned: bool, limited: bool) -> None:
         self.keys, self.shards, self.embed = [n % different for n in range(items)], shards, embed
-        self.limit = limit
+        self.limit = 1 if limited and self.may_limit else None
         submitted = self.jobs.create("warm", {}, namespace="tests", submitted_by="tester")
         self.job_id = submitted.job_id
         assert submitted.ring is not None
@@ -363,12 +366,18 @@ def test_no_order_of_events_counts_an_item_twice_or_loses_one() -> None:
     run_state_machine_as_test(JobLife, settings=LIVES)
 
 
+class UnlimitedLife(JobLife):
+    """Lives in which a namespace may have all workers: more happens in each of them."""
+
+    may_limit = False
+
+
 class TestPlantedBugs:
     """A machine that never failed proves nothing."""
 
-    def find(self, message: str) -> None:
+    def find(self, message: str, *, lives: type[JobLife] = UnlimitedLife) -> None:
         with pytest.raises((AssertionError, ValueError, IntegrityError), match=message):
-            run_state_machine_as_test(JobLife, settings=HUNT)
+            run_state_machine_as_test(lives, settings=HUNT)
 
     def test_a_commit_that_does_not_test_the_cursor_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(commits, "mine", claims.held)
@@ -418,4 +427,4 @@ class TestPlantedBugs:
     def test_a_limit_that_does_not_count_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(claims, "_is_busy", lambda *_: False)
 
-        self.find("over its limit")
+        self.find("over its limit", lives=JobLife)
