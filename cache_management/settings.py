@@ -10,10 +10,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cache_management.cache.config import (
     CacheConfig,
@@ -103,7 +103,7 @@ class Settings(CacheConfig):
 
     distributed: DistributedSettings = DistributedSettings()
     provider: ProviderSettings = ProviderSettings()
-    prices: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    prices: dict[str, Annotated[float, Field(ge=0, le=1_000_000)]] = Field(default_factory=dict)
     jobs: JobsSettings = JobsSettings()
     metrics: MetricsSettings = MetricsSettings()
     logging: LoggingSettings = LoggingSettings()

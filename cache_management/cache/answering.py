@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from math import ceil
 from time import perf_counter
 from typing import Any, Literal
 
@@ -59,7 +60,7 @@ class Answering:
     """Asks for what is missing, and stores the answers.
 
     Args:
-        price: Gives what a token of a model costs, in micro-dollars; 0 when nobody knows.
+        price: Gives what a token of a model costs, in micro-dollars; None when nobody knows.
         wait: Keeps the pace that the provider permits.
     """
 
@@ -68,7 +69,7 @@ class Answering:
         manager: CacheManager,
         provider: Provider,
         *,
-        price: Callable[[str], float],
+        price: Callable[[str], float | None],
         wait: Wait,
         clock: Clock = system_clock,
     ) -> None:
@@ -124,7 +125,7 @@ class Answering:
         if held is None:
             return None
         if held.version == version:
-            return Answered("done", size_bytes=0, cost_micro=held.stored.facts.cost_micro or None)
+            return Answered("done", size_bytes=0, cost_micro=held.stored.facts.cost_micro)
         if held.version > version:
             return Answered("skipped", "newer")
         until = held.fresh_until
@@ -140,7 +141,7 @@ class Answering:
         except ProviderRefused as exc:
             return Answered("dead", str(exc))
         seconds = perf_counter() - began
-        cost = said.cost_micro or round(said.token_count * self._price(said.model or item.model)) or None
+        cost = self._cost(said, item.model)
         refused = why_not_kept(said, said.response, limit_bytes=self._cache.config.max_entry_bytes)
         if refused is not None:
             return Answered("dead", f"its answer is not kept: {refused}", cost_micro=cost)
@@ -156,6 +157,15 @@ class Answering:
         if reason is not None:
             return Answered("skipped", reason, cost_micro=cost)
         return Answered("done", size_bytes=len(said.response.encode()), cost_micro=cost)
+
+    def _cost(self, said: Computed, model: str) -> int | None:
+        if said.cost_micro is not None:
+            return said.cost_micro
+        price = self._price(said.model or model)
+        if price is None or (price and not said.token_count):
+            return None
+        # Rounded up: many cheap answers are not free.
+        return ceil(said.token_count * price)
 
     def _to_response(self, item: AskedItem, said: Computed) -> CachedResponse:
         try:

@@ -53,7 +53,7 @@ class Computed(msgspec.Struct, frozen=True, kw_only=True):
     """What a computation gives when a text alone does not say enough.
 
     `finish_reason`, `status` and `refusal` are the provider's words; they decide whether the
-    answer is stored. `cost_micro` is what it cost, in micro-dollars.
+    answer is stored. `cost_micro` is what it cost, in micro-dollars; None: nobody said.
     """
 
     response: str
@@ -65,7 +65,7 @@ class Computed(msgspec.Struct, frozen=True, kw_only=True):
     refusal: str | None = None
     personalised: bool = False
     has_tool_calls: bool = False
-    cost_micro: int = 0
+    cost_micro: int | None = None
 
 
 _NO_DETAILS = Computed(response="")
@@ -353,7 +353,7 @@ class Computing:
             reason = "lease_lost"
         if reason is None and start is not None:
             scope = "" if wanted.meaning is None else await wanted.meaning.scope()
-            facts = Facts(compute_seconds=seconds, cost_micro=details.cost_micro, tags=wanted.tags, scope=scope)
+            facts = Facts(compute_seconds=seconds, cost_micro=details.cost_micro or 0, tags=wanted.tags, scope=scope)
             ttl = wanted.controls.ttl if wanted.controls.ttl is not None else wanted.ttl_seconds
             try:
                 reason = await self._shelf.store_computed(wanted.key, response, facts, ttl, start)

@@ -51,7 +51,7 @@ class _Answer(BaseModel):
     response: str
     model: str | None = None
     token_count: int = Field(default=0, ge=0, lt=2**63)
-    cost_usd: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    cost_usd: float | None = Field(default=None, ge=0, le=1_000_000)
     finish_reason: str | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
@@ -259,5 +259,10 @@ def as_computed(said: object) -> Computed:
         token_count=answer.token_count,
         metadata=answer.metadata,
         finish_reason=answer.finish_reason,
-        cost_micro=round(answer.cost_usd * _MICRO),
+        cost_micro=_micro(answer.cost_usd),
     )
+
+
+def _micro(usd: float | None) -> int | None:
+    """Return micro-dollars; what cost something costs one at least, or a ceiling would never be reached."""
+    return None if usd is None else max(round(usd * _MICRO), int(usd > 0))

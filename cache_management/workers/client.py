@@ -212,20 +212,22 @@ class JobClient:
         if job.kind != "warm":
             return self.submit(job.kind, job.params, **again)
         params = WarmParams.model_validate(job.params).model_copy(update={"version": run_version()})
+        if params.take != "inputs" and not _is_planned(job):
+            return self.submit("warm", params, **again)  # it has not found its items yet
         return self.submit("warm", params, inputs=pack_inputs(self._undone(job, failed_only=failed_only)), **again)
 
     def _undone(self, job: JobView, *, failed_only: bool) -> Iterator[WarmItem]:
         """Yield the items that a warm job did not do."""
         jobs = self.stores.jobs
         states: tuple[ItemState, ...] = ("dead",) if failed_only else ("dead", "cancelled")
-        plan = next(shard for shard in job.shards if shard.kind == "plan")
-        if plan.state == "done":
+        if _is_planned(job):
             places = [(item.part, item.part_index) for item in jobs.items_of(job.id, states=states)]
         else:
             # Its items are not all known: everything is done again, and what was stored is skipped as fresh.
             places = [(part, -1) for part in range(jobs.count_inputs(job.id))]
         if not places:
-            raise JobError(f"job {job.id} left nothing undone that could be tried again")
+            way_out = "; `cache-cli embed run` makes what it could not embed findable" if job.embed_failed else ""
+            raise JobError(f"job {job.id} left nothing undone that could be tried again{way_out}")
         for part, chosen in groupby(sorted(places), key=itemgetter(0)):
             try:
                 items = unpack_inputs(jobs.load_input(job.id, part))
@@ -433,6 +435,10 @@ def submit_warm_file(client: JobClient, path: Path, *, idem_key: str | None = No
     return client.submit_warm(
         chain([first], items), source=path.name, source_digest=digest, idem_key=idem_key, **options
     )
+
+
+def _is_planned(job: JobView) -> bool:
+    return any(shard.kind == "plan" and shard.state == "done" for shard in job.shards)
 
 
 def backoff_seconds(attempt: int) -> float:

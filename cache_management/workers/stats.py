@@ -62,7 +62,7 @@ def add_up(notes: Sequence[UsageNote], prices: Mapping[str, float]) -> tuple[Amo
             into["semantic_hits"] += counts.semantic_hits
             into["misses"] += counts.misses
             into["tokens_saved"] += counts.tokens
-            into["saved_micro"] += counts.saved_micro + round(counts.unpriced_tokens * price_of(model, prices))
+            into["saved_micro"] += counts.saved_micro + round(counts.unpriced_tokens * (price_of(model, prices) or 0))
         for key, (hits, misses) in note.keys.items():
             had = keys.get((note.namespace, key), (0, 0))
             keys[note.namespace, key] = (had[0] + hits, had[1] + misses)

@@ -29,10 +29,10 @@ async def plan(platform: Platform, claim: Claim) -> Progress:
     The cursor counts parts. Items of equal keys become one item with the last input.
     """
     params = WarmParams.model_validate(claim.params)
-    if params.take != "inputs":
-        return await _plan_found(platform, claim, params)
     jobs = platform.stores.jobs
     parts = jobs.count_inputs(claim.job_id)
+    if params.take != "inputs" and not parts:  # a retry has the inputs that the job before it found
+        return await _plan_found(platform, claim, params)
     if claim.cursor < parts:
         part = claim.cursor
         try:

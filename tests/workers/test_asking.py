@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -211,6 +212,28 @@ def test_nothing_is_asked_once_the_ceiling_is_reached(inline: Inline, model: Mod
     assert reasons == {asking.CEILING}
 
 
+@pytest.mark.parametrize(
+    ("said", "prices", "cost"),
+    [
+        ({"cost_usd": 0}, {}, 0),
+        ({"cost_usd": 1e-9}, {}, 2),
+        ({"token_count": 1}, {"gpt-4": 0.15}, 2),
+        ({"token_count": 3}, {"gpt-4": 30}, 180),
+        ({"token_count": 3}, {"gpt-4": 0}, 0),
+        ({}, {"gpt-4": 0}, 0),
+    ],
+)
+def test_a_cost_that_is_small_or_nothing_is_a_cost_that_is_known(
+    make_inline: Callable[..., Inline], model: Model, said: dict[str, Any], prices: dict[str, float], cost: int
+) -> None:
+    inline = make_inline(CACHE_PROVIDER__CALLABLE="their_model:ask", CACHE_PRICES=json.dumps(prices))
+    model.answer = said
+
+    job = warm(inline, prompts(2), max_cost_usd=1)
+
+    assert (job.state, job.done, job.cost_micro) == ("succeeded", 2, cost)
+
+
 def test_a_ceiling_that_cannot_be_kept_ends_the_job(inline: Inline, model: Model) -> None:
     model.answer = {}
 
@@ -308,6 +331,39 @@ def test_the_questions_that_were_missed_most_are_asked_with_all_that_belongs_to_
 
     assert inline.do(hits()) == [True, True, False, False]
     assert inline.run("warm", {"take": "misses", "top": 3}).total == 1, "only what is still missing"
+
+
+def test_what_failed_of_a_job_that_found_its_items_can_be_tried_again(inline: Inline, model: Model) -> None:
+    async def ask(manager: CacheManager) -> None:
+        for prompt in ("one", "two"):
+            await manager.lookup(prompt)
+
+    used(inline, ask)
+    model.errors["two"] = [ProviderRefused("no")]
+    first = inline.run("warm", {"take": "misses"})
+
+    again = inline.client.retry(first.id, failed_only=True)
+    second = inline.finish(again.job_id)
+
+    assert (first.state, first.failed) == ("partial", 1)
+    assert (second.state, second.total, second.done) == ("succeeded", 1, 1)
+    assert stored(inline, "two") == "answer to two"
+
+
+def test_a_job_that_did_not_come_to_find_its_items_looks_for_them_again(inline: Inline, model: Model) -> None:
+    async def ask(manager: CacheManager) -> None:
+        await manager.lookup("one")
+
+    used(inline, ask)
+    first = inline.client.submit("warm", {"take": "misses"}, deadline_seconds=1)
+    inline.rung.clear()
+    inline.pass_time(60)
+    inline.stores.jobs.reconcile()
+
+    again = inline.finish(inline.client.retry(first.job_id).job_id)
+
+    assert inline.client.get(first.job_id).state == "failed"
+    assert (again.state, again.done) == ("succeeded", 1)
 
 
 def test_the_questions_of_yesterday_are_asked_after_midnight_too(inline: Inline, model: Model) -> None:

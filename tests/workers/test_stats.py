@@ -121,8 +121,10 @@ def test_keys_of_a_day_stay_bounded_and_the_top_is_right(on_disk: Inline, monkey
     assert hot[0] == HotKeyView("hot", 100, 0)
 
 
-@pytest.mark.parametrize(("model", "price"), [("gpt-4", 10.0), ("gpt-4o", 30.0), ("gpt-4o-mini", 2.0), ("claude", 0.0)])
-def test_the_nearest_price_counts(model: str, price: float) -> None:
+@pytest.mark.parametrize(
+    ("model", "price"), [("gpt-4", 10.0), ("gpt-4o", 30.0), ("gpt-4o-mini", 2.0), ("claude", None)]
+)
+def test_the_nearest_price_counts(model: str, price: float | None) -> None:
     assert stats.price_of(model, {"gpt-*": 30, "gpt-4": 10, "gpt-4o-m*": 2}) == price
 
 
