@@ -30,12 +30,17 @@ def check_namespace(namespace: str) -> str:
     Raises:
         InvalidKey: It is not 1 to 64 letters, digits, dots, dashes or underscores.
     """
-    if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
+    if not is_namespace(namespace):
         raise InvalidKey(
             f"namespace {repr(namespace)[:80]} cannot be used: "
             "take 1 to 64 letters, digits, dots, dashes or underscores"
         )
     return namespace
+
+
+def is_namespace(value: object) -> bool:
+    """Tell whether a value can name a namespace."""
+    return isinstance(value, str) and _NAMESPACE.fullmatch(value) is not None
 
 
 def storage_prefix(kind: Kind, namespace: str) -> str:

@@ -16,6 +16,8 @@ import heapq
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from itertools import chain
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -24,7 +26,7 @@ from cache_management.cache.backends.base import Backend, Journal
 from cache_management.cache.backends.forks import forks
 from cache_management.cache.clock import Clock, version_at
 from cache_management.cache.errors import BackendRefused, BackendUnavailable
-from cache_management.cache.identity import LAYOUT, KeySpace, digest
+from cache_management.cache.identity import LAYOUT, KeySpace, digest, is_namespace
 from cache_management.cache.records import Record
 from cache_management.cache.requests import Request, has_secrets
 
@@ -42,6 +44,7 @@ _MOST = 10**12
 """Of anything in one note: an entry may claim any number of tokens, and a sum must fit into what keeps it."""
 _MODELS_COUNTED = 200
 _ASK_BYTES = 64 * 1024
+_NAME_CHARACTERS = 200
 _ASKS_REMEMBERED = 2_000
 _OTHER = "other"
 """Stands for the models past the first few hundred of a window: a label must not grow without bound."""
@@ -299,11 +302,23 @@ async def load_asks(backend: Backend, namespace: str, key_digests: Sequence[str]
 
 
 def decode_note(data: bytes) -> UsageNote | None:
-    """Return a note of the journal; None for one that this version cannot read."""
+    """Return a note of the journal; None for one that this version cannot read, or nobody can count."""
     try:
-        return _note_decoder.decode(data)
+        note = _note_decoder.decode(data)
     except (msgspec.DecodeError, msgspec.ValidationError):
         return None
+    counts = (*chain.from_iterable(map(msgspec.structs.astuple, note.models.values())), *chain(*note.keys.values()))
+    # One that the database refuses would keep all behind it from being counted.
+    if not (isfinite(note.since) and is_namespace(note.namespace) and all(0 <= count <= _MOST for count in counts)):
+        return None
+    note.models = {_fitting(model): counts for model, counts in note.models.items()}
+    note.keys = {_fitting(key): seen for key, seen in note.keys.items()}
+    return note
+
+
+def _fitting(name: str) -> str:
+    """Return a name that every database keeps in an index."""
+    return name if len(name) <= _NAME_CHARACTERS and "\0" not in name else name[:_NAME_CHARACTERS].replace("\0", "?")
 
 
 def _most(keys: Iterable[tuple[str, list[int]]], column: int) -> list[tuple[str, list[int]]]:

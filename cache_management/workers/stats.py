@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
 
 from celery import Task, shared_task
 
@@ -19,7 +20,8 @@ from cache_management.settings import Settings
 from cache_management.wiring import Platform
 from cache_management.workers.chunk import Progress, run_chunk
 
-_NOTES_AT_ONCE = 500
+_NOTES_AT_ONCE = 100  # of 200 keys each: a second of writing to the database
+_OLDEST = timedelta(days=8)  # a journal keeps notes for a week
 
 
 async def rollup(platform: Platform, claim: Claim) -> Progress:
@@ -37,7 +39,7 @@ async def rollup(platform: Platform, claim: Claim) -> Progress:
         operations.count_usage(stream, (before, await backend.tail(STREAM)), {}, {})
         return Progress(to_cursor=claim.cursor + 1, summary={"gap": True}, last=True)
     notes = [note for note in map(decode_note, data) if note is not None]
-    amounts, keys = add_up(notes, platform.settings.prices)
+    amounts, keys = add_up(notes, platform.settings.prices, now=operations.now())
     counted = not data or operations.count_usage(stream, (before, after), amounts, keys)
     return Progress(
         to_cursor=claim.cursor + 1,
@@ -46,16 +48,18 @@ async def rollup(platform: Platform, claim: Claim) -> Progress:
     )
 
 
-def add_up(notes: Sequence[UsageNote], prices: Mapping[str, float]) -> tuple[Amounts, KeyCounts]:
+def add_up(notes: Sequence[UsageNote], prices: Mapping[str, float], *, now: datetime) -> tuple[Amounts, KeyCounts]:
     """Sum notes by moment, namespace and model, and hits and misses by key.
 
-    What an answer would have cost is its known cost, or else its tokens by the price of its model.
+    What an answer would have cost is its known cost, or else its tokens by the price of its model. `now` is the
+    database's time: a moment that it does not know belongs to an application whose clock is wrong.
     """
     amounts: defaultdict[tuple[datetime, str, str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     keys: dict[tuple[str, str], tuple[int, int]] = {}
     for note in notes:
+        since = min(max(note.since, (now - _OLDEST).timestamp()), now.timestamp())
         # Seconds of one minute are one moment: fewer rows to add to.
-        moment = datetime.fromtimestamp(int(note.since) // 60 * 60, UTC)
+        moment = datetime.fromtimestamp(since // 60 * 60, UTC)
         for model, counts in note.models.items():
             into = amounts[moment, note.namespace, model]
             into["hits"] += counts.hits
@@ -70,10 +74,16 @@ def add_up(notes: Sequence[UsageNote], prices: Mapping[str, float]) -> tuple[Amo
 
 
 def stream_of(settings: Settings) -> str:
-    """Name the journal of a store: stores that share a database have cursors of their own."""
-    place = settings.url or f"{settings.backend} {settings.redis_host} {settings.redis_port} {settings.redis_db}"
+    """Name the journal of a store: stores that share a database have cursors of their own.
+
+    The name stays when a password changes: under another one all notes would be counted again.
+    """
+    place = f"redis {settings.redis_host.lower()} {settings.redis_port} {settings.redis_db}"
     if settings.backend == "disk":
-        place = str(settings.disk_path)
+        place = f"disk {settings.disk_path.expanduser().absolute()}"
+    elif settings.url is not None and settings.url.startswith("unix:"):
+        socket = urlsplit(settings.url)
+        place = f"unix {socket.path} {parse_qs(socket.query).get('db', [settings.redis_db])[-1]}"
     return f"{STREAM}@{digest(place)[:16]}"
 
 

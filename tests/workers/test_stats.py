@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cache_management import CacheConfig, LLMCache
 from cache_management.cache.identity import digest
 from cache_management.cache.usage import STREAM, Counts, UsageNote
 from cache_management.models.store.results import HotKeyView, UsageRow
+from cache_management.settings import load_settings
 from cache_management.workers import stats
 from tests.workers.harness import warm_items
 from tests.workers.inline import Inline
@@ -66,7 +68,7 @@ def test_namespaces_are_kept_apart(on_disk: Inline) -> None:
 
 def test_two_that_read_the_same_notes_count_them_once(on_disk: Inline) -> None:
     operations = on_disk.stores.operations
-    amounts, keys = stats.add_up([UsageNote(60.0, "n", {"m": Counts(hits=1)}, {"k": (1, 0)})], {})
+    amounts, keys = stats.add_up([UsageNote(60.0, "n", {"m": Counts(hits=1)}, {"k": (1, 0)})], {}, now=LONG_AGO)
 
     assert operations.count_usage("s", ("", "5"), amounts, keys)
     assert not operations.count_usage("s", ("", "5"), amounts, keys)
@@ -74,7 +76,7 @@ def test_two_that_read_the_same_notes_count_them_once(on_disk: Inline) -> None:
     assert not operations.count_usage("s", ("5", "7"), amounts, keys)
 
     assert operations.usage_cursor("s") == "6"
-    assert operations.usage(since=datetime(1970, 1, 1, tzinfo=UTC)) == [UsageRow("n", "m", hits=2)]
+    assert operations.usage(since=LONG_AGO - timedelta(days=9)) == [UsageRow("n", "m", hits=2)]
 
 
 def test_more_notes_than_a_page_are_all_counted(on_disk: Inline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +95,49 @@ def test_a_note_that_cannot_be_read_is_passed_over(on_disk: Inline) -> None:
     job = on_disk.run("stats")
 
     assert (job.state, job.done, job.skipped) == ("succeeded", 1, 2)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_no_note_keeps_those_behind_it_from_being_counted(
+    make_inline: Callable[..., Inline], tmp_path: Path, database: str, request: pytest.FixtureRequest
+) -> None:
+    """Whatever an application counted, or somebody else wrote into the journal."""
+    given = {"CACHE_METADATA_URL": request.getfixturevalue("postgres_url")} if database == "postgres" else {}
+    inline = make_inline(CACHE_URL=f"disk://{tmp_path}/store", **given)
+    now = inline.stores.now().timestamp()
+    counts, keys = Counts(hits=1), {"0" * 32: (1, 0)}
+    notes = [
+        UsageNote(float("nan"), "n", {"m": counts}, keys),
+        UsageNote(now, "no\0name", {"m": counts}, keys),
+        UsageNote(now, "n", {"m": Counts(tokens=2**63)}, keys),
+        UsageNote(now, "n", {"m": Counts(hits=-1)}, keys),
+        UsageNote(now, "n", {"m": counts}, {"0" * 32: (2**62, 2**62)}),
+        UsageNote(1e300, "n", {"from the future": counts}, keys),
+        UsageNote(-1e300, "n", {"from the past": counts}, keys),
+        UsageNote(now, "n", {"a\0b": counts, "".join(map(chr, range(0x4E00, 0x4E00 + 9000))): counts}, {"k\0": (1, 0)}),
+    ]
+    backend = inline.platform.llm_cache.backend
+    inline.do(backend.append(STREAM, [msgspec.msgpack.encode(note) for note in notes]))  # type: ignore[attr-defined]
+    inline.do(use(inline.settings.url or ""))
+
+    job = inline.run("stats")
+
+    assert (job.state, job.done, job.skipped) == ("succeeded", 4, 5)
+    rows = inline.stores.operations.usage(since=inline.stores.now() - timedelta(days=10))
+    assert sum(row.hits for row in rows if row.namespace == "n") == 4
+    assert {row.model[:20] for row in rows} >= {"from the future", "from the past", "a?b", "gpt-4"}
+
+
+def test_a_store_keeps_its_place_when_its_password_changes(tmp_path: Path) -> None:
+    def stream(**env: str) -> str:
+        return stats.stream_of(load_settings(env={"CACHE_DATA_DIR": str(tmp_path), **env}).settings)
+
+    one = stream(CACHE_URL="redis://:old@Host:6379/1")
+    assert one == stream(CACHE_URL="rediss://user:new@host/1")
+    assert one == stream(CACHE_BACKEND="redis", CACHE_REDIS_HOST="host", CACHE_REDIS_DB="1")
+    others = ("redis://host:6380/1", "redis://host/0", f"disk://{tmp_path}/a", f"disk://{tmp_path}/b")
+    others += ("unix:///a.sock?db=1", "unix:///b.sock?db=1", "unix:///a.sock?db=2")
+    assert len({one, *(stream(CACHE_URL=url) for url in others)}) == 1 + len(others)
 
 
 def test_a_store_that_was_emptied_begins_anew(on_disk: Inline) -> None:
