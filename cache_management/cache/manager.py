@@ -328,7 +328,11 @@ class CacheManager:
             )
             place = importer.begin()
             while place.step != "done":
-                place = await importer.advance(place)
+                try:
+                    place = await importer.advance(place)
+                except InvalidInput:
+                    await importer.abandon(place)
+                    raise
                 if door.matcher is not None and importer.written:
                     await index_keys(door.cache, door.matcher, importer.written)
                 importer.written.clear()

@@ -28,6 +28,8 @@ _COMMANDS = {
     "warm": "files:warm",
     "embed": "embed:embed",
     "evict": "evict:evict",
+    "export": "transfer:export",
+    "import-cache": "transfer:import_cache",
     "stats": "report:stats",
     "metrics": "metrics:metrics",
     "config": "report:config",

@@ -92,6 +92,8 @@ def _follow(client: JobClient, job_id: str, *, timeout: float | None, quiet: boo
             advance("items", job.done + job.skipped + job.failed + job.cancelled, job.total)
             if job.embed_total:
                 advance("embedded", job.embedded + job.embed_skipped + job.embed_failed, job.embed_total)
+            if job.summary.get("verified"):
+                advance("verified", job.summary["verified"], job.total)
             if job.summary.get("checked"):
                 advance("vectors", job.summary["checked"], None)
             if job.ended or job.state == "paused":
@@ -198,6 +200,47 @@ def _evict_job_rows(job: JobView) -> dict[str, object]:
     return {"what": ", ".join(mode), "planned": planned, "removed": job.done, **evict_rows(job.summary)}
 
 
+def export_rows(summary: Mapping[str, Any]) -> dict[str, object]:
+    """Return what an export wrote, for a table."""
+    rows = {
+        "not readable, left out": summary.get("unreadable"),
+        "digests of their keys": ", ".join(summary.get("unreadable_keys", ())),
+        "not chosen by the filter, or gone meanwhile": max(
+            0, summary.get("seen", 0) - summary.get("exported", 0) - summary.get("unreadable", 0)
+        ),
+    }
+    always = {"exported": summary.get("exported", 0), "bytes": f"{summary.get('bytes', 0):,}"}
+    return always | {name: value for name, value in rows.items() if value}
+
+
+def _export_job_rows(job: JobView) -> dict[str, object]:
+    return {"file": job.params.get("path"), "filter": job.params.get("pattern"), **export_rows(job.summary)}
+
+
+def import_rows(summary: Mapping[str, Any]) -> dict[str, object]:
+    """Return what an import did, for a table; zeros that say nothing are left out."""
+    always = {"entries in the file": summary.get("entries", summary.get("verified", 0))}
+    rows = {
+        "added": summary.get("added"),
+        "updated": summary.get("updated"),
+        "there already": summary.get("present"),
+        "left: the store has a newer one": summary.get("newer"),
+        "left out: past their life": summary.get("expired"),
+        "left out: once more in the file": summary.get("duplicates"),
+        "removed: not in the file": summary.get("removed"),
+        "kept: stored since the replacing began": summary.get("kept"),
+        "not readable where they were exported": summary.get("unreadable_there"),
+        "completed by a later import": summary.get("completed_elsewhere"),
+    }
+    return always | {name: count for name, count in rows.items() if count}
+
+
+def _import_job_rows(job: JobView) -> dict[str, object]:
+    mode = "replace" if job.params.get("replace") else "merge"
+    embed = {"made findable by": job.summary.get("embed_job")}
+    return {"file": job.params.get("path"), "mode": mode, **import_rows(job.summary), **embed}
+
+
 def _warm_job_rows(job: JobView) -> dict[str, object]:
     always = {"items": "-" if job.total is None else job.total, "stored": job.done}
     rows = {
@@ -221,5 +264,7 @@ def _other_job_rows(job: JobView) -> dict[str, object]:
 _ROWS: dict[str, Callable[[JobView], dict[str, object]]] = {
     "embed": _embed_job_rows,
     "evict": _evict_job_rows,
+    "export": _export_job_rows,
+    "import": _import_job_rows,
     "warm": _warm_job_rows,
 }

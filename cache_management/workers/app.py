@@ -14,7 +14,7 @@ from cache_management.wiring import read_settings
 from cache_management.workers import process  # noqa: F401 - what the processes of this app do
 from cache_management.workers.messages import require_broker
 
-TASK_MODULES = ("warm", "embed", "evict", "control", "heartbeat", "upkeep", "stats", "repair")
+TASK_MODULES = ("warm", "embed", "evict", "transfer", "control", "heartbeat", "upkeep", "stats", "repair")
 
 
 def make_app(settings: Settings) -> Celery:

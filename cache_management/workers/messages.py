@@ -7,9 +7,10 @@ prompts or answers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cache_management.cache.clock import run_version
 from cache_management.cache.config import explain_validation
@@ -43,6 +44,10 @@ ROUTES: Final = {
     ("stats", "plan"): Route("control.rollup", "control"),
     ("evict", "plan"): Route("evict.plan", "evict"),
     ("evict", "data"): Route("evict.sweep", "evict"),
+    ("export", "plan"): Route("transfer.plan_export", "transfer"),
+    ("export", "data"): Route("transfer.export", "transfer"),
+    ("import", "plan"): Route("transfer.verify", "transfer"),
+    ("import", "data"): Route("transfer.import", "transfer"),
     ("prune", "plan"): Route("control.prune", "control"),
     ("audit-verify", "plan"): Route("control.audit_verify", "control"),
 }
@@ -57,6 +62,10 @@ TASK_LIMITS: Final = {
     "evict.plan": Limits(30, 60),
     "evict.sweep": Limits(30, 60),
     "repair.scan": Limits(60, 90),
+    "transfer.plan_export": Limits(60, 90),
+    "transfer.export": Limits(60, 90),
+    "transfer.verify": Limits(60, 90),
+    "transfer.import": Limits(60, 90),
     "control.reconcile": Limits(10, 20),
     "control.schedule": Limits(10, 20),
     "control.rollup": Limits(30, 60),
@@ -143,6 +152,40 @@ class EmbedParams(_Params):
     drop_old: bool = False
 
 
+class _FileParams(_Params):
+    """What a job is told that reads or writes a stream file; `entries_per_second` of 0 is no bound."""
+
+    path: str
+    entries_per_second: float = Field(default=0, ge=0)
+
+    @field_validator("path")
+    @classmethod
+    def _is_a_stream_that_a_worker_finds(cls, value: str) -> str:
+        if not Path(value).is_absolute():
+            raise ValueError("must be absolute: a worker has another working directory")
+        if not value.endswith((".jsonl", ".jsonl.zst")):
+            raise ValueError("must end with .jsonl or .jsonl.zst: other forms are small, and done without a job")
+        return value
+
+
+class ExportParams(_FileParams):
+    """Parameters of an export job. `pattern` is a shell glob over keys; `replace` lets a file go that is there."""
+
+    pattern: str | None = None
+    replace: bool = False
+
+
+class ImportParams(_FileParams):
+    """Parameters of an import job: what `cache/transfer/importing.py` calls wanted.
+
+    With `embed` an embed job follows that makes what was written findable by meaning.
+    """
+
+    replace: bool = False
+    from_namespace: str | None = None
+    embed: bool = True
+
+
 class PruneParams(_Params):
     """Parameters of a prune job: how many days what has ended is kept."""
 
@@ -214,6 +257,8 @@ PARAMS: Final[dict[str, type[BaseModel]]] = {
     "repair": NoParams,
     "stats": NoParams,
     "evict": EvictParams,
+    "export": ExportParams,
+    "import": ImportParams,
     "prune": PruneParams,
     "audit-verify": NoParams,
 }

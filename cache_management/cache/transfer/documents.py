@@ -71,12 +71,15 @@ class TooLargeForDocument(InvalidInput):
 
 
 class DocumentBuilder:
-    """Gathers the lines of entries for one document."""
+    """Gathers entries for one document, each key once."""
 
     def __init__(self, form: Form) -> None:
         self.form = form
-        self.lines: list[bytes] = []
+        self._lines: dict[str, bytes] = {}
         self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._lines)
 
     def add(self, lines: Sequence[bytes]) -> None:
         """Take encoded entries.
@@ -84,9 +87,11 @@ class DocumentBuilder:
         Raises:
             TooLargeForDocument: They are too many or too large for one document.
         """
-        self.lines += lines
-        self._bytes += sum(map(len, lines))
-        if len(self.lines) > MAX_ENTRIES[self.form]:
+        for line in lines:
+            key = decode_entry(line).key
+            self._bytes += len(line) - len(self._lines.get(key, b""))
+            self._lines[key] = line
+        if len(self._lines) > MAX_ENTRIES[self.form]:
             raise TooLargeForDocument(self.form, f"more than {MAX_ENTRIES[self.form]:,} entries")
         if self._bytes > MAX_BYTES[self.form]:
             raise TooLargeForDocument(self.form, f"more than {MAX_BYTES[self.form]:,} bytes")
@@ -94,8 +99,11 @@ class DocumentBuilder:
     def build(self, header: Header, *, unreadable: int) -> bytes:
         """Return the document."""
         head = {name: value for name, value in msgspec.to_builtins(header).items() if name != "type"}
-        tail = {"unreadable": unreadable, "sha256": digest_of_entries([decode_entry(line) for line in self.lines])}
-        objects = [b"{" + line.removeprefix(_ENTRY_TAG) for line in self.lines]
+        tail = {
+            "unreadable": unreadable,
+            "sha256": digest_of_entries([decode_entry(line) for line in self._lines.values()]),
+        }
+        objects = [b"{" + line.removeprefix(_ENTRY_TAG) for line in self._lines.values()]
         if self.form == "json":
             parts = [f'  "{name}": '.encode() + encode_line(value) for name, value in head.items()]
             entries = b",\n    ".join(objects)

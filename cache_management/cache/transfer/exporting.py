@@ -20,7 +20,7 @@ from cache_management.cache.transfer.lines import PART_BYTES, PART_ENTRIES, Head
 from cache_management.cache.transfer.shelf import Shelf
 from cache_management.cache.transfer.stream_files import StreamWriter, WritePlace
 
-_PAGES_AT_ONCE = 8
+PAGES_AT_ONCE = 8
 _NAMED = 20
 
 
@@ -109,8 +109,8 @@ class Exporter:
         self._matches = None if wanted.pattern is None else glob_matcher(wanted.pattern)
         self.writer = StreamWriter(wanted.target, owner=export_id)
 
-    async def advance(self, place: ExportPlace) -> ExportPlace:
-        """Write the next parts; what is returned is on the disk.
+    async def advance(self, place: ExportPlace, *, pages: int | None = None) -> ExportPlace:
+        """Write the next parts, of so many pages of the walk; what is returned is on the disk.
 
         Raises:
             BackendUnavailable: The store cannot be read; go on from the same place.
@@ -119,7 +119,7 @@ class Exporter:
         """
         match place.step:
             case "entries":
-                return await self._write_entries(place)
+                return await self._write_entries(place, PAGES_AT_ONCE if pages is None else pages)
             case "seal":
                 size = self.writer.finish(place.written, unreadable=place.unreadable, replace=self._wanted.replace)
                 return msgspec.structs.replace(place, step="done", file_bytes=size)
@@ -130,7 +130,7 @@ class Exporter:
         """Close the file; what is written stays, to go on with."""
         self.writer.close()
 
-    async def _write_entries(self, place: ExportPlace) -> ExportPlace:
+    async def _write_entries(self, place: ExportPlace, pages: int) -> ExportPlace:
         written = place.written
         if written.offset:
             self.writer.resume(written)
@@ -141,7 +141,7 @@ class Exporter:
         part: list[bytes] = []
         size = seen = 0
         unreadable: list[str] = []
-        for _ in range(_PAGES_AT_ONCE):
+        for _ in range(pages):
             names, after = await self._shelf.backend.scan_page(self._shelf.keys.prefix, bookmark, PART_ENTRIES)
             seen += len(set(names))
             async for lines, unread in self._shelf.read(names, matches=self._matches):

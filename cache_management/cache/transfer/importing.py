@@ -12,6 +12,7 @@ See docs/design/0015-export-format.md.
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from cache_management.cache.transfer.sources import Source
 from cache_management.cache.transfer.stream_files import FileMark
 from cache_management.cache.transfer.tally import Tally
 
-_PARTS_AT_ONCE = 8
+PARTS_AT_ONCE = 8
 
 
 class FileChanged(CacheError):
@@ -89,12 +90,12 @@ class Importer:
         self._replacing = Replacing(shelf, written=self.written if keep_written else None)
         self._keep_written = keep_written
 
-    def begin(self) -> ImportPlace:
-        """Return the place where it begins: now, under a new id."""
-        return ImportPlace(uuid.uuid4().hex, self._shelf.clock())
+    def begin(self, import_id: str | None = None) -> ImportPlace:
+        """Return the place where it begins: now, under a name that no other import has."""
+        return ImportPlace(import_id or uuid.uuid4().hex, self._shelf.clock())
 
-    async def advance(self, place: ImportPlace) -> ImportPlace:
-        """Do the next parts.
+    async def advance(self, place: ImportPlace, *, parts: int | None = None) -> ImportPlace:
+        """Do the next parts, so many of them.
 
         Raises:
             InvalidInput: The file cannot be imported; nothing was changed.
@@ -102,15 +103,16 @@ class Importer:
             ImportUnderWay: Somebody else replaces this namespace just now; go on from the same place later.
             BackendUnavailable: Go on from the same place.
         """
+        at_once = PARTS_AT_ONCE if parts is None else parts
         match place.step:
             case "verify":
-                return await self._verify(place)
+                return await self._verify(place, at_once)
             case "settle":
-                return await self._settle(place)
+                return await self._settle(place, at_once)
             case "merge":
-                return await self._merge(place)
+                return await self._merge(place, at_once)
             case "swap":
-                tally, is_done = await self._replacing.swap(place.id)
+                tally, is_done = await self._replacing.swap(place.id, at_once)
                 tally = (
                     place.tally
                     if tally is None
@@ -122,17 +124,28 @@ class Importer:
             case "done":
                 return place
 
+    async def abandon(self, place: ImportPlace) -> None:
+        """Forget what is staged for an import that goes no further; a decided one is left to whoever completes it.
+
+        Raises:
+            BackendUnavailable: It goes at the end of its time.
+        """
+        if self._wanted.replace and place.step in ("verify", "settle"):
+            # The step that failed may have staged more than its place says.
+            last = place.read.part + PARTS_AT_ONCE if place.whole is None else place.whole.part
+            await self._replacing.forget_stage(place.id, last)
+
     def close(self) -> None:
         """Close the file."""
         self._source.close()
 
-    async def _verify(self, place: ImportPlace) -> ImportPlace:
+    async def _verify(self, place: ImportPlace, at_once: int) -> ImportPlace:
         if place.read.offset == 0 and place.read.part == 1:
             header, start = self._source.start()
             check_namespace_of(header, into=self._shelf.namespace, wanted=self._wanted, where=self._where)
             place = msgspec.structs.replace(place, read=start, mark=self._source.mark)
         self._check_unchanged(place)
-        for _ in range(_PARTS_AT_ONCE):
+        for _ in range(at_once):
             found = self._source.read(place.read)
             if isinstance(found, End):
                 return self._verified(place, found)
@@ -148,8 +161,8 @@ class Importer:
         self._check_unchanged(place)
         return msgspec.structs.replace(place, step="settle", whole=end.place, read=start, tally=tally)
 
-    async def _settle(self, place: ImportPlace) -> ImportPlace:
-        if not await self._replacing.settle(place.id):
+    async def _settle(self, place: ImportPlace, at_once: int) -> ImportPlace:
+        if not await self._replacing.settle(place.id, at_once):
             return place
         if not self._wanted.replace:
             return msgspec.structs.replace(place, step="merge")
@@ -157,9 +170,9 @@ class Importer:
         await self._replacing.commit(place.id, start=place.read, whole=whole, began=place.began)
         return msgspec.structs.replace(place, step="swap")
 
-    async def _merge(self, place: ImportPlace) -> ImportPlace:
+    async def _merge(self, place: ImportPlace, at_once: int) -> ImportPlace:
         self._check_unchanged(place)
-        for _ in range(_PARTS_AT_ONCE):
+        for _ in range(at_once):
             try:
                 found = self._source.read(place.read)
             except InvalidInput as exc:
@@ -176,17 +189,17 @@ class Importer:
     async def _merge_part(self, records: Mapping[str, Imported], entries: int) -> Tally:
         live = await self._shelf.backend.inspect_many(list(records))
         now = self._shelf.clock()
-        tally = Tally(duplicates=entries - len(records))
+        counts: Counter[str] = Counter(duplicates=entries - len(records))
         write: dict[str, Record] = {}
         for name, (_, record, _) in records.items():
             verdict = verdict_of(live.get(name), record, now=now)
-            tally = tally.plus(**{verdict: 1})
+            counts[verdict] += 1
             if verdict in ("added", "updated"):
                 write[name] = record
         await self._shelf.put(write, {name: records[name].tags for name in write if records[name].tags})
         if self._keep_written:
             self.written += [records[name].key for name in write]
-        return tally
+        return Tally(**counts)
 
     def _records(self, part: Part, place: ImportPlace) -> dict[str, Imported]:
         return self._shelf.records(part, place.read, now=place.began, where=self._where, unit=self._source.unit)

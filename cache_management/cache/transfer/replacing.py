@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -35,12 +36,10 @@ from cache_management.cache.transfer.lines import PART_BYTES, Part, ReadPlace, l
 from cache_management.cache.transfer.shelf import Imported, Shelf
 from cache_management.cache.transfer.tally import Tally
 
-STAGE_SECONDS = 7 * 24 * 3600.0
+STAGE_SECONDS = 2 * 24 * 3600.0
 """How long a stage, and a swap that nobody goes on with, are kept."""
 
-_LEASE_SECONDS = 30.0
-_PARTS_AT_ONCE = 8
-_PAGES_AT_ONCE = 8
+_LEASE_SECONDS = 10.0  # renewed with every part
 _PAGE = 1_000
 _DROPPED_AT_ONCE = 1_000
 _NAMES_AT_ONCE = 500_000  # whose digests are in memory together: 8 bytes each
@@ -107,8 +106,18 @@ class Replacing:
         await self._stash.stash(f"{name}:keys", digests, ttl_seconds=STAGE_SECONDS)
         await self._stash.stash(name, packed, ttl_seconds=STAGE_SECONDS)
 
-    async def settle(self, import_id: str) -> bool:
-        """Go on with a swap that somebody else left; return True when there is none.
+    async def forget_stage(self, import_id: str, parts: int) -> None:
+        """Drop what is staged for an import that was not decided.
+
+        Raises:
+            BackendUnavailable: It goes at the end of its time.
+        """
+        there = await self._load()
+        if there is None or there.id != import_id:
+            await self._drop_pieces(import_id, range(1, parts + 1))
+
+    async def settle(self, import_id: str, at_once: int) -> bool:
+        """Go on with a swap that somebody else left, by so many parts; return True when there is none.
 
         Raises:
             ImportUnderWay: Somebody is at work on it.
@@ -122,7 +131,7 @@ class Replacing:
             left = await self._load()
             if left is None or left.id == import_id or left.step == "done":
                 return True
-            await self._save(await self._advance(left))
+            await self._save(await self._advance(left, at_once))
         return False
 
     async def commit(self, import_id: str, *, start: ReadPlace, whole: ReadPlace, began: float) -> None:
@@ -143,8 +152,8 @@ class Replacing:
             version = version_until(self._shelf.clock())
             await self._save(Swap(id=import_id, began=began, version=version, whole=whole, read=start))
 
-    async def swap(self, import_id: str) -> tuple[Tally | None, bool]:
-        """Go on with the swap of an import; return what it did by now, and whether it is done.
+    async def swap(self, import_id: str, at_once: int) -> tuple[Tally | None, bool]:
+        """Go on with the swap of an import, by so many parts; return what it did by now, and whether it is done.
 
         None stands for one that somebody else brought to its end, before another import came.
 
@@ -157,7 +166,7 @@ class Replacing:
             if swap is None or swap.id != import_id:
                 return None, True
             if swap.step != "done":
-                swap = await self._advance(swap)
+                swap = await self._advance(swap, at_once)
                 await self._save(swap)
         if swap.step == "done" and swap.is_lost:
             raise StageLost(
@@ -167,19 +176,19 @@ class Replacing:
             )
         return swap.tally, swap.step == "done"
 
-    async def _advance(self, swap: Swap) -> Swap:
+    async def _advance(self, swap: Swap, at_once: int) -> Swap:
         match swap.step:
             case "put":
-                return await self._put(swap)
+                return await self._put(swap, at_once)
             case "remove":
-                return await self._remove(swap)
+                return await self._remove(swap, at_once)
             case "drop":
                 return await self._drop(swap)
             case "done":
                 return swap
 
-    async def _put(self, swap: Swap) -> Swap:
-        for _ in range(_PARTS_AT_ONCE):
+    async def _put(self, swap: Swap, at_once: int) -> Swap:
+        for _ in range(at_once):
             if swap.read.part >= swap.whole.part:
                 return msgspec.structs.replace(swap, step="remove")
             part = await self._staged(swap)
@@ -198,36 +207,36 @@ class Replacing:
     async def _put_part(self, records: dict[str, Imported], swap: Swap, entries: int) -> Tally:
         live = await self._backend.inspect_many(list(records))
         now = self._shelf.clock()
-        tally = Tally(duplicates=entries - len(records))
+        counts: Counter[str] = Counter(duplicates=entries - len(records))
         write: dict[str, Record] = {}
         over: list[str] = []
         for name, (_, record, _) in records.items():
             there = live.get(name)
             if there is not None and self._is_since(there, swap):
-                tally = tally.plus(newer=1)
+                counts["newer"] += 1
             elif record.is_expired(now):
-                tally = tally.plus(expired=1)
+                counts["expired"] += 1
                 over.append(name)
             elif there is not None and _is_same(there, record):
-                tally = tally.plus(present=1)
+                counts["present"] += 1
             else:
-                tally = tally.plus(**{"updated" if there is not None else "added": 1})
+                counts["updated" if there is not None else "added"] += 1
                 write[name] = record
         if over:
             await self._backend.delete_many(over)
         await self._shelf.put(write, {name: records[name].tags for name in write if records[name].tags})
         if self._written is not None:
             self._written += [records[name].key for name in write]
-        return tally
+        return Tally(**counts)
 
-    async def _remove(self, swap: Swap) -> Swap:
+    async def _remove(self, swap: Swap, at_once: int) -> Swap:
         turns = max(1, -(-swap.whole.entries // _NAMES_AT_ONCE))
         staged = await self._digests(swap, turns)
         if staged is None:
             return msgspec.structs.replace(swap, step="drop", is_lost=True)
         bookmark: str | None = swap.scan
         tally = swap.tally
-        for _ in range(_PAGES_AT_ONCE):
+        for _ in range(at_once):
             if bookmark is None:
                 break
             names, bookmark = await self._backend.scan_page(self._shelf.keys.prefix, bookmark, _PAGE)
@@ -278,11 +287,13 @@ class Replacing:
 
     async def _drop(self, swap: Swap) -> Swap:
         _forget_digests()
-        pieces = [self._piece(swap.id, number) for number in range(1, swap.whole.part)]
-        some = pieces[swap.dropped : swap.dropped + _DROPPED_AT_ONCE]
-        await self._stash.drop_stashed([name for piece in some for name in (piece, f"{piece}:keys")])
-        dropped = swap.dropped + len(some)
-        return msgspec.structs.replace(swap, dropped=dropped, step="done" if dropped == len(pieces) else "drop")
+        dropped = min(swap.dropped + _DROPPED_AT_ONCE, swap.whole.part - 1)
+        await self._drop_pieces(swap.id, range(swap.dropped + 1, dropped + 1))
+        return msgspec.structs.replace(swap, dropped=dropped, step="done" if dropped == swap.whole.part - 1 else "drop")
+
+    async def _drop_pieces(self, import_id: str, numbers: Iterable[int]) -> None:
+        pieces = [self._piece(import_id, number) for number in numbers]
+        await self._stash.drop_stashed([name for piece in pieces for name in (piece, f"{piece}:keys")])
 
     def _is_since(self, record: Record, swap: Swap) -> bool:
         """Tell whether a record was written since the commit; of one from a clock far ahead nobody knows."""
@@ -315,6 +326,8 @@ class Replacing:
             digests = await self._stash.stashed(f"{self._piece(swap.id, number)}:keys")
             if digests is None:
                 return None
+            if not number % 100:
+                await self._still_alone()
             found.add(
                 each
                 for at in range(0, len(digests), _DIGEST_BYTES)
@@ -346,7 +359,7 @@ class Replacing:
         """Hold the lease of the namespace.
 
         Raises:
-            ImportUnderWay: Somebody else holds it; one that died does for half a minute.
+            ImportUnderWay: Somebody else holds it; one that died does for ten seconds.
         """
         if not isinstance(self._backend, Leases):
             yield

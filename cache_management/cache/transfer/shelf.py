@@ -30,7 +30,7 @@ from cache_management.cache.transfer.lines import (
 MAX_DEPTH = 100
 """How deeply metadata may be nested: what is read at one depth of calls must be readable at every other."""
 
-_BYTES_AT_ONCE = 8 * 2**20
+_BYTES_AT_ONCE = 2 * 2**20
 _MOST_AT_ONCE = 500
 
 

@@ -65,6 +65,9 @@ class ListSource:
         self._entries = entries
         self._where = where
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     @classmethod
     def of_objects(cls, objects: Iterable[Mapping[str, Any]], *, namespace: str) -> ListSource:
         """Take entries that a program has as JSON objects.

@@ -34,6 +34,11 @@ class Tally(msgspec.Struct, frozen=True):
         return self.plus(**msgspec.structs.asdict(other))
 
     @property
+    def written(self) -> int:
+        """Return how many entries of the file were written."""
+        return self.added + self.updated
+
+    @property
     def settled(self) -> int:
         """Return of how many entries of the file it is known what became of them."""
-        return self.added + self.updated + self.present + self.newer + self.expired + self.duplicates
+        return self.written + self.present + self.newer + self.expired + self.duplicates

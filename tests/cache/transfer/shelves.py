@@ -10,6 +10,7 @@ from typing import Any
 from cache_management import CacheConfig, CachedResponse, LLMCache
 from cache_management.cache.backends.base import Backend
 from cache_management.cache.clock import Clock, system_clock
+from cache_management.cache.errors import InvalidInput
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.transfer.exporting import Exporter, ExportPlace, ExportWanted, new_export_id
 from cache_management.cache.transfer.importing import Importer, ImportPlace, ImportWanted
@@ -70,6 +71,9 @@ async def import_from(file: Path, cache: LLMCache, **wanted: Any) -> ImportPlace
         place = importer.begin()
         while place.step != "done":
             place = await importer.advance(place)
+    except InvalidInput:
+        await importer.abandon(place)
+        raise
     finally:
         importer.close()
     return place

@@ -58,6 +58,7 @@ async def refused(cache: LLMCache, file: Path, *, replace: bool = False) -> str:
     with pytest.raises(InvalidInput) as raised:
         await import_from(file, cache, replace=replace)
     assert await contents(cache) == before
+    assert cache.backend._pieces == {}, "nothing is left of what was staged"  # type: ignore[attr-defined]
     text = str(raised.value)
     assert SECRET not in text
     assert text.startswith(str(file)), text

@@ -20,7 +20,7 @@ from cache_management.cache.codec import NO_FACTS
 from cache_management.cache.embeddings.hashing import HashingEmbedder
 from cache_management.cache.errors import BackendUnavailable, ConfigurationError, InvalidInput
 from cache_management.cache.records import Record
-from cache_management.cache.transfer import replacing
+from cache_management.cache.transfer import importing, replacing
 from cache_management.cache.transfer.importing import FileChanged, ImportPlace
 from cache_management.cache.transfer.replacing import ImportUnderWay, StageLost
 from tests.cache.transfer.shelves import (
@@ -361,8 +361,8 @@ async def calls_of_a_whole_run(folder: Path, *, replace: bool) -> int:
 async def test_a_replace_that_dies_at_any_call_is_completed_or_never_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool, resumes: str
 ) -> None:
-    for name in ("_PARTS_AT_ONCE", "_PAGES_AT_ONCE", "_DROPPED_AT_ONCE"):
-        monkeypatch.setattr(replacing, name, 2)
+    monkeypatch.setattr(importing, "PARTS_AT_ONCE", 2)
+    monkeypatch.setattr(replacing, "_DROPPED_AT_ONCE", 2)
     monkeypatch.setattr(replacing, "_PAGE", 3)
     calls = await calls_of_a_whole_run(tmp_path, replace=True)
     untouched = completed = 0
@@ -445,7 +445,7 @@ async def test_a_swap_waits_while_another_is_at_work_and_a_later_one_has_the_las
 async def test_a_stage_that_is_lost_removes_nothing_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replacing, "_PARTS_AT_ONCE", 1)
+    monkeypatch.setattr(importing, "PARTS_AT_ONCE", 1)
     cache = open_cache()
     await fill(cache, 2)
     importer = importer_of(cache, write_stream(tmp_path / "x.jsonl", [line("one")], [line("two")]), replace=True)

@@ -24,7 +24,7 @@ ENDINGS = ["jsonl", "jsonl.zst"]
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "PART_ENTRIES", 20)
-    monkeypatch.setattr(exporting, "_PAGES_AT_ONCE", 2)
+    monkeypatch.setattr(exporting, "PAGES_AT_ONCE", 2)
 
 
 @contextmanager
