@@ -27,6 +27,7 @@ from tests.bench import (
     publish,
     search,
     semantic,
+    transfer,
     warm,
 )
 from tests.bench.measure import FULL, QUICK, Report, as_table, environment
@@ -49,6 +50,9 @@ TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
     ),
     search.NAME: lambda quick: search.measure(sizes=search.QUICK_SIZES if quick else search.SIZES),
     semantic.NAME: lambda quick: semantic.measure(QUICK if quick else FULL, pairs=100 if quick else 1_000),
+    transfer.NAME: lambda quick: transfer.measure(
+        sizes=transfer.QUICK_SIZES if quick else transfer.SIZES, rounds=1 if quick else 3
+    ),
 }
 
 
@@ -60,7 +64,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder of the JSON files")
     parser.add_argument("--chart", action="store_true", help="draw docs/performance.png of the newest full run")
     parser.add_argument("--readme", action="store_true", help="write its tables to README.md and docs/performance.md")
+    parser.add_argument("--million", action="store_true", help="transfer a million entries, too: some minutes")
     given = parser.parse_args()
+    if given.million:
+        TABLES[transfer.NAME] = lambda quick: transfer.measure(sizes=transfer.MILLION)
     if given.chart or given.readme:
         _publish(given.out, chart=given.chart, readme=given.readme)
     else:

@@ -9,7 +9,20 @@ import pytest
 from rich.console import Console
 
 from cache_management.cache.codec import pack, unpack
-from tests.bench import backends, embedding, eviction, flight, growth, imports, overhead, peers, search, semantic, warm
+from tests.bench import (
+    backends,
+    embedding,
+    eviction,
+    flight,
+    growth,
+    imports,
+    overhead,
+    peers,
+    search,
+    semantic,
+    transfer,
+    warm,
+)
 from tests.bench.measure import Effort, Report, Side, as_table, compare, environment, percentile, spread
 
 TINY = Effort(rounds=2, run_seconds=0.0, samples=2)
@@ -105,6 +118,17 @@ async def test_imports_are_timed_as_whole_processes():
     report = await imports.measure(rounds=1)
 
     assert {row.reference for row in report.rows} == {"python", "import pydantic"}
+
+
+async def test_exports_and_imports_stand_beside_the_bare_store():
+    report = await transfer.measure(sizes=(50,), kinds=("disk",), rounds=1)
+
+    assert [(row.what, row.reference) for row in report.rows] == [
+        ("disk export of 50", "bare walk"),
+        ("disk merge of 50", "bare writes"),
+        ("disk replace of 50", "bare writes"),
+    ]
+    assert all("peak" in note for note in report.notes[2:])
 
 
 @pytest.mark.slow
