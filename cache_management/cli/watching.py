@@ -129,7 +129,7 @@ def print_job(job: JobView) -> None:
     rows: dict[str, object] = {
         "state": job.state,
         "kind": job.kind,
-        "namespace": job.namespace,
+        "namespace": job.namespace or None,
         **_ROWS.get(job.kind, _other_job_rows)(job),
         "retry of": job.retry_of,
         "submitted by": job.submitted_by,

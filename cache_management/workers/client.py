@@ -40,6 +40,7 @@ from cache_management.workers.messages import (
     EmbedParams,
     WarmParams,
     check_params,
+    namespace_of,
     require_broker,
     route_of,
 )
@@ -118,7 +119,7 @@ class JobClient:
         submitted = self.stores.jobs.create(
             kind,
             check_params(kind, params),
-            namespace=self.settings.namespace if namespace is None else namespace,
+            namespace=namespace_of(kind, self.settings.namespace if namespace is None else namespace),
             submitted_by=whoami(),
             inputs=inputs,
             idem_key=idem_key,

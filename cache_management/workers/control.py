@@ -8,7 +8,7 @@ from typing import Any
 from celery import Task, shared_task
 
 from cache_management.workers import runtime
-from cache_management.workers.messages import check_params, queue_of
+from cache_management.workers.messages import check_params, namespace_of, queue_of
 from cache_management.workers.queues import oldest_waiting
 
 logger = logging.getLogger("cache_management.workers")
@@ -46,7 +46,7 @@ def schedule(  # noqa: PLR0917 - a message has no names
         check_params(kind, params),
         every_seconds=every_seconds,
         offset_seconds=offset_seconds,
-        namespace=here.settings.namespace if namespace is None else namespace,
+        namespace=namespace_of(kind, here.settings.namespace if namespace is None else namespace),
         submitted_by=SCHEDULER,
         priority=priority,
     )

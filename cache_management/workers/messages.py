@@ -264,6 +264,16 @@ PARAMS: Final[dict[str, type[BaseModel]]] = {
 }
 """What a job of each kind is told; also which kinds there are."""
 
+_OF_NO_NAMESPACE: Final = frozenset({"stats", "prune", "audit-verify"})
+
+
+def namespace_of(kind: str, namespace: str) -> str:
+    """Return whose a job of a kind is when it is submitted in a namespace; "": nobody's.
+
+    What looks after all of them must not wait until one that is at its limit has room.
+    """
+    return "" if kind in _OF_NO_NAMESPACE else namespace
+
 
 def check_params(kind: str, params: Mapping[str, Any] | BaseModel) -> dict[str, Any]:
     """Return the parameters of a kind of job as JSON, with their defaults.

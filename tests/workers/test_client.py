@@ -202,6 +202,12 @@ def test_a_job_without_items_begins_anew_with_its_parameters(client: JobClient, 
     assert (job.kind, job.params["jobs_days"], job.retry_of) == ("prune", 3, first)
 
 
+def test_what_looks_after_all_namespaces_waits_for_none_of_them(client: JobClient, sent: list[Any]) -> None:
+    kinds = {kind: client.get(client.submit(kind, {}).job_id).namespace for kind in ("stats", "prune", "audit-verify")}
+
+    assert set(kinds.values()) == {""}
+
+
 def test_a_submitter_and_the_database_mean_the_same_priority() -> None:
     # Written twice, because a submitter loads no SQLAlchemy.
     assert messages.PRIORITY == PRIORITY

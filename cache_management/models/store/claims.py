@@ -68,14 +68,6 @@ def take(
     namespace_limit: int | None = None,
 ) -> Claim | Refused:
     """Claim a shard in one UPDATE, and move its job to `running`."""
-    if namespace_limit is not None and _is_busy(connection, job, shard, now, namespace_limit):
-        # Not late: the message that will be sent again is on its way until then.
-        connection.execute(
-            update(JobShard)
-            .where(JobShard.job_id == job.id, JobShard.shard == shard, JobShard.lease_owner.is_(None))
-            .values(dispatched_at=later(now, BUSY_AGAIN_SECONDS))
-        )
-        return Refused(f"namespace {job.namespace} is busy", retry_in=BUSY_AGAIN_SECONDS)
     first = and_(JobShard.fence == fence, or_(JobShard.lease_owner.is_(None), JobShard.lease_until < now))
     # A redelivered message carries the fence that its own first run used up. Its
     # task id tells it from strangers; a silent heartbeat, that the first run is gone.
@@ -84,17 +76,32 @@ def take(
         JobShard.lease_owner.is_not(None),
         JobShard.heartbeat_at < later(now, -TAKEOVER_AFTER_SECONDS),
     )
+    free = [
+        JobShard.job_id == job.id,
+        JobShard.shard == shard,
+        JobShard.state == "open",
+        JobShard.deliveries < MAX_DELIVERIES,
+        or_(JobShard.not_before.is_(None), JobShard.not_before <= now),
+        select(Job.state).where(Job.id == job.id).scalar_subquery().in_(RUNNABLE),
+        or_(first, takeover),
+    ]
+    if (
+        namespace_limit is not None
+        # A message that would be refused for good must not be sent again and again until there is room.
+        and connection.execute(select(JobShard.shard).where(*free)).one_or_none() is not None
+        and _is_busy(connection, job, shard, now, namespace_limit)
+    ):
+        # Not late: the message that will be sent again is on its way until then.
+        connection.execute(
+            update(JobShard)
+            .where(*free, JobShard.lease_owner.is_(None))
+            .values(dispatched_at=later(now, BUSY_AGAIN_SECONDS))
+            .execution_options(synchronize_session=False)
+        )
+        return Refused(f"namespace {job.namespace} is busy", retry_in=BUSY_AGAIN_SECONDS)
     claimed = connection.execute(
         update(JobShard)
-        .where(
-            JobShard.job_id == job.id,
-            JobShard.shard == shard,
-            JobShard.state == "open",
-            JobShard.deliveries < MAX_DELIVERIES,
-            or_(JobShard.not_before.is_(None), JobShard.not_before <= now),
-            select(Job.state).where(Job.id == job.id).scalar_subquery().in_(RUNNABLE),
-            or_(first, takeover),
-        )
+        .where(*free)
         .values(
             fence=JobShard.fence + 1,
             lease_owner=owner,

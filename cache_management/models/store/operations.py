@@ -17,6 +17,7 @@ from cache_management.models.store.results import HotKeyView, Mark, UsageRow
 # Enough that a clock set back by an hour or two cannot open a slot again.
 _SLOTS_KEPT = 1000
 _HOT_KEYS_KEPT = 5000
+_LONGEST_BLOCK_SECONDS = 3600.0
 DAY_SECONDS = 86_400
 PERIODS_SECONDS = (60, 3600, DAY_SECONDS)
 USAGE_NAMES = ("hits", "semantic_hits", "misses", "tokens_saved", "saved_micro")
@@ -218,8 +219,11 @@ class OperationsStore:
                 .on_conflict_do_nothing()
             )
             row = connection.execute(select(table).where(table.c.name == name).with_for_update()).one()
-            if row.blocked_until is not None and row.blocked_until > now:
-                return float((row.blocked_until - now).total_seconds())
+            if row.blocked_until is not None:
+                blocked = float((row.blocked_until - now).total_seconds())
+                # Longer than any block: the database's clock was set back.
+                if 0 < blocked <= _LONGEST_BLOCK_SECONDS:
+                    return blocked
             if not rate_per_second:
                 return 0.0
             elapsed = max(0.0, (now - row.filled_at).total_seconds())
@@ -230,17 +234,22 @@ class OperationsStore:
             return wait
 
     def block_bucket(self, name: str, seconds: float) -> None:
-        """Let nobody take a token for a while; a longer block stays."""
+        """Let nobody take a token for a while, an hour at most; a longer block stays."""
         with self._database.write() as connection:
             now = self._clock(connection)
-            until = now + timedelta(seconds=seconds)
+            until = now + timedelta(seconds=min(seconds, _LONGEST_BLOCK_SECONDS))
+            beyond = now + timedelta(seconds=_LONGEST_BLOCK_SECONDS)
             connection.execute(
                 upserting(connection, RateBucket.__table__)
                 .values(name=name, tokens=0.0, filled_at=now, blocked_until=until)
                 .on_conflict_do_update(
                     index_elements=["name"],
                     set_={"blocked_until": until},
-                    where=or_(RateBucket.blocked_until.is_(None), RateBucket.blocked_until < until),
+                    where=or_(
+                        RateBucket.blocked_until.is_(None),
+                        RateBucket.blocked_until < until,
+                        RateBucket.blocked_until > beyond,
+                    ),
                 )
             )
 

@@ -53,6 +53,16 @@ def test_what_belongs_to_no_namespace_is_not_limited(acting: Acting) -> None:
     assert isinstance(acting.try_claim(two, namespace_limit=1), Claim)
 
 
+def test_a_message_that_is_refused_for_good_is_not_sent_again_while_there_is_no_room(acting: Acting) -> None:
+    one, stale, ended = acting.submit(), acting.submit(), acting.submit()
+    acting.jobs.commit(acting.claim(stale), to_cursor=1, end="chunk")
+    acting.jobs.request(ended.job_id, "cancel", by="me")
+    acting.claim(one, namespace_limit=1)
+
+    assert acting.try_claim(stale, namespace_limit=1) == Refused("stale")
+    assert acting.try_claim(ended, namespace_limit=1) == Refused("job is cancelled")
+
+
 def test_two_that_ask_at_once_do_not_both_find_room(url: str, acting: Acting, clock: HandClock) -> None:
     rings = [acting.submit() for _ in range(4)]
     opened = [open_stores(url, clock=clock) for _ in rings]

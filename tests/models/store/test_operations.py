@@ -61,6 +61,21 @@ def test_marks_of_workers_long_gone_can_be_dropped(stores: Stores, clock: HandCl
     assert [mark.worker for mark in stores.operations.marks()] == ["here"]
 
 
+def test_a_bucket_opens_although_the_clock_was_set_back(stores: Stores, clock: HandClock) -> None:
+    def take() -> float:
+        return stores.operations.take_tokens("p", rate_per_second=1, burst=1)
+
+    stores.operations.block_bucket("p", 5)
+    clock.advance(-86_400)
+    assert take() <= 1
+    clock.advance(1)
+    assert take() == 0
+    stores.operations.block_bucket("p", 5)
+    assert take() == 5, "a new block holds"
+    clock.advance(6)
+    assert take() == 0
+
+
 def test_statistics_add_up_within_and_across_periods(stores: Stores, clock: HandClock) -> None:
     start = clock.now
     stores.operations.add_stats({"hits": 2, "misses": 1})
