@@ -23,11 +23,16 @@ from cache_management.models.store.results import Claim, Counts, NewShard
 from cache_management.wiring import Platform
 from cache_management.workers.chunk import Progress, ShardFailed, run_chunk
 from cache_management.workers.messages import EmbedParams
+from cache_management.workers.pace import Pace
 from cache_management.workers.warm import load_inputs
 
 _BATCH = 256
 _SINGLE = 16  # keys: a store gives no page of one
 _COUNTING_SECONDS = 20.0
+
+# Of this process: the model, the processor and the texts say how much is quick.
+_batches = Pace(least=_SINGLE, most=_BATCH)
+_pages = Pace(least=_SINGLE, most=PAGE)
 
 
 async def embed(platform: Platform, claim: Claim) -> Progress:
@@ -35,7 +40,7 @@ async def embed(platform: Platform, claim: Claim) -> Progress:
     jobs = platform.stores.jobs
     # Read before the items: what is stored in between is seen at the next look, never jumped over.
     ahead = jobs.followed(claim)
-    limit = 1 if claim.single else _BATCH
+    limit = 1 if claim.single else _batches.size
     items = jobs.items(claim, after=claim.cursor, limit=limit, up_to=ahead.cursor, states=("done", "skipped"))
     exhausted = len(items) < limit
     to_cursor = max(claim.cursor, ahead.cursor) if exhausted else items[-1].position
@@ -44,7 +49,8 @@ async def embed(platform: Platform, claim: Claim) -> Progress:
         inputs, lost = load_inputs(platform, claim, items)
         try:
             manager = platform.in_namespace(claim.namespace).manager
-            report = await manager.index([item.entry_key for item in inputs.values()])
+            with _batches.measured(len(inputs)):
+                report = await manager.index([item.entry_key for item in inputs.values()])
         except (EmbedderUnavailable, ImportError) as exc:
             raise ShardFailed(f"entries stay exact-only: {exc}") from exc
         found = report.added + report.unchanged
@@ -90,7 +96,9 @@ async def walk(platform: Platform, claim: Claim) -> Progress:
     before = msgspec.json.decode(claim.bookmark or "", type=Place)
     work = here.re_embedding()
     try:
-        after = await work.advance(before, wanted, limit=_SINGLE if claim.single else PAGE)
+        limit = _SINGLE if claim.single else _pages.size
+        with _pages.measured(limit):
+            after = await work.advance(before, wanted, limit=limit)
     except (EmbedderUnavailable, ImportError, InvalidInput) as exc:
         raise ShardFailed(f"the entries that are left stay as they are: {exc}") from exc
     except CutOverRefused as exc:

@@ -40,6 +40,7 @@ def soak(seconds: float, seed: int, *, settle_seconds: float = 240.0) -> list[st
         loader = threading.Thread(target=_submit_until, args=(load, over), name="soak-load")
         nemesis.supervise(workers=WORKERS)
         with _beats(world, BEATS):
+            load.prepare()
             loader.start()
             until = time.monotonic() + seconds
             while time.monotonic() < until:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 from collections import Counter
 
+import zstandard
 from sqlalchemy import func, select
 
 from cache_management import CacheConfig, LLMCache
@@ -12,7 +15,8 @@ from cache_management.models.audit import AuditEntry
 from cache_management.models.job import ROUTINE_KINDS, TERMINAL, Job, JobItem, JobShard
 from cache_management.models.store import Stores
 from cache_management.models.store.results import JobView
-from tests.soak.load import SWEPT, Load
+from tests.soak.load import EXPORTED, SWEPT, TARGETS, Load
+from tests.soak.provider import answer_to
 from tests.workers.harness import JobWorld
 
 
@@ -20,7 +24,8 @@ def findings(world: JobWorld, load: Load) -> list[str]:
     """Return what is wrong at the end of a soak; an empty list is what it is run for."""
     stores = world.stores
     found = _every_job(stores, load) + _every_item(stores) + _audit(stores)
-    return found + asyncio.run(_entries(world, load)) + asyncio.run(_swept(world, load))
+    found += asyncio.run(_entries(world, load)) + asyncio.run(_swept(world, load))
+    return found + _exported(stores, load) + asyncio.run(_imported(world, load))
 
 
 def states(stores: Stores) -> Counter[str]:
@@ -143,4 +148,38 @@ async def _swept(world: JobWorld, load: Load) -> list[str]:
             state = world.stores.jobs.get(job_id).state
             if stay != 200 or (state == "succeeded" and go):
                 found.append(f"evict job {job_id} is {state}: {go} of 200 left that go, {stay} of 200 that stay")
+    return found
+
+
+def _exported(stores: Stores, load: Load) -> list[str]:
+    """A file that a job wrote is whole, by a reader of our own; of any other job nothing is left."""
+    found = []
+    for job_id, path in load.exports.items():
+        state = stores.jobs.get(job_id).state
+        if state != "succeeded":
+            found += [f"export job {job_id} is {state}, and {path.name} is there"] if path.exists() else []
+            continue
+        with (
+            path.open("rb") as file,
+            zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream,
+        ):
+            lines = [json.loads(line) for line in io.BufferedReader(stream)]
+        entries = {line["key"]: line["response"] for line in lines if line["type"] == "entry"}
+        whole = lines[0]["type"] == "header" and lines[-1]["type"] == "end"
+        if not whole or entries != {key: answer_to(key) for key in (f"kept {at}" for at in range(EXPORTED))}:
+            found.append(f"export job {job_id}: {path.name} holds {len(entries)} entries, whole: {whole}")
+    return found
+
+
+async def _imported(world: JobWorld, load: Load) -> list[str]:
+    """A namespace into which an import went well holds all of it and nothing else."""
+    found = []
+    for target in TARGETS:
+        states = {world.stores.jobs.get(job_id).state for job_id, where in load.imports.items() if where == target}
+        config = CacheConfig(url=world.settings.url, namespace=target, strict=True, timeout_seconds=10)
+        async with LLMCache(config) as cache:
+            held = await cache.get_many(await cache.list_keys())
+        wrong = [key for key, response in held.items() if response.response != answer_to(key)]
+        if wrong or len(held) > EXPORTED or ("succeeded" in states and len(held) != EXPORTED):
+            found.append(f"{target}: import jobs are {states}, {len(held)} of {EXPORTED} are there, wrong: {wrong[:3]}")
     return found

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from cache_management import CacheConfig, LLMCache
@@ -19,7 +20,9 @@ from tests.workers.harness import JobWorld
 LARGE = "x" * 30_000
 MAX_ENTRY_BYTES = 20_000
 MOST_LIVE = 12
-WARM, ASKED, SWEPT = "warm", "asked", "swept"
+WARM, ASKED, SWEPT, SOURCE = "warm", "asked", "swept", "source"
+EXPORTED = 500
+TARGETS = ("target-0", "target-1", "target-2")
 
 
 class Load:
@@ -32,17 +35,30 @@ class Load:
         self.submitted: list[str] = []
         self.expected: dict[tuple[str, str], str] = {}  # what may stand under a key of a namespace, if anything
         self.swept: dict[str, str] = {}  # what an evict job was to remove, by job
+        self.exports: dict[str, Path] = {}  # where an export job writes, by job
+        self.imports: dict[str, str] = {}  # into which namespace an import job reads, by job
         self.refusals = 0
+        self.folder = world.folder / "exports"
+        self._base = self.folder / "base.jsonl.zst"
         self._kinds: list[Callable[[JobClient], Submitted]] = [
             self.warm,
             self.warm,
             self.ask,
             self.evict,
             self.embed,
+            self.export,
+            self.bring_in,
             lambda client: client.submit("stats", {}),
             lambda client: client.submit("prune", {"jobs_days": 365}),
             lambda client: client.submit("audit-verify", {}),
         ]
+
+    def prepare(self) -> None:
+        """Store what is exported, and export it once for the imports, before anything is hurt."""
+        self.folder.mkdir()
+        asyncio.run(self._store(SOURCE, [f"kept {at}" for at in range(EXPORTED)]))
+        job_id = self._world.client.submit("export", {"path": str(self._base)}, namespace=SOURCE).job_id
+        assert self._world.wait_for_job(job_id).state == "succeeded"
 
     def go_on(self) -> None:
         """Submit one more job, or do something to one there is; what cannot be reached now is let be."""
@@ -84,22 +100,39 @@ class Load:
     def evict(self, client: JobClient) -> Submitted:
         """Entries that this process stores, half of which shall go."""
         name = self._next("swept")
-
-        async def store() -> None:
-            config = CacheConfig(url=self._world.settings.url, namespace=SWEPT, strict=True, timeout_seconds=5)
-            async with LLMCache(config) as cache:
-                for half in ("goes", "stays"):
-                    keys = [f"{name} {half} {at}" for at in range(200)]
-                    item = WarmItem(prompt=name, response=answer_to(name))
-                    await cache.set_many(dict.fromkeys(keys, item.to_response(0.0)))
-
-        asyncio.run(store())
+        for half in ("goes", "stays"):
+            asyncio.run(self._store(SWEPT, [f"{name} {half} {at}" for at in range(200)]))
         submitted = client.submit("evict", {"pattern": f"{name} goes *"}, namespace=SWEPT)
         self.swept[submitted.job_id] = name
         return submitted
 
     def embed(self, client: JobClient) -> Submitted:
         return client.submit_embed(namespace=WARM)
+
+    def export(self, client: JobClient) -> Submitted:
+        path = self.folder / f"{self._next('export')}.jsonl.zst"
+        submitted = client.submit("export", {"path": str(path)}, namespace=SOURCE)
+        self.exports[submitted.job_id] = path
+        return submitted
+
+    def bring_in(self, client: JobClient) -> Submitted:
+        """Merge or replace; two may have the same namespace as their target."""
+        target = self._rng.choice(TARGETS)
+        params = {
+            "path": str(self._base),
+            "replace": self._rng.random() < 0.5,
+            "from_namespace": SOURCE,
+            "embed": False,
+        }
+        submitted = client.submit("import", params, namespace=target)
+        self.imports[submitted.job_id] = target
+        return submitted
+
+    async def _store(self, namespace: str, keys: list[str]) -> None:
+        config = CacheConfig(url=self._world.settings.url, namespace=namespace, strict=True, timeout_seconds=5)
+        async with LLMCache(config) as cache:
+            responses = {key: WarmItem(prompt=key, response=answer_to(key)).to_response(0.0) for key in keys}
+            await cache.set_many(responses, -1)
 
     def _next(self, kind: str) -> str:
         self._number += 1

@@ -23,6 +23,7 @@ from cache_management.workers.chunk import run_chunk
 from cache_management.workers.client import JobClient
 from cache_management.workers.embed import plan, walk
 from cache_management.workers.messages import route_of
+from cache_management.workers.pace import Pace
 from tests.workers.harness import warm_items
 
 STEPS = {"plan": plan, "data": walk}
@@ -125,7 +126,7 @@ def test_a_live_job_that_does_the_same_is_returned(here: Here) -> None:
 
 
 def test_a_paused_job_goes_on_where_it_stopped(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed_tasks, "PAGE", 50)
+    monkeypatch.setattr(embed_tasks, "_pages", Pace(least=50, most=50))
     here.store(300)
     job_id = here.client.submit_embed().job_id
     here.answer(here.rung.pop(0))
@@ -149,7 +150,7 @@ def test_a_paused_job_goes_on_where_it_stopped(here: Here, monkeypatch: pytest.M
 
 
 def test_a_cancelled_job_keeps_what_it_embedded(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed_tasks, "PAGE", 50)
+    monkeypatch.setattr(embed_tasks, "_pages", Pace(least=50, most=50))
     here.store(300)
     job_id = here.client.submit_embed().job_id
     here.answer(here.rung.pop(0))
@@ -181,7 +182,7 @@ def test_a_missing_model_fails_the_job_with_its_reason_and_changes_nothing(
 
 
 def test_a_model_that_is_lost_in_the_middle_leaves_a_partial_job(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed_tasks, "PAGE", 50)
+    monkeypatch.setattr(embed_tasks, "_pages", Pace(least=50, most=50))
     here.store(300)
     embed = HashingEmbedder.embed
     calls: list[int] = []
