@@ -204,6 +204,8 @@ class JobClient:
         job = self.stores.jobs.get(job_id)
         if not job.ended:
             raise JobError(f"job {job.id} is {job.state}: only one that has ended is tried again")
+        if job.state == "succeeded":
+            raise JobError(f"job {job.id} left nothing undone: it succeeded; submit another one to do it again")
         again: dict[str, Any] = {
             "idem_key": f"retry:{job.id}",
             "priority": job.priority,

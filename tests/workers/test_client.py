@@ -226,3 +226,13 @@ def test_an_application_chooses_what_becomes_of_a_job_that_nobody_can_take() -> 
     assert (event.backend, event.operation) == ("metadata", "enqueue_warm")
     with pytest.raises(InvalidInput, match="when_down"):
         enqueue_warm(warm_items(1), settings=away, when_down="ignore")  # type: ignore[call-overload]
+
+
+def test_a_job_that_succeeded_is_not_tried_again(client: JobClient, sent: list[Any]) -> None:
+    done = client.submit("prune", {}).job_id
+    claim = client.stores.jobs.claim(done, 0, 0, owner="w", task_id="t", hard_limit_seconds=90)
+    assert isinstance(claim, Claim)
+    client.stores.jobs.commit(claim, to_cursor=1, end="shard")
+
+    with pytest.raises(JobError, match="it succeeded"):
+        client.retry(done)
