@@ -92,12 +92,14 @@ def export(
     _warn_of_encryption(cli)
     if written_as != "stream":
         _check_waiting(local=True, what="A document is written at once", wait=wait, timeout=timeout, rate=rate)
-        return _export_document(cli, file, written_as, pattern=pattern, force=force, as_json=as_json)
+        with cli.audited("cache.export", {"file": str(file), "pattern": pattern}):
+            return _export_document(cli, file, written_as, pattern=pattern, force=force, as_json=as_json)
     is_here = local or not cli.settings.broker_url
     _check_waiting(local=is_here, what="This process does the work itself", wait=wait, timeout=timeout, rate=rate)
     if is_here:
         _tell_who_works(local=local)
-        return _export_here(cli, file, pattern=pattern, force=force, as_json=as_json)
+        with cli.audited("cache.export", {"file": str(file), "pattern": pattern}):
+            return _export_here(cli, file, pattern=pattern, force=force, as_json=as_json)
     cli.run(_reach)
     client = cli.client()
     client.check_broker()
@@ -232,7 +234,8 @@ def import_cache(
         if is_here:
             if not isinstance(source, ListSource):
                 _tell_who_works(local=local)
-            return _import_here(cli, input_file, source, wanted, embed=not no_embed, as_json=as_json)
+            with cli.audited("cache.import", {"file": str(file), "header": header.id, "replace": not merge}):
+                return _import_here(cli, input_file, source, wanted, embed=not no_embed, as_json=as_json)
     finally:
         source.close()
     cli.run(_reach)

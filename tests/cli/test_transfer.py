@@ -274,3 +274,12 @@ def test_a_real_worker_exports_and_imports_and_the_commands_show_it(
         embed = world.stores.jobs.list(kind="embed")[0]
         assert world.wait_for_job(embed.id).done == 2
         assert [job.kind for job in world.stores.jobs.list()] == ["embed", "import", "export"]
+
+
+def test_who_took_entries_out_or_brought_them_in_is_in_the_audit_log(cli: Cli) -> None:
+    store(cli, "one")
+    assert cli("export", "taken.jsonl", "--local").code == ExitCode.OK
+    assert cli("import-cache", "taken.jsonl", "--local", "--no-confirm").code == ExitCode.OK
+
+    acts = [(row["action"], row["outcome"]) for row in cli("audit", "tail", "--json").data]
+    assert acts[-2:] == [("cache.export", "ok"), ("cache.import", "ok")]
