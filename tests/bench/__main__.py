@@ -35,7 +35,9 @@ from tests.bench.measure import FULL, QUICK, Report, as_table, environment
 TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
     backends.NAME: lambda quick: backends.measure(QUICK if quick else FULL),
     warm.NAME: lambda quick: warm.measure(quick=quick),
-    jobs.NAME: lambda quick: jobs.measure(quick=quick),
+    jobs.NAME: lambda quick: jobs.measure(
+        items=500 if quick else 5_000, rounds=2 if quick else 5, submits=5 if quick else 50, kills=1 if quick else 3
+    ),
     imports.NAME: lambda quick: imports.measure(rounds=5 if quick else 15),
     eviction.NAME: lambda quick: eviction.measure(quick=quick),
     eviction.SPEED_NAME: lambda quick: eviction.measure_speed(QUICK if quick else FULL),

@@ -16,6 +16,7 @@ from tests.bench import (
     flight,
     growth,
     imports,
+    jobs,
     overhead,
     peers,
     search,
@@ -213,3 +214,13 @@ def test_percentiles_lie_between_neighbours():
 
 def _rows(work: backends.Workload):
     return zip(work.storage_keys, work.records, work.frames, strict=True)
+
+
+async def test_a_job_stands_beside_a_bare_loop_and_a_bare_task():
+    report = await jobs.measure(items=50, rounds=1, submits=1, kills=0)
+
+    assert [(row.what, row.reference) for row in report.rows] == [
+        ("a warm job, each item", "bare loop of the same batches"),
+        ("from submit to start", "a Celery task of no job"),
+    ]
+    assert all(row.ours.median > 0 and row.theirs.median > 0 for row in report.rows)
