@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cache_management.cache.errors import MetadataUnavailable
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import json_option, note, print_json, print_pairs, progress
 
@@ -34,6 +35,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _LOOK_EVERY_SECONDS = 0.25
 _PATIENCE_SECONDS = 15.0
+_AWAY_SECONDS = 30.0
 
 
 def waiting_options(command: Command) -> Command:
@@ -84,11 +86,22 @@ def watch_job(
 
 
 def _follow(client: JobClient, job_id: str, *, timeout: float | None, quiet: bool) -> tuple[JobView, bool]:
-    started = time.monotonic()
-    told = False
+    started = seen = time.monotonic()
+    told = told_away = False
     with progress(quiet=quiet) as advance:
         while True:
-            job = client.get(job_id)
+            try:
+                job = client.get(job_id)
+            except MetadataUnavailable as exc:
+                # A restart of the database is no reason to leave: the job outlives it, too.
+                if time.monotonic() - seen > _AWAY_SECONDS:
+                    raise
+                if not told_away:
+                    note(f"The database is away, the job is looked for again: {exc}")
+                told_away = True
+                time.sleep(_LOOK_EVERY_SECONDS)
+                continue
+            seen, told_away = time.monotonic(), False
             advance("items", job.done + job.skipped + job.failed + job.cancelled, job.total)
             if job.embed_total:
                 advance("embedded", job.embedded + job.embed_skipped + job.embed_failed, job.embed_total)
