@@ -186,13 +186,16 @@ class ImportParams(_FileParams):
     embed: bool = True
 
 
+_CENTURY_DAYS: Final = 36_525
+
+
 class PruneParams(_Params):
     """Parameters of a prune job: how many days what has ended is kept."""
 
-    jobs_days: float = Field(default=30, ge=0)
-    inputs_days: float = Field(default=7, ge=0)
-    routine_days: float = Field(default=1, ge=0)
-    stats_days: float = Field(default=90, ge=0)
+    jobs_days: float = Field(default=30, ge=0, le=_CENTURY_DAYS)
+    inputs_days: float = Field(default=7, ge=0, le=_CENTURY_DAYS)
+    routine_days: float = Field(default=1, ge=0, le=_CENTURY_DAYS)
+    stats_days: float = Field(default=90, ge=0, le=_CENTURY_DAYS)
 
 
 class EvictParams(_Params):

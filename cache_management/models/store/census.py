@@ -88,7 +88,7 @@ def delete_jobs(connection: Connection, chosen: Any) -> int:
     """Delete ended jobs and all that is theirs, and keep their numbers in the totals; return how many went.
 
     Args:
-        chosen: A query for their ids.
+        chosen: Their ids, or a query for them.
     """
     columns = [getattr(Job, name) for name in ("kind", "state", *_ITEMS, *_EFFORT)]
     # Counted as they go, not before: another run may delete the same ones.

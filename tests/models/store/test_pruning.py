@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import func, select
 
 from cache_management.models.job import JobEvent, JobInput, JobShard
-from cache_management.models.store import Stores
+from cache_management.models.store import Stores, pruning
 from cache_management.models.store.pruning import Keep, Pruned
 from tests.models.acting import Acting, HandClock, LossyDatabase
 
@@ -60,6 +61,17 @@ def test_minutes_of_statistics_go_before_hours_and_days_stay(stores: Stores, clo
 
     assert stores.pruning.prune(KEEP) == Pruned(stats=1)
     assert stores.operations.sum_stats() == {"hits": 1}
+
+
+def test_large_jobs_go_one_after_the_other(acting: Acting, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "_ITEMS_AT_ONCE", 2)
+    for total in (1, 1, 5, 1):
+        (ring,) = acting.planned(total)
+        acting.jobs.fail_shard(acting.claim(ring), "cannot go on")
+        acting.clock.advance(1)
+    acting.clock.advance(31 * DAY)
+
+    assert [stores.pruning.prune(KEEP).jobs for _ in range(4)] == [2, 1, 1, 0]
 
 
 def test_a_bounded_number_goes_at_once_until_nothing_is_left(
