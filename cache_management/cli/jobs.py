@@ -12,7 +12,7 @@ import click
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.files import as_file, print_dry_run
-from cache_management.cli.output import json_option, note, plain, print_json, print_table
+from cache_management.cli.output import json_option, note, plain, print_json, print_pairs, print_table
 from cache_management.cli.watching import Seconds, exit_code_of, follow, print_job, waiting_options, watch_job
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cache_management.models.store.results import Action, Event
 
 _LOOK_EVERY_SECONDS = 0.25
+_DEAD_SHOWN = 20
 _STATES = ["queued", "dispatched", "running", "pausing", "paused", "cancelling", "cancelled"]
 _STATES += ["succeeded", "partial", "failed"]
 
@@ -70,11 +71,19 @@ def submit(
     if source is None:
         checked = check_params(kind, given)
         if dry_run:
-            print_json({"kind": kind, "params": checked}) if as_json else click.echo(f"A {kind} job: {checked}")
+            shown = {name: value for name, value in checked.items() if value is not None}
+            print_json({"kind": kind, "params": checked}) if as_json else print_pairs(f"A job of kind {kind}", shown)
             return ExitCode.OK
         client = cli.client()
         client.check_broker()
         return follow(client, client.submit(kind, checked, **options), wait=wait, timeout=timeout, as_json=as_json)[1]
+    foreign = sorted(given.keys() - set(_WITH_SOURCE))
+    if foreign:
+        raise click.UsageError(
+            f"a warm job with --source has no parameter {foreign[0]!r}; it has {', '.join(_WITH_SOURCE)}"
+        )
+    checked = check_params(kind, given)
+    given = {name: checked[name] for name in given if name != "take"}
     with as_file(source) as path:
         if dry_run:
             return print_dry_run(cli, path, as_json=as_json)
@@ -82,6 +91,9 @@ def submit(
         client.check_broker()
         submitted = submit_warm_file(client, path, **given, **options)
     return follow(client, submitted, wait=wait, timeout=timeout, as_json=as_json)[1]
+
+
+_WITH_SOURCE = ("batch_size", "embed", "max_cost_usd", "shards", "take")
 
 
 def _parse_param(text: str) -> tuple[str, Any]:
@@ -98,11 +110,13 @@ def _parse_param(text: str) -> tuple[str, Any]:
 @click.option("--state", type=click.Choice(_STATES), help="Only jobs in this state.")
 @click.option("--kind", help="Only jobs of this kind.")
 @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("-a", "--all", "every", is_flag=True, help="Also what the scheduler submitted and went well.")
 @json_option
 @pass_cli
-def list_jobs(cli: CliContext, state: str | None, kind: str | None, limit: int, as_json: bool) -> None:
-    """List jobs, the newest first."""
-    found = cli.stores().jobs.list(state=state, kind=kind, limit=limit)  # type: ignore[arg-type]  # a click.Choice
+def list_jobs(cli: CliContext, state: str | None, kind: str | None, limit: int, every: bool, as_json: bool) -> None:
+    """List jobs, the newest first: those that somebody submitted, and of scheduled ones what did not go well."""
+    every = every or state is not None or kind is not None
+    found = cli.stores().jobs.list(state=state, kind=kind, limit=limit, scheduled=every)  # type: ignore[arg-type]  # a click.Choice
     if as_json:
         print_json(found)
         return
@@ -122,7 +136,7 @@ def show(cli: CliContext, job_id: str, as_json: bool) -> None:
     stores = cli.stores()
     job = stores.jobs.get(job_id)
     events = stores.jobs.events(job.id)
-    dead = stores.jobs.dead_items(job.id)
+    dead = list(islice(stores.jobs.items_of(job.id, states=["dead"]), None if as_json else _DEAD_SHOWN + 1))
     if as_json:
         print_json({"job": job, "events": events, "failed_items": dead})
         return
@@ -133,7 +147,10 @@ def show(cli: CliContext, job_id: str, as_json: bool) -> None:
         [(e.at, e.event, e.shard, ", ".join(f"{k}={v}" for k, v in e.detail.items())) for e in events],
     )
     if dead:
-        print_table("Failed items", ("position", "item", "reason"), [(i.position, i.item_key, i.reason) for i in dead])
+        shown = [(item.position, item.item_key, item.reason) for item in dead[:_DEAD_SHOWN]]
+        print_table("Failed items", ("position", "item", "reason"), shown)
+    if len(dead) > _DEAD_SHOWN:
+        note(f"These are the first {_DEAD_SHOWN}; `cache-cli jobs items {job.id} --state failed` lists more.")
 
 
 _ITEM_STATES = {"pending": "pending", "done": "done", "skipped": "skipped", "failed": "dead", "cancelled": "cancelled"}
@@ -161,7 +178,8 @@ def items(cli: CliContext, job_id: str, state: str | None, output: str, limit: i
     elif form == "json":
         print_json(list(shown))
     else:
-        rows = [(i.shard, i.position, i.part, i.part_index, i.state, i.item_key, i.reason) for i in shown]
+        said = {state: name for name, state in _ITEM_STATES.items()}
+        rows = [(i.shard, i.position, i.part, i.part_index, said[i.state], i.item_key, i.reason) for i in shown]
         print_table("Items", ("shard", "position", "part", "in part", "state", "item", "reason"), rows)
         if next(found, None) is not None:
             note(f"These are the first {most}; --limit shows more, -o jsonl all.")

@@ -144,6 +144,7 @@ def print_job(job: JobView) -> None:
         "kind": job.kind,
         "namespace": job.namespace or None,
         **_ROWS.get(job.kind, _other_job_rows)(job),
+        "waits": _why_it_waits(job),
         "retry of": job.retry_of,
         "submitted by": job.submitted_by,
         "created": job.created_at,
@@ -153,6 +154,12 @@ def print_job(job: JobView) -> None:
     print_pairs(f"Job {job.id}", {name: value for name, value in rows.items() if value is not None})
     if job.failed or job.embed_failed:
         note(f"`cache-cli jobs show {job.id}` tells what failed, and why.")
+
+
+def _why_it_waits(job: JobView) -> str | None:
+    """Return what keeps a part of a job from going on by itself."""
+    waiting = (shard for shard in job.shards if shard.state == "open" and shard.lease_owner is None)
+    return None if job.ended else next((shard.reason for shard in waiting if shard.reason), None)
 
 
 def embed_rows(summary: Mapping[str, Any]) -> dict[str, object]:
@@ -256,15 +263,25 @@ def _import_job_rows(job: JobView) -> dict[str, object]:
 
 def _warm_job_rows(job: JobView) -> dict[str, object]:
     always = {"items": "-" if job.total is None else job.total, "stored": job.done}
+    ceiling = job.params.get("max_cost_usd")
+    is_spent = ceiling is not None and job.cost_micro >= ceiling * 1e6
     rows = {
-        "skipped (equal and fresh, or newer)": job.skipped,
+        "cost": _cost(job.cost_micro, ceiling) if job.cost_micro or ceiling is not None else None,
+        "skipped (has an answer, or the ceiling is reached)" if is_spent else "skipped (equal and fresh, or newer)": (
+            job.skipped
+        ),
         "failed": job.failed,
         "cancelled": job.cancelled,
         "embedded": f"{job.embedded} of {job.embed_total}" if job.embed_total else None,
-        "exact-only (the model does not read the whole text)": job.embed_skipped,
+        "not embedded (not there, or read only in part)": job.embed_skipped,
         "duplicate prompts (the last one won)": job.summary.get("duplicates"),
     }
     return {**always, **{name: value for name, value in rows.items() if value}}
+
+
+def _cost(micro: int, ceiling: float | None) -> str:
+    spent = f"{micro / 1e6:,.4f} USD"
+    return spent if ceiling is None else f"{spent} of at most {ceiling:,g}"
 
 
 def _other_job_rows(job: JobView) -> dict[str, object]:

@@ -29,6 +29,9 @@ ItemState = Literal["pending", "done", "skipped", "dead", "cancelled"]
 PRIORITY = 5
 """0 to 9, more is sooner; a job has the one in the middle unless somebody says otherwise."""
 
+SCHEDULE_KEY = "schedule:"
+"""What the keys of scheduled jobs begin with: of each schedule one job lives at a time."""
+
 ROUTINE_KINDS = frozenset({"stats"})
 """Kinds that run all day by nobody's wish: of these the audit log holds failures only."""
 

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cache_management.workers")
 
+_LONGEST_DEADLINE_SECONDS = 10 * 366 * 86_400
+
 # A submitter must not wait for a broker that is away: the reconciler rings later.
 _GIVE_UP_SOON = {
     "max_retries": 1,
@@ -116,6 +118,10 @@ class JobClient:
             raise InvalidInput(f"priority {priority} is not from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}")
         if not deadline_seconds > 0:
             raise InvalidInput(f"a deadline of {deadline_seconds} seconds is over before the job begins")
+        if deadline_seconds > _LONGEST_DEADLINE_SECONDS:
+            raise InvalidInput(
+                f"a deadline of {deadline_seconds} seconds is never; at most ten years can be waited for"
+            )
         submitted = self.stores.jobs.create(
             kind,
             check_params(kind, params),

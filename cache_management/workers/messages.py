@@ -290,5 +290,5 @@ def check_params(kind: str, params: Mapping[str, Any] | BaseModel) -> dict[str, 
     try:
         given = params if isinstance(params, model) else model.model_validate(params)
     except ValidationError as exc:
-        raise InvalidInput(explain_validation(exc, what=f"the parameters of a job of kind {kind}")) from None
+        raise InvalidInput(explain_validation(exc, what=f"a job of kind {kind}")) from None
     return given.model_dump(mode="json")

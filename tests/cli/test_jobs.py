@@ -75,6 +75,14 @@ def test_the_timeline_is_printed_line_by_line(cli: Cli, job_id: str) -> None:
         (("submit", "warm", "--dry-run"), 2, "needs --source"),
         (("submit", "prune", "--source", "x"), 2, "reads no --source"),
         (("submit", "warm", "--source", "absent.json", "--dry-run"), 2, "no such file"),
+        (
+            ("submit", "warm", "--source", "x", "-p", "batch_size=many"),
+            2,
+            "batch_size: Input should be a valid integer",
+        ),
+        (("submit", "warm", "--source", "x", "-p", "idem_key=x"), 2, "no parameter 'idem_key'"),
+        (("submit", "warm", "--source", "x", "-p", "top=3"), 2, "no parameter 'top'"),
+        (("submit", "prune", "--dry-run", "-p", "jobs_days=Infinity"), 2, "jobs_days"),
         (("submit", "prune", "--priority", "10"), 2, "priority"),
         (("submit", "prune"), 4, "no broker"),
         (("retry", "nothing"), 4, "no broker"),
@@ -101,6 +109,65 @@ def test_a_dry_run_checks_and_queues_nothing(cli: Cli, stores: Stores) -> None:
     assert warm.data["items"] == 3
     assert prune.data["params"]["jobs_days"] == 7
     assert stores.jobs.list() == []
+
+
+def test_scheduled_jobs_that_went_well_do_not_fill_the_list(cli: Cli, stores: Stores, job_id: str) -> None:
+    def scheduled(name: str, **options: float) -> str:
+        made = stores.jobs.create_scheduled(
+            name, "stats", {}, every_seconds=60, namespace="", submitted_by="scheduler", **options
+        )
+        assert made is not None
+        claim = stores.jobs.claim(made.job_id, 0, 0, owner="w", task_id="t", hard_limit_seconds=90)
+        assert isinstance(claim, Claim)
+        if name == "well":
+            stores.jobs.commit(claim, to_cursor=1, end="shard")
+        else:
+            stores.jobs.fail_shard(claim, "broken")
+        return made.job_id
+
+    well, ill = scheduled("well"), scheduled("ill")
+
+    assert [job["id"] for job in cli("jobs", "list", "--json").data] == [ill, job_id]
+    assert [job["id"] for job in cli("jobs", "list", "--all", "--json").data] == [ill, well, job_id]
+    assert [job["id"] for job in cli("jobs", "list", "--kind", "stats", "--json").data] == [ill, well]
+
+
+def test_a_job_that_failed_very_often_shows_some_of_it(cli: Cli, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache_management.cli.jobs._DEAD_SHOWN", 0)
+
+    found = cli("jobs", "show", job_id)
+
+    assert "item-2" not in found.out
+    assert "jobs items" in found.err
+    assert len(cli("jobs", "show", job_id, "--json").data["failed_items"]) == 1
+
+
+def test_what_a_job_cost_is_shown_beside_its_ceiling(cli: Cli, stores: Stores) -> None:
+    jobs = stores.jobs
+    spent = jobs.create("warm", {"max_cost_usd": 0.5}, namespace="default", submitted_by="me").job_id
+    claim = jobs.claim(spent, 0, 0, owner="w", task_id="plan", hard_limit_seconds=90)
+    assert isinstance(claim, Claim)
+    items = [NewItem(f"item-{n}", n, 0, n - 1, 1) for n in (1, 2)]
+    jobs.commit(claim, to_cursor=1, new_items=items, new_shards=[NewShard(1)], end="shard")
+    claim = jobs.claim(spent, 1, 0, owner="w", task_id="data", hard_limit_seconds=90)
+    assert isinstance(claim, Claim)
+    counts = Counts(done=1, skipped=1, cost_micro=500_000)
+    outcomes = [ItemOutcome(1, "done"), ItemOutcome(2, "skipped", "the ceiling")]
+    jobs.commit(claim, to_cursor=2, outcomes=outcomes, counts=counts, end="shard")
+
+    found = cli("jobs", "show", spent)
+
+    assert "0.5000 USD of at most 0.5" in found.out
+    assert "the ceiling is reached" in found.out
+
+
+def test_why_a_job_waits_is_shown(cli: Cli, stores: Stores) -> None:
+    job_id = stores.jobs.create("prune", {}, namespace="", submitted_by="me").job_id
+    claim = stores.jobs.claim(job_id, 0, 0, owner="w", task_id="t", hard_limit_seconds=90)
+    assert isinstance(claim, Claim)
+    stores.jobs.release(claim, retry_in=60, reason="RateLimitError (429)")
+
+    assert "RateLimitError (429)" in cli("jobs", "show", job_id).out
 
 
 def test_a_job_with_a_broker_that_is_down_is_not_submitted(

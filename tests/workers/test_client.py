@@ -114,6 +114,8 @@ def test_a_priority_travels_with_the_doorbell_the_other_way_round(
         ("prune", {"jobs_days": -1}, {}, "jobs_days"),
         ("prune", {}, {"priority": 10}, "priority 10"),
         ("prune", {}, {"deadline_seconds": 0}, "deadline of 0"),
+        ("prune", {}, {"deadline_seconds": float("inf")}, "is never"),
+        ("prune", {"jobs_days": 1e9}, {}, "jobs_days"),
     ],
 )
 def test_a_job_that_cannot_be_is_refused_and_nothing_is_queued(

@@ -21,6 +21,7 @@ from cache_management.models.job import (
     LIVE,
     PRIORITY,
     RUNNABLE,
+    SCHEDULE_KEY,
     TERMINAL,
     ItemState,
     Job,
@@ -154,7 +155,7 @@ class JobStore:
                 namespace=namespace,
                 submitted_by=submitted_by,
                 inputs=(),
-                idem_key=f"schedule:{name}",
+                idem_key=f"{SCHEDULE_KEY}{name}",
                 priority=priority,
                 deadline_seconds=deadline_seconds,
                 retry_of=None,
@@ -512,10 +513,12 @@ class JobStore:
         with self._database.read() as connection:
             return views.view(connection, views.find_job(connection, job_id))
 
-    def list(self, *, state: JobState | None = None, kind: str | None = None, limit: int = 50) -> Views:
-        """Show jobs, the newest first."""
+    def list(
+        self, *, state: JobState | None = None, kind: str | None = None, limit: int = 50, scheduled: bool = True
+    ) -> Views:
+        """Show jobs, the newest first; without `scheduled` no job of a schedule that goes or went well."""
         with self._database.read() as connection:
-            return views.list_jobs(connection, state=state, kind=kind, limit=limit)
+            return views.list_jobs(connection, state=state, kind=kind, limit=limit, scheduled=scheduled)
 
     def count_by_state(self) -> dict[str, int]:
         """Count all jobs, by state; states that no job is in are left out."""

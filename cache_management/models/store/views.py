@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, or_, select
 
 from cache_management.cache.errors import JobError, JobNotFound
-from cache_management.models.job import TERMINAL, Job, JobEvent, JobItem, JobShard
+from cache_management.models.job import SCHEDULE_KEY, TERMINAL, Job, JobEvent, JobItem, JobShard
 from cache_management.models.store.results import Event, Item, JobView, ShardView
 
 _ITEM_COUNTERS = ("done", "skipped", "failed", "cancelled")
@@ -40,13 +40,18 @@ def view(connection: Connection, job: Row[Any]) -> JobView:
     return _views(connection, [job])[0]
 
 
-def list_jobs(connection: Connection, *, state: str | None, kind: str | None, limit: int) -> list[JobView]:
+def list_jobs(
+    connection: Connection, *, state: str | None, kind: str | None, limit: int, scheduled: bool
+) -> list[JobView]:
     """Show the newest jobs first."""
     query = select(Job.__table__).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
     if state is not None:
         query = query.where(Job.state == state)
     if kind is not None:
         query = query.where(Job.kind == kind)
+    if not scheduled:
+        bad = Job.state.in_(("cancelled", "partial", "failed", "paused"))
+        query = query.where(or_(Job.idem_key.is_(None), Job.idem_key.not_like(f"{SCHEDULE_KEY}%"), bad))
     return _views(connection, connection.execute(query).all())
 
 
