@@ -32,9 +32,13 @@ def console(*, stderr: bool = False) -> Console:
     """Return a console that leaves colours out when nobody is looking."""
     from rich.console import Console
 
+    class OurConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # not SystemExit(1): `main` knows that whoever read has enough
+
     # A pipe has no width of its own, and a table squeezed into 80 columns is no use to grep.
     width = None if _watched(stderr=stderr) else 200
-    return Console(stderr=stderr, highlight=False, width=width)
+    return OurConsole(stderr=stderr, highlight=False, width=width)
 
 
 def _watched(*, stderr: bool = False) -> bool:

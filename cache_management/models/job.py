@@ -35,6 +35,8 @@ SCHEDULE_KEY = "schedule:"
 ROUTINE_KINDS = frozenset({"stats"})
 """Kinds that run all day by nobody's wish: of these the audit log holds failures only."""
 
+VERIFYING_KIND = "audit-verify"
+
 RUNNABLE: tuple[JobState, ...] = ("queued", "dispatched", "running")
 LIVE: tuple[JobState, ...] = (*RUNNABLE, "pausing", "paused", "cancelling")
 TERMINAL: tuple[JobState, ...] = ("cancelled", "succeeded", "partial", "failed")

@@ -43,7 +43,11 @@ async def audit_verify(platform: Platform, claim: Claim) -> Progress:
 
     The cursor is the last entry that holds.
     """
-    walk = msgspec.json.decode(claim.bookmark, type=_Walk) if claim.bookmark else _Walk(head=_last_head(platform))
+    walk = (
+        msgspec.json.decode(claim.bookmark, type=_Walk)
+        if claim.bookmark
+        else _Walk(head=platform.stores.audit.proven())
+    )
     found = platform.stores.audit.verify_page(Verified(claim.cursor, walk.hash), head=walk.head, limit=_ROWS_AT_ONCE)
     if found.broken is not None:
         raise ShardFailed(
@@ -58,12 +62,6 @@ async def audit_verify(platform: Platform, claim: Claim) -> Progress:
         total=found.id,
         last=found.is_over,
     )
-
-
-def _last_head(platform: Platform) -> tuple[int, str] | None:
-    """Return how far the log went when it was last proven whole."""
-    jobs = platform.stores.jobs.list(kind="audit-verify", state="succeeded", limit=1)
-    return (jobs[0].summary["head_id"], jobs[0].summary["head_hash"]) if jobs else None
 
 
 @shared_task(name="control.prune", bind=True)

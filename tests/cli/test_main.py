@@ -36,8 +36,9 @@ def test_help_loads_no_celery_sqlalchemy_or_torch() -> None:
     assert found.stderr.strip() == "set()"
 
 
-def test_output_into_a_closed_pipe_is_no_error(data_dir: Path) -> None:
-    command = f"{sys.executable} -m cache_management.cli config show | head -n 1; echo ${{PIPESTATUS[0]}}"
+@pytest.mark.parametrize("reader", ["head -n 1", "true"])
+def test_output_into_a_closed_pipe_is_no_error(data_dir: Path, reader: str) -> None:
+    command = f"{sys.executable} -m cache_management.cli config show | {reader}; echo ${{PIPESTATUS[0]}}"
 
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
 

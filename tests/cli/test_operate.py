@@ -63,6 +63,13 @@ def test_an_exported_log_ends_with_its_head_and_is_checked_against_it(cli: Cli, 
     assert cli("audit", "verify", "--head", f"2:{log[2]}", "--json").data["first_broken"] == 2
 
 
+def test_an_export_of_nothing_new_ends_with_the_head_of_the_log(cli: Cli, log: list[str]) -> None:
+    found = cli("audit", "export", "log.jsonl", "--after", "3", "--json")
+
+    assert (found.code, found.data["entries"], found.data["head_id"]) == (0, 0, 3)
+    assert cli("audit", "verify", "--head", f"3:{found.data['head_hash']}").code == 0
+
+
 def test_an_export_writes_over_nothing_unless_it_is_meant(cli: Cli, log: list[str]) -> None:
     Path("log.jsonl").write_text("mine")
 

@@ -62,7 +62,8 @@ class Acting:
         self.stores, self.jobs, self.clock = stores, stores.jobs, clock
 
     def submit(self, **options: Any) -> Ring:
-        submitted = self.jobs.create("warm", {}, **{"namespace": "tests", "submitted_by": "tester", **options})
+        given = {"kind": "warm", "params": {}, "namespace": "tests", "submitted_by": "tester", **options}
+        submitted = self.jobs.create(**given)
         assert submitted.ring is not None
         return submitted.ring
 

@@ -13,14 +13,17 @@ import msgspec
 from sqlalchemy import Connection, insert, select, text
 
 from cache_management import __version__
+from cache_management.cache.errors import CorruptRecord
 from cache_management.models.audit import AuditEntry
 from cache_management.models.base import Clock, Database, read_clock
+from cache_management.models.job import VERIFYING_KIND, Job
 from cache_management.models.store.results import AuditRecord
 
 GENESIS = "0" * 64
 # Any number will do, as long as nothing else in this database takes it.
 _CHAIN_LOCK = 0x6361_6368_6502
 _PAGE = 500
+_UNREADABLE = (ValueError, TypeError)  # a value that no version of ours wrote, such as a moment that is none
 _TABLE = AuditEntry.__table__
 
 
@@ -140,7 +143,12 @@ class AuditStore:
     def verify_page(self, after: Verified, *, head: tuple[int, str] | None = None, limit: int = _PAGE) -> Verified:
         """Go on with a walk along the chain that came as far as `after`; begin with `Verified(0, GENESIS)`."""
         at, previous = after.id, after.hash
-        rows = self._page(at, limit)
+        try:
+            rows = self._page(at, limit)
+        except _UNREADABLE:
+            if limit > 1:  # the entries before it may hold
+                return self.verify_page(after, head=head, limit=limit // 2)
+            return Verified(at, previous, broken=at + 1, is_over=True)
         for row in rows:
             content = dict(row)
             found = content.pop("hash")
@@ -154,11 +162,31 @@ class AuditStore:
         return Verified(at, previous, broken=at + 1 if lost_its_end else None, is_over=is_over)
 
     def rows(self, *, after: int = 0) -> Iterator[AuditRecord]:
-        """Yield the log in order, from behind an id; a page is read at a time: it may be longer than memory."""
-        while page := self._page(after, _PAGE):
+        """Yield the log in order, from behind an id; a page is read at a time: it may be longer than memory.
+
+        Raises:
+            CorruptRecord: An entry cannot be read.
+        """
+        while page := self._readable_page(after):
             for row in page:
                 yield AuditRecord(**row)
             after = page[-1]["id"]
+
+    def proven(self) -> tuple[int, str] | None:
+        """Give the head that the last job saw which checked the log and found it whole; None before the first one."""
+        query = select(Job.summary).where(Job.kind == VERIFYING_KIND, Job.state == "succeeded")
+        with self._database.read() as connection:
+            summary = connection.execute(query.order_by(Job.finished_at.desc()).limit(1)).scalar_one_or_none()
+        return (summary["head_id"], summary["head_hash"]) if summary else None
+
+    def _readable_page(self, after: int) -> list[dict[str, Any]]:
+        try:
+            return self._page(after, _PAGE)
+        except _UNREADABLE as exc:
+            raise CorruptRecord(
+                f"the audit log cannot be read behind entry {after}, within {_PAGE} entries: a value in it was changed"
+                " (`cache-cli audit verify` names the entry)"
+            ) from exc
 
     def _page(self, after: int, limit: int) -> list[dict[str, Any]]:
         query = select(_TABLE).where(AuditEntry.id > after).order_by(AuditEntry.id).limit(limit)

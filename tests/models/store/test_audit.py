@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from cache_management.models.store import Stores
+from cache_management.cache.errors import CorruptRecord
+from cache_management.models.store import Stores, schema
 from tests.models.acting import Acting, LossyDatabase
 
 UNLOCK = {
@@ -68,6 +70,32 @@ def test_a_changed_or_missing_row_is_named(stores: Stores, database: LossyDataba
     tamper(database, change)
 
     assert stores.audit.verify() == 3
+
+
+def test_a_value_that_nobody_can_read_is_a_change_like_any_other(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/metadata.db"  # the one that keeps any text as a moment
+    schema.upgrade(url)
+    database = LossyDatabase(url)
+    stores = Stores(database)
+    fill(stores, 5)
+
+    tamper(database, "UPDATE audit_log SET at = 'never' WHERE id = 3")
+
+    assert stores.audit.verify() == 3
+    with pytest.raises(CorruptRecord, match="behind entry 0"):
+        list(stores.audit.rows())
+    database.close()
+
+
+def test_the_head_that_a_job_proved_is_remembered(acting: Acting, stores: Stores) -> None:
+    assert stores.audit.proven() is None
+    for number in (1, 2):
+        claim = acting.claim(acting.submit(kind="audit-verify"))
+        acting.jobs.commit(claim, to_cursor=1, summary={"head_id": number, "head_hash": "h"}, end="shard")
+        acting.clock.advance(1)
+    acting.jobs.fail_shard(acting.claim(acting.submit(kind="audit-verify")), "broken")
+
+    assert stores.audit.proven() == (2, "h")
 
 
 def test_a_log_that_lost_its_end_shows_against_its_head(stores: Stores, database: LossyDatabase) -> None:
