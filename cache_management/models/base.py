@@ -49,6 +49,7 @@ NAMING = {
 
 SQLITE_BUSY_SECONDS = 10
 POSTGRES_CONNECT_SECONDS = 5
+POSTGRES_ANSWER_SECONDS = 30.0
 # A worker that is stopped inside a transaction must not hold a job's row for ever.
 POSTGRES_OPTIONS = "-c lock_timeout=10000 -c idle_in_transaction_session_timeout=30000"
 
@@ -130,8 +131,12 @@ def parse_url(url: str) -> URL:
     return parsed
 
 
-def open_engine(url: str) -> Engine:
-    """Make an engine for a metadata URL; nothing connects yet."""
+def open_engine(url: str, *, answer_seconds: float | None = POSTGRES_ANSWER_SECONDS) -> Engine:
+    """Make an engine for a metadata URL; nothing connects yet.
+
+    Args:
+        answer_seconds: How long a PostgreSQL server may take for one answer; None: as long as it likes.
+    """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_engine(parsed)
@@ -143,7 +148,7 @@ def open_engine(url: str) -> Engine:
     if "options" not in parsed.query:
         connect_args["options"] = POSTGRES_OPTIONS
     try:
-        return create_engine(
+        engine = create_engine(
             parsed,
             pool_pre_ping=True,
             pool_size=2,
@@ -154,6 +159,31 @@ def open_engine(url: str) -> Engine:
         )
     except ImportError as exc:
         raise ConfigurationError("PostgreSQL metadata needs: pip install 'cache-management[postgres]'") from exc
+    if answer_seconds is not None:
+        _bound_answers(engine, answer_seconds)
+    return engine
+
+
+def _bound_answers(engine: Engine, seconds: float) -> None:
+    """Give up on a server that does not answer: one that is frozen holds a connection open for ever.
+
+    The server's own timeouts are of no use then, and neither are those of TCP: its host still acknowledges.
+    """
+    import psycopg
+
+    class Bounded(psycopg.Connection[Any]):
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            try:
+                return super().wait(gen, interval, timeout=seconds if timeout is None else timeout)
+            except psycopg.OperationalError:
+                if timeout is None:
+                    # What the late answer belongs to would not be known.
+                    self.close()
+                raise
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        return Bounded.connect(*arguments, **options)
 
 
 def _sqlite_engine(url: URL) -> Engine:
@@ -180,8 +210,9 @@ def _sqlite_engine(url: URL) -> Engine:
 class Database:
     """One metadata database: an engine per process and two kinds of transaction."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, answer_seconds: float | None = POSTGRES_ANSWER_SECONDS) -> None:
         self._url = parse_url(url)
+        self._answer_seconds = answer_seconds
         self._engine: Engine | None = None
         self._pid = 0
         self._lock = threading.Lock()
@@ -209,7 +240,8 @@ class Database:
                 if self._engine is not None:
                     # The sockets belong to the parent: forget them, do not close them.
                     self._engine.dispose(close=False)
-                self._engine, self._pid = open_engine(self.url), os.getpid()
+                self._engine = open_engine(self.url, answer_seconds=self._answer_seconds)
+                self._pid = os.getpid()
             return self._engine
 
     @contextmanager

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from cache_management.cache.errors import ConfigurationError, MetadataUnavailable
 from cache_management.models.base import Database, UtcDateTime, open_engine, parse_url, read_clock
 from cache_management.models.store import open_stores
+from tests.conftest import OwnPostgres
 from tests.models.acting import LossyDatabase
 
 
@@ -226,3 +227,20 @@ def test_a_closed_database_opens_again(database: LossyDatabase) -> None:
 
     with database.read() as connection:
         assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_a_server_that_is_frozen_is_given_up_on(own_postgres: OwnPostgres) -> None:
+    database = Database(own_postgres.url, answer_seconds=3)
+    with database.read() as connection:
+        connection.execute(text("SELECT 1"))
+
+    own_postgres.pause()
+    try:
+        with pytest.raises(MetadataUnavailable), database.read() as connection:
+            connection.execute(text("SELECT 2"))
+    finally:
+        own_postgres.resume()
+
+    with database.read() as connection:
+        assert connection.execute(text("SELECT 3")).scalar_one() == 3
+    database.close()

@@ -6,17 +6,17 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Table, and_, delete, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, or_, select, tuple_
 
 from cache_management.models.base import Clock, Database, read_clock
-from cache_management.models.job import ROUTINE_KINDS, TERMINAL, Job, JobInput
+from cache_management.models.job import ROUTINE_KINDS, TERMINAL, Job, JobInput, JobItem
 from cache_management.models.operations import HotKey, StatRollup, WorkerMark
 from cache_management.models.store.census import delete_jobs
 from cache_management.models.store.lifecycle import later
 
 DAY_SECONDS = 86_400
 _MINUTES_KEPT_DAYS = 2
-_ITEMS_AT_ONCE = 100_000
+_ITEMS_TO_A_ROW = 25  # so many of them are deleted as quickly as one of the others
 _MARKS_KEPT_SECONDS = DAY_SECONDS  # as long as heartbeats are sent to a queue that nobody consumes
 
 
@@ -33,6 +33,7 @@ class Pruned(msgspec.Struct, frozen=True):
     """How much of each kind went."""
 
     jobs: int = 0
+    items: int = 0
     inputs: int = 0
     stats: int = 0
     hot_keys: int = 0
@@ -59,6 +60,8 @@ class PruningStore:
         with self._database.write() as connection:
             now = self._clock(connection)
             return Pruned(
+                # Before their jobs: one job may have a million, and a transaction shall stay short.
+                items=_items(connection, now, keep, _ITEMS_TO_A_ROW * limit),
                 jobs=_jobs(connection, now, keep, limit),
                 inputs=_inputs(connection, now, keep, limit),
                 stats=_stats(connection, now, keep, limit),
@@ -73,21 +76,23 @@ def _ago(now: datetime, days: float) -> datetime:
     return later(now, -days * DAY_SECONDS)
 
 
-def _jobs(connection: Connection, now: datetime, keep: Keep, limit: int) -> int:
+def _old(now: datetime, keep: Keep) -> ColumnElement[bool]:
+    """Match the jobs that are kept no longer."""
     routine = and_(
         Job.kind.in_(ROUTINE_KINDS), Job.state == "succeeded", Job.finished_at < _ago(now, keep.routine_days)
     )
-    ended = and_(Job.state.in_(TERMINAL), or_(Job.finished_at < _ago(now, keep.jobs_days), routine))
-    old = connection.execute(select(Job.id, Job.total).where(ended).order_by(Job.finished_at).limit(limit)).all()
-    chosen: list[str] = []
-    items = 0
-    for job in old:
-        items += job.total or 0
-        # About a second of deleting, in which nobody else writes to SQLite; one job goes whole, however large.
-        if chosen and items > _ITEMS_AT_ONCE:
-            break
-        chosen.append(job.id)
-    # Shards, items, inputs and events go with their job.
+    return and_(Job.state.in_(TERMINAL), or_(Job.finished_at < _ago(now, keep.jobs_days), routine))
+
+
+def _items(connection: Connection, now: datetime, keep: Keep, limit: int) -> int:
+    old = select(Job.id).where(_old(now, keep))
+    return _some(connection, JobItem.__table__, JobItem.job_id.in_(old), limit)
+
+
+def _jobs(connection: Connection, now: datetime, keep: Keep, limit: int) -> int:
+    has_items = select(JobItem.job_id).where(JobItem.job_id == Job.id).exists()
+    chosen = connection.execute(select(Job.id).where(_old(now, keep), ~has_items).limit(limit)).scalars().all()
+    # Shards, inputs and events go with their job.
     return delete_jobs(connection, chosen) if chosen else 0
 
 

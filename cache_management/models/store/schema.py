@@ -98,7 +98,7 @@ def _config() -> Config:
 
 
 def _migrate(url: str, action: Any) -> None:
-    database = Database(url)
+    database = Database(url, answer_seconds=None)  # a large table is rewritten
     config = _config()
     try:
         with database.write() as connection:

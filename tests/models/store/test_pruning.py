@@ -63,17 +63,6 @@ def test_minutes_of_statistics_go_before_hours_and_days_stay(stores: Stores, clo
     assert stores.operations.sum_stats() == {"hits": 1}
 
 
-def test_large_jobs_go_one_after_the_other(acting: Acting, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning, "_ITEMS_AT_ONCE", 2)
-    for total in (1, 1, 5, 1):
-        (ring,) = acting.planned(total)
-        acting.jobs.fail_shard(acting.claim(ring), "cannot go on")
-        acting.clock.advance(1)
-    acting.clock.advance(31 * DAY)
-
-    assert [stores.pruning.prune(KEEP).jobs for _ in range(4)] == [2, 1, 1, 0]
-
-
 def test_a_bounded_number_goes_at_once_until_nothing_is_left(
     acting: Acting, stores: Stores, database: LossyDatabase
 ) -> None:
@@ -86,3 +75,17 @@ def test_a_bounded_number_goes_at_once_until_nothing_is_left(
     assert went == [2, 2, 1, 0]
     with database.read() as connection:
         assert connection.execute(select(func.count()).select_from(JobInput)).scalar_one() == 0
+
+
+def test_the_items_of_a_large_job_go_before_it_a_bounded_number_at_a_time(
+    acting: Acting, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "_ITEMS_TO_A_ROW", 2)
+    (ring,) = acting.planned(5)
+    acting.jobs.fail_shard(acting.claim(ring), "cannot go on")
+    acting.clock.advance(31 * DAY)
+
+    went = [stores.pruning.prune(KEEP, limit=1) for _ in range(4)]
+
+    assert [(each.items, each.jobs) for each in went] == [(2, 0), (2, 0), (1, 1), (0, 0)]
+    assert stores.jobs.list() == []
