@@ -45,6 +45,7 @@ _MOST = 10**12
 _MODELS_COUNTED = 200
 _ASK_BYTES = 64 * 1024
 _NAME_CHARACTERS = 200
+_REFUSED_SECONDS = 600.0
 _ASKS_REMEMBERED = 2_000
 _OTHER = "other"
 """Stands for the models past the first few hundred of a window: a label must not grow without bound."""
@@ -116,7 +117,7 @@ class Usage:
         self._personal: OrderedDict[str, None] = OrderedDict()
         self._telling: asyncio.Task[None] | None = None
         self._due = 0.0
-        self._is_refused = False
+        self._refused_until = 0.0
         self._begin()
 
     def hit(self, key: str, model: str, tokens: int, cost_micro: int, now: float, *, semantic: bool = False) -> None:
@@ -216,15 +217,16 @@ class Usage:
         if self._left_to_parent() or not self._models or not isinstance(self._backend, Journal):
             return
         note, asks = self._take()
-        if self._is_refused:
+        if 0 < self._refused_until - self._clock() <= _REFUSED_SECONDS:
             return
         try:
             if asks:
                 await self._backend.put_many(asks)
             await self._backend.append(STREAM, [_encode(note)])
         except BackendRefused as exc:
-            self._is_refused = True
-            logger.warning("usage is not counted: %s", exc)
+            # It has no rights to it, or is full: neither changes soon, and both may.
+            self._refused_until = self._clock() + _REFUSED_SECONDS
+            logger.warning("usage is not counted for %.0f minutes: %s", _REFUSED_SECONDS / 60, exc)
         except BackendUnavailable as exc:
             logger.debug("usage of %.0f s was not told: %s", self._clock() - note.since, exc)
 

@@ -262,7 +262,8 @@ def _import_job_rows(job: JobView) -> dict[str, object]:
 
 
 def _warm_job_rows(job: JobView) -> dict[str, object]:
-    always = {"items": "-" if job.total is None else job.total, "stored": job.done}
+    # One that found nothing to ask has no total, like one that has not been planned.
+    always = {"items": 0 if job.ended and job.total is None else job.total, "stored": job.done}
     ceiling = job.params.get("max_cost_usd")
     is_spent = ceiling is not None and job.cost_micro >= ceiling * 1e6
     rows = {

@@ -215,6 +215,21 @@ async def test_a_store_that_cannot_be_told_harms_nobody(error: Exception) -> Non
         assert await cache.get("q") is not None
 
 
+async def test_a_store_that_refused_is_told_again_later() -> None:
+    backend, now = Told(), [1000.0]
+    usage = Usage(backend, "n", interval_seconds=10, clock=lambda: now[0])
+    backend.error = BackendRefused("told", "it is full")
+    usage.hit("k", "m", 1, 0, 1.0)
+    await usage._tell()
+    backend.error = None
+
+    for seconds, notes in ((10, 0), (600, 1)):
+        now[0] += seconds
+        usage.hit("k", "m", 1, 0, 1.0)
+        await usage._tell()
+        assert len(await backend.notes()) == notes
+
+
 async def test_a_flood_of_keys_and_models_stays_bounded() -> None:
     backend = Told()
     usage = Usage(backend, "n", interval_seconds=10, clock=lambda: 1000.0)
