@@ -142,7 +142,7 @@ class JobShard(Base):
 class JobInput(Base):
     """What was submitted, compressed, a few hundred items to a part; never in a message.
 
-    Deleted when the job ends: it holds every prompt and answer.
+    Deleted when the job ends, for it holds prompts and answers: all but the parts with items that a retry would need.
     """
 
     __tablename__ = "job_inputs"
