@@ -186,8 +186,10 @@ class FrontDoor:
             await self.verifier.finish()
 
     async def aclose(self) -> None:
-        """Wait for what goes on, and free the indexes; the cache is its maker's."""
+        """Wait for what goes on, tell what was counted, and free the indexes; the cache is its maker's."""
         await self.finish()
+        if self.cache.usage is not None:
+            await self.cache.usage.aclose()
         for matcher in (self.matcher, self._older):
             if matcher is not None:
                 await matcher.aclose()

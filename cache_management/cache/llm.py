@@ -36,7 +36,7 @@ from cache_management.cache.events import (
     UnavailableEvent,
     fan_out,
 )
-from cache_management.cache.identity import KeySpace
+from cache_management.cache.identity import KeySpace, storage_prefix
 from cache_management.cache.invalidation import Selected, Selection, by_tag, select, tag_name
 from cache_management.cache.records import Record
 from cache_management.cache.removals import Removals
@@ -46,6 +46,8 @@ from cache_management.cache.usage import Usage
 from cache_management.cache.values import CachedResponse, CacheStats
 
 logger = logging.getLogger("cache_management")
+
+_QUESTIONS_AT_ONCE = 500
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -282,6 +284,8 @@ class LLMCache:
         # Before the selection is read: what is stored from here on is seen by it or has seen the note.
         tag = selection.tag
         failed = await self._note_removal(None if tag is None else [tag_name(self.namespace, tag)])
+        if selection.everything:
+            await self._forget_questions()
         async for page in self._select(selection):
             removed += await self.backend.delete_many([each.storage_key for each in page])
             tags = by_tag(self.namespace, page)
@@ -304,6 +308,8 @@ class LLMCache:
         """
         tag = selection.tag
         failed = await self._note_removal(None if tag is None else [tag_name(self.namespace, tag)])
+        if selection.everything:
+            await self._forget_questions()
         self._computing.begin_anew()
         if failed is not None:
             raise failed
@@ -585,6 +591,23 @@ class LLMCache:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
+
+    async def _forget_questions(self) -> None:
+        """Remove what was asked: prompts must not outlive the entries of a namespace that is emptied.
+
+        Raises:
+            BackendUnavailable: Some may still be there.
+        """
+        if self.usage is not None:
+            self.usage.forget()
+        page: list[str] = []
+        async for name in self.backend.scan(storage_prefix("ask", self.namespace)):
+            page.append(name)
+            if len(page) == _QUESTIONS_AT_ONCE:
+                await self.backend.delete_many(page)
+                page = []
+        if page:
+            await self.backend.delete_many(page)
 
     async def _note_removal(self, names: Sequence[str] | None) -> BackendUnavailable | None:
         """Note what is about to be removed, see `Removals.note`; return why it could not be.

@@ -174,6 +174,11 @@ class Usage:
         while len(self._personal) > _PERSONAL_REMEMBERED:
             self._personal.popitem(last=False)
 
+    def forget(self) -> None:
+        """Forget what was asked; what was counted stays."""
+        self._questions.clear()
+        self._written.clear()
+
     async def aclose(self) -> None:
         """Tell what is still counted."""
         telling = self._telling

@@ -16,6 +16,7 @@ from cache_management import CacheConfig, CacheManager, Computed, LLMCache
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.errors import BackendRefused, BackendUnavailable
 from cache_management.cache.identity import digest
+from cache_management.cache.invalidation import Selection
 from cache_management.cache.requests import entry_key, make_request
 from cache_management.cache.usage import STREAM, Ask, Counts, Usage, UsageNote, decode_note, encode_ask, load_asks
 from tests.cache.test_values import response
@@ -88,6 +89,29 @@ async def test_requests_are_kept_so_that_they_can_be_asked_again() -> None:
     assert (found.prompt, found.model, found.system) == (asked.prompt, asked.model, asked.system)
     assert note.models["gpt-4"].misses == 1
     assert await load_asks(backend, "elsewhere", list(note.keys)) == {}
+
+
+async def test_what_was_counted_in_another_namespace_is_told_at_the_close_too() -> None:
+    backend = Told()
+    async with CacheManager(cache_on(backend)) as manager:
+        await manager.lookup("q", namespace="other")
+
+    assert [note.namespace for note in await backend.notes()] == ["other"]
+
+
+async def test_prompts_do_not_outlive_a_namespace_that_is_emptied() -> None:
+    backend = Told()
+    async with CacheManager(cache_on(backend)) as manager:
+        usage = manager.llm_cache.usage
+        assert usage is not None
+        await manager.lookup("told", model="m")
+        await usage._tell()
+        await manager.lookup("asked since", model="m")
+        assert len([name async for name in backend.scan("cm1:ask:shop:")]) == 1
+
+        await manager.llm_cache.invalidate(Selection(everything=True))
+
+    assert [name async for name in backend.scan("cm1:ask:shop:")] == []
 
 
 async def test_nothing_is_counted_where_nobody_else_can_read_it(tmp_path: Path) -> None:
