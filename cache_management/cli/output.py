@@ -14,8 +14,12 @@ import msgspec
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 _WHOLE = {"id", "job", "state", "at"}
+_SHORT_CELL = 20  # such a cell is kept whole in a narrow terminal; it holds a moment
+_ANY_WIDTH = 100_000
 
 
 class Styled(NamedTuple):
@@ -72,21 +76,55 @@ def print_yaml(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows as a table; text from outside is shown as it is, never as markup."""
-    from rich.table import Table
     from rich.text import Text
+
+    cells = [
+        [
+            Text(_cell(value.text), style=value.style) if isinstance(value, Styled) else Text(_cell(value))
+            for value in row
+        ]
+        for row in rows
+    ]
+    target = console()
+    table = _table(title, columns, cells)
+    if target.measure(table, options=target.options.update(max_width=_ANY_WIDTH)).maximum > target.width:
+        table, least = _narrow_table(columns, cells)
+        target.print(Text(title, style="bold"))
+        target.width = max(target.width, least)
+    target.print(table, crop=False)
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Text]]) -> Table:
+    from rich.table import Table
 
     table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
     for column in columns:
         # An id that is cut into pieces cannot be copied.
         table.add_column(column, overflow="fold", no_wrap=column in _WHOLE)
     for row in rows:
-        table.add_row(
-            *(
-                Text(_cell(value.text), style=value.style) if isinstance(value, Styled) else Text(_cell(value))
-                for value in row
-            )
-        )
-    console().print(table)
+        table.add_row(*row)
+    return table
+
+
+def _narrow_table(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> tuple[Table, int]:
+    """Return a table for a terminal that the plain one does not fit in, and the columns that it takes at least.
+
+    Squeezed evenly, words would be a letter wide. So lines and short cells stay whole, long ones
+    fold, and where that is not enough the terminal breaks the lines.
+    """
+    from rich.table import Table
+
+    table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    least = len(columns) - 1
+    for place, column in enumerate(columns):
+        longest = max((line.cell_len for row in rows for line in row[place].split()), default=0)
+        natural = max(len(column), longest)
+        whole = column in _WHOLE or natural <= _SHORT_CELL
+        table.add_column(column, overflow="fold", no_wrap=whole, min_width=natural if whole else _SHORT_CELL)
+        least += natural if whole else _SHORT_CELL
+    for row in rows:
+        table.add_row(*row)
+    return table, least
 
 
 def print_pairs(title: str, pairs: Mapping[str, object]) -> None:

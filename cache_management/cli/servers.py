@@ -23,6 +23,7 @@ from cache_management.services.supervisor import (
     Service,
     State,
     Supervisor,
+    read_state,
     request_stop,
     start_detached,
 )
@@ -112,7 +113,9 @@ def _prepare(cli: CliContext) -> None:
     if importlib.util.find_spec("sentence_transformers") is None:
         note("No embedding worker is started: install 'cache-management[semantic]' for answers by meaning.")
     why = _why_no_metrics(cli.settings)
-    if why is not None and cli.settings.metrics.enabled:
+    # A set that runs has the port itself; that it runs is what will be said.
+    runs = read_state(cli.settings.data_dir / RUN_FOLDER) is not None
+    if why is not None and cli.settings.metrics.enabled and not runs:
         note(f"No metrics are served: {why}.")
 
 

@@ -199,12 +199,28 @@ def _sqlite_engine(url: URL) -> Engine:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    @event.listens_for(engine, "checkout")
+    def _look(_connection: Any, record: Any, _proxy: Any) -> None:
+        # A file that was removed or replaced lives on for who has it open: a worker would write
+        # for ever where nobody else reads.
+        now = _identity_of(url)
+        if record.info.setdefault("file", now) != now:
+            raise sa_exc.DisconnectionError("the file was removed or replaced")
+
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         reading = connection.get_execution_options().get("cache_reading", False)
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _identity_of(url: URL) -> tuple[int, int] | None:
+    try:
+        found = Path(str(url.database)).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Database:
@@ -254,8 +270,10 @@ class Database:
         """
         if self.file is not None:
             try:
-                # For its owner alone: jobs keep their prompts in it.
+                # For its owner alone, wherever it lies: jobs keep their prompts in it.
                 self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if not self.file.exists():
+                    self.file.touch(mode=0o600)
             except OSError as exc:
                 raise self.unavailable(exc) from exc
         with self._translated(), self.engine.begin() as connection:
@@ -298,10 +316,10 @@ class Database:
             return MetadataUnavailable(
                 f"metadata database {self.shown} has no tables of this version ({reason}); run `cache-cli db upgrade`"
             )
-        return MetadataUnavailable(
-            f"metadata database {self.shown} cannot be used: {reason}; "
-            "check that it runs and that metadata_url is right"
-        )
+        way_out = "check that it runs and that metadata_url is right"
+        if self.file is not None and any(sign in reason for sign in ("unable to open", "readonly")):
+            way_out = f"let this account write to {self.file.parent}, or set data_dir or metadata_url to another place"
+        return MetadataUnavailable(f"metadata database {self.shown} cannot be used: {reason}; {way_out}")
 
 
 def _shown(url: URL) -> str:

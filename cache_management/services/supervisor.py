@@ -461,7 +461,7 @@ def _kill_groups(state: State) -> None:
 
 def _already_running(state_dir: Path, pid: int | None) -> ServerStartError:
     who = f"as pid {pid}" if pid is not None else "and is just starting or stopping"
-    return ServerStartError(f"a supervisor runs on {state_dir} already {who}: stop it first")
+    return ServerStartError(f"a supervisor runs on {state_dir} already {who}: `cache-cli down` stops it")
 
 
 @contextmanager

@@ -171,6 +171,43 @@ def test_the_folder_of_a_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert (tmp_path / "made").stat().st_mode & 0o777 == 0o700
 
 
+def test_a_file_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
+    first, second = (Database(f"sqlite:///{tmp_path / 'metadata.db'}") for _ in range(2))
+    with first.write() as connection:
+        connection.execute(text("CREATE TABLE old (id INTEGER)"))
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with second.write() as connection:
+        connection.execute(text("CREATE TABLE new (id INTEGER)"))
+
+    with first.read() as connection:
+        found = connection.execute(text("SELECT name FROM sqlite_master")).scalars().all()
+    first.close()
+    second.close()
+
+    assert found == ["new"]
+
+
+def test_a_file_is_for_its_owner_alone_where_its_folder_is_open_to_all(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    database = Database(f"sqlite:///{tmp_path / 'metadata.db'}")
+    with database.write() as connection:
+        connection.execute(text("CREATE TABLE prompts (text TEXT)"))
+        modes = {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()}
+    database.close()
+
+    assert modes == dict.fromkeys(("metadata.db", "metadata.db-wal", "metadata.db-shm"), "0o600")
+
+
+def test_a_file_that_cannot_be_opened_says_where_to_write(tmp_path: Path) -> None:
+    (tmp_path / "metadata.db").mkdir()
+    database = Database(f"sqlite:///{tmp_path / 'metadata.db'}")
+
+    with pytest.raises(MetadataUnavailable, match=f"unable to open.*; let this account write to {tmp_path}, or set"):
+        database.write().__enter__()
+    database.close()
+
+
 def test_a_damaged_file_is_metadata_unavailable(tmp_path: Path) -> None:
     (tmp_path / "metadata.db").write_bytes(b"no database at all" * 100)
     database = Database(f"sqlite:///{tmp_path / 'metadata.db'}")

@@ -127,9 +127,9 @@ def test_first_start_that_fails_takes_everything_down(up: Up, folder: Path) -> N
 def test_second_supervisor_is_refused(up: Up, folder: Path) -> None:
     state = up()
 
-    with pytest.raises(ServerStartError, match=f"already as pid {state.pid}"):
+    with pytest.raises(ServerStartError, match=f"already as pid {state.pid}: `cache-cli down`"):
         up()
-    with pytest.raises(ServerStartError, match=f"already as pid {state.pid}"):
+    with pytest.raises(ServerStartError, match=f"already as pid {state.pid}: `cache-cli down`"):
         Supervisor(folder).run([])
 
     assert _now(folder).pid == state.pid

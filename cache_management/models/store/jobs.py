@@ -68,6 +68,7 @@ Views = list[JobView]
 
 _log = logging.getLogger(__name__)
 _ITEMS_AT_ONCE = 1000
+_DONE: dict[Action, str] = {"cancel": "cancelled", "pause": "paused", "resume": "resumed"}
 
 
 class JobStore:
@@ -426,9 +427,9 @@ class JobStore:
             now = self._clock(connection)
             rings: Rings = []
             if job.state in TERMINAL and not (action == "cancel" and job.state == "cancelled"):
-                raise JobError(f"job {job.id} has ended ({job.state}); it cannot {action}")
+                raise JobError(f"job {job.id} has ended ({job.state}); it cannot be {_DONE[action]}")
             if job.state == "cancelling" and action != "cancel":
-                raise JobError(f"job {job.id} is being cancelled; it cannot {action}")
+                raise JobError(f"job {job.id} is being cancelled; it cannot be {_DONE[action]}")
             detail = {"by": by}
             if action == "cancel" and job.state not in ("cancelling", *TERMINAL):
                 set_state(connection, job, "cancelling", now, actor=by, detail=detail, cancel_reason="user")

@@ -75,7 +75,7 @@ def test_request_moves_a_job_as_the_table_says(acting: Acting, state: str, actio
 def test_request_that_comes_too_late_is_refused(acting: Acting, state: str, action: str) -> None:
     job_id = bring_to(acting, state)
 
-    with pytest.raises(JobError, match=action):
+    with pytest.raises(JobError, match=f"cannot be {action}"):
         acting.jobs.request(job_id, action, by="user")
 
     assert acting.jobs.get(job_id).state == state
