@@ -399,12 +399,14 @@ class DiskBackend(FullBackend):
 
     def _page(self, db: sqlite3.Connection, *, prefix: str, after: str, limit: int) -> list[str]:
         low, high = _range(prefix)
+        # One lower bound: of two SQLite takes the first, and goes through all pages before again for each page.
+        bound, start = (">", after) if after and after >= low else (">=", low)
         return [
             row[0]
             for row in db.execute(
-                "SELECT key FROM records WHERE key >= ? AND key < CAST(? AS TEXT) AND key > ?"
+                f"SELECT key FROM records WHERE key {bound} ? AND key < CAST(? AS TEXT)"  # noqa: S608 - own text
                 " AND (expires_at IS NULL OR expires_at > ?) ORDER BY key LIMIT ?",
-                (low, high, after, self._clock(), limit),
+                (start, high, self._clock(), limit),
             )
         ]
 

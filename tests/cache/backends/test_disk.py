@@ -656,6 +656,28 @@ async def test_least_recently_read_goes_first_even_from_another_process(tmp_path
     await writer.aclose()
 
 
+async def test_the_last_page_of_a_walk_costs_no_more_than_the_first(tmp_path: Path) -> None:
+    backend = opened(tmp_path)
+    await backend.put_many({f"{PREFIX}{at:05}": record() for at in range(5_000)})
+    work = [0]
+
+    async def work_of_a_page(after: str) -> int:
+        work[0] = 0
+        page, _ = await backend.scan_page(PREFIX, after, 100)
+        assert len(page) == 100
+        return work[0]
+
+    assert backend._connection is not None
+    backend._connection.set_progress_handler(lambda: work.__setitem__(0, work[0] + 1), 1)
+
+    first, last = await work_of_a_page(""), await work_of_a_page(f"{PREFIX}04800")
+    backend._connection.set_progress_handler(None, 0)
+
+    assert 100 < first < 5_000
+    assert last < 2 * first
+    await backend.aclose()
+
+
 async def test_inspecting_is_no_use(tmp_path: Path) -> None:
     clock = ManualClock()
     backend = opened(tmp_path, max_size=2, clock=clock)
