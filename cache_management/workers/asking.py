@@ -94,15 +94,16 @@ async def ask(platform: Platform, claim: Claim, params: WarmParams, items: dict[
 async def _wait(platform: Platform) -> None:
     """Wait for a token that the provider's rate permits; a long wait is the shard's, not this process's."""
     given = platform.settings.provider
-    while True:
-        seconds = await asyncio.to_thread(
-            platform.stores.operations.take_tokens, BUCKET, rate_per_second=given.rate_per_second, burst=given.burst
-        )
-        if not seconds:
-            return
-        if seconds > _SHORT_WAIT_SECONDS:
-            raise _TooSoon("it was asked as often as is permitted", retry_after_seconds=seconds)
-        await asyncio.sleep(seconds)
+    seconds = await asyncio.to_thread(
+        platform.stores.operations.take_tokens,
+        BUCKET,
+        rate_per_second=given.rate_per_second,
+        burst=given.burst,
+        patience_seconds=_SHORT_WAIT_SECONDS,
+    )
+    if seconds > _SHORT_WAIT_SECONDS:
+        raise _TooSoon("it was asked as often as is permitted", retry_after_seconds=seconds)
+    await asyncio.sleep(seconds)
 
 
 async def gather(platform: Platform, claim: Claim, params: WarmParams) -> list[AskedItem]:

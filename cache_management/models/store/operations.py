@@ -204,11 +204,12 @@ class OperationsStore:
                 connection, {(self._clock(connection), namespace, model): amounts}, periods_seconds=[period_seconds]
             )
 
-    def take_tokens(self, name: str, *, rate_per_second: float, burst: int) -> float:
-        """Take a token of a bucket that all workers share; return 0, or how many seconds to wait before trying again.
+    def take_tokens(self, name: str, *, rate_per_second: float, burst: int, patience_seconds: float = 0.0) -> float:
+        """Take a token of a bucket that all workers share; return in how many seconds it may be used.
 
-        A bucket holds up to `burst` tokens and gains `rate_per_second`; a rate of 0 gives tokens without end, as
-        long as the bucket is not blocked.
+        A bucket holds up to `burst` tokens and gains `rate_per_second`; a rate of 0 gives tokens without end. One that
+        comes within `patience_seconds` is taken before it is there, so that nobody has to ask again; when it would take
+        longer, or the bucket is blocked for longer, none is taken.
         """
         with self._database.write() as connection:
             now = self._clock(connection)
@@ -219,17 +220,18 @@ class OperationsStore:
                 .on_conflict_do_nothing()
             )
             row = connection.execute(select(table).where(table.c.name == name).with_for_update()).one()
+            wait = 0.0
             if row.blocked_until is not None:
                 blocked = float((row.blocked_until - now).total_seconds())
                 # Longer than any block: the database's clock was set back.
                 if 0 < blocked <= _LONGEST_BLOCK_SECONDS:
-                    return blocked
+                    wait = blocked
             if not rate_per_second:
-                return 0.0
+                return wait
             elapsed = max(0.0, (now - row.filled_at).total_seconds())
             tokens = min(float(burst), row.tokens + elapsed * rate_per_second)
-            wait = 0.0 if tokens >= 1 else (1 - tokens) / rate_per_second
-            left = tokens - 1 if tokens >= 1 else tokens
+            wait = max(wait, float((1 - tokens) / rate_per_second))
+            left = tokens - 1 if wait <= patience_seconds else tokens
             connection.execute(update(RateBucket).where(RateBucket.name == name).values(tokens=left, filled_at=now))
             return wait
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import func, select
 
 from cache_management.models.operations import ScheduleSlot
@@ -59,6 +60,23 @@ def test_marks_of_workers_long_gone_can_be_dropped(stores: Stores, clock: HandCl
 
     assert stores.operations.forget_marks(older_than_seconds=60) == 1
     assert [mark.worker for mark in stores.operations.marks()] == ["here"]
+
+
+def test_a_token_that_comes_soon_is_taken_before_it_is_there(stores: Stores, clock: HandClock) -> None:
+    """So that those who wait do not ask again and again, and come in the order in which they asked."""
+
+    def take() -> float:
+        return stores.operations.take_tokens("p", rate_per_second=10, burst=1, patience_seconds=0.25)
+
+    assert [take() for _ in range(5)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.3])
+    clock.advance(0.1)
+    assert [take(), take()] == pytest.approx([0.2, 0.3])
+    clock.advance(10)
+    assert take() == 0
+    stores.operations.block_bucket("p", 0.2)
+    assert [take(), take()] == pytest.approx([0.2, 0.2])
+    stores.operations.block_bucket("p", 60)
+    assert take() == pytest.approx(60)
 
 
 def test_a_bucket_opens_although_the_clock_was_set_back(stores: Stores, clock: HandClock) -> None:
