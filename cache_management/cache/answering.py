@@ -15,10 +15,9 @@ from pydantic import ValidationError
 from cache_management.cache.clock import Clock, system_clock, version_time
 from cache_management.cache.codec import NO_FACTS, Facts
 from cache_management.cache.compute import Computed, Held, Start, why_not_kept
-from cache_management.cache.config import explain_validation
 from cache_management.cache.errors import InvalidInput, ProviderBusy, ProviderRefused, ProviderStuck
 from cache_management.cache.manager import CacheManager
-from cache_management.cache.provider import Provider, Question
+from cache_management.cache.provider import Provider, Question, wrong_fields
 from cache_management.cache.requests import Request, entry_key
 from cache_management.cache.values import CachedResponse
 from cache_management.cache.warm_items import AskedItem
@@ -151,6 +150,8 @@ class Answering:
             scope = before.scope if request is None else await self._manager.scope_of(request)
             facts = Facts(compute_seconds=seconds, cost_micro=cost or 0, tags=item.tags or before.tags, scope=scope)
             ttl = life_of(held) if item.ttl_seconds is None else item.ttl_seconds
+            # Says why it cannot be stored without naming the key, which may be a prompt: jobs keep the reason.
+            self._cache.encode(item.entry_key, response, ttl_seconds=ttl, version=start.version, facts=facts)
             reason = await self._cache.store_computed(item.entry_key, response, facts, ttl, start)
         except InvalidInput as exc:
             return Answered("dead", str(exc), cost_micro=cost)
@@ -178,7 +179,7 @@ class Answering:
                 metadata={**item.metadata, **said.metadata},
             )
         except ValidationError as exc:
-            raise InvalidInput(explain_validation(exc, what="the answer")) from None
+            raise InvalidInput(f"its answer has a wrong {wrong_fields(exc)}") from None
 
 
 class Pace:

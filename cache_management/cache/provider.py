@@ -250,9 +250,7 @@ def as_computed(said: object) -> Computed:
     try:
         answer = _Answer.model_validate(dict(said), strict=False)
     except ValidationError as exc:
-        # The names of the fields only: their values are answers.
-        fields = ", ".join(sorted({str(error["loc"][0]) for error in exc.errors() if error["loc"]}))
-        raise ProviderRefused(f"the provider's answer has a wrong {fields or 'shape'}") from None
+        raise ProviderRefused(f"the provider's answer has a wrong {wrong_fields(exc)}") from None
     return Computed(
         response=answer.response,
         model=answer.model,
@@ -261,6 +259,11 @@ def as_computed(said: object) -> Computed:
         finish_reason=answer.finish_reason,
         cost_micro=_micro(answer.cost_usd),
     )
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """Return the names of the fields that are wrong, without their values: those are answers."""
+    return ", ".join(sorted({str(each["loc"][0]) for each in error.errors() if each["loc"]})) or "shape"
 
 
 def _micro(usd: float | None) -> int | None:

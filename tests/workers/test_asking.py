@@ -173,6 +173,28 @@ def test_an_answer_that_may_not_be_kept_is_a_dead_letter(
     assert stored(inline, "q0") is None
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        Computed(response="secret answer", token_count=-1),
+        Computed(response="secret \ud800 answer"),
+        Computed(response="secret answer", metadata={"a": object()}),
+        Computed(response="secret answer " + "ü" * 90_000),
+    ],
+)
+def test_why_an_answer_cannot_be_stored_quotes_neither_it_nor_its_prompt(
+    make_inline: Callable[..., Inline], monkeypatch: pytest.MonkeyPatch, said: Computed
+) -> None:
+    monkeypatch.setitem(sys.modules, "their_model", SimpleNamespace(ask=lambda question: said))
+    inline = make_inline(CACHE_PROVIDER__CALLABLE="their_model:ask", CACHE_MAX_ENTRY_BYTES="100000")
+
+    job = warm(inline, [WarmItem(prompt="secret question")])
+
+    (dead,) = inline.stores.jobs.dead_items(job.id)
+    assert dead.reason
+    assert "secret" not in dead.reason
+
+
 def test_what_is_removed_while_it_is_asked_stays_away(inline: Inline, model: Model) -> None:
     async def remove(prompt: str) -> None:
         await inline.platform.llm_cache.delete(prompt)
