@@ -10,7 +10,8 @@ from typing import Any
 
 from kombu.entity import Exchange, Queue
 
-from cache_management.workers.messages import QUEUES, ROUTES, TASK_LIMITS
+from cache_management.cache.errors import InvalidInput
+from cache_management.workers.messages import QUEUES, ROUTES, TASK_LIMITS, check_params
 
 # Messages: JSON only, ids only, no results.
 task_serializer = "json"
@@ -98,7 +99,15 @@ def scheduled(
     Args:
         namespace: That of the workers' settings unless given.
         priority: 0 to 9; below that of jobs that somebody waits for.
+
+    Raises:
+        InvalidInput: There is no such kind, or a parameter cannot be used. Here, where the schedule is written:
+            a worker that is asked could only log it, each minute.
     """
+    try:
+        check_params(kind, params or {})
+    except InvalidInput as exc:
+        raise InvalidInput(f"schedule {name!r}: {exc}") from None
     asked_every = min(every_seconds, ASKED_EVERY_SECONDS)
     return {
         "task": "control.schedule",

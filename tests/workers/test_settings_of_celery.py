@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from celery import Celery
 
 import celeryconfig
+from cache_management.cache.errors import InvalidInput
 from cache_management.workers import defaults
 from cache_management.workers.messages import QUEUES, ROUTES, TASK_LIMITS
 
@@ -48,6 +51,36 @@ def test_scheduled_messages_expire_before_the_next_one() -> None:
     for entry in defaults.beat_schedule.values():
         assert entry["options"]["expires"] < entry["schedule"]
         assert entry["options"]["queue"] in QUEUES
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "says"), [("warn", {}, "no job of kind 'warn'"), ("warm", {"take": "nope"}, "take: .*'nope'")]
+)
+def test_a_schedule_that_no_worker_could_run_is_refused_where_it_is_written(
+    kind: str, params: dict[str, str], says: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"(?s)schedule 'mine': .*{says}"):
+        defaults.scheduled("mine", kind, every_seconds=60, params=params)
+
+
+def test_settings_that_are_not_there_are_named(tmp_path: Path) -> None:
+    given = {
+        "CACHE_CELERY_CONFIG": "settings_of_nobody",
+        "CACHE_BROKER_URL": "redis://127.0.0.1:1/0",
+        "CACHE_DATA_DIR": str(tmp_path),
+    }
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "cache_management.cli", "beat"],
+        env=os.environ | given,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Error: CACHE_CELERY_CONFIG names 'settings_of_nobody', and there is no such module")
 
 
 def test_the_deployment_starts_from_the_defaults() -> None:
