@@ -4,6 +4,7 @@
         -> every `usage_interval_seconds` one note to the journal, counts and digests of keys only
         -> the requests that were asked for most, as records of their own (`ask`), so that a job can ask them again
     job -> reads the notes behind its cursor -> adds them to the database, cursor and counts in one transaction
+    -> a mark that somebody reads; without one notes are short, and no request is kept
 
 What a process counted since its last note is lost when it is killed: this is statistics, not accounting.
 """
@@ -34,6 +35,8 @@ logger = logging.getLogger("cache_management")
 
 STREAM = f"{LAYOUT}:usage"
 """One for all namespaces of a store: whoever adds up has to find it without knowing them."""
+READ_LIFE_SECONDS = 3600.0
+_READ_MARK = f"{LAYOUT}:ask::read"  # of no namespace, for none has an empty name
 
 ASK_LIFE_SECONDS = 2 * 24 * 3600
 _KEYS_COUNTED = 10_000
@@ -221,7 +224,8 @@ class Usage:
         """Write one note and the asks that are new. What cannot be told is dropped: nobody waits for it."""
         if self._left_to_parent() or not self._models or not isinstance(self._backend, Journal):
             return
-        note, asks = self._take()
+        is_read = await self._is_read()
+        note, asks = self._take(in_full=is_read)
         if 0 < self._refused_until - self._clock() <= _REFUSED_SECONDS:
             return
         try:
@@ -235,6 +239,13 @@ class Usage:
         except BackendUnavailable as exc:
             logger.debug("usage of %.0f s was not told: %s", self._clock() - note.since, exc)
 
+    async def _is_read(self) -> bool:
+        """Tell whether somebody adds up; else keys and prompts would pile up for nobody."""
+        try:
+            return await self._backend.get(_READ_MARK) is not None
+        except BackendUnavailable:
+            return False
+
     def _left_to_parent(self) -> bool:
         """Begin anew behind a fork: what was counted before it is the parent's to tell."""
         if self._born == self._forks[0]:
@@ -244,7 +255,7 @@ class Usage:
         self._begin()
         return True
 
-    def _take(self) -> tuple[UsageNote, dict[str, Record]]:
+    def _take(self, *, in_full: bool = True) -> tuple[UsageNote, dict[str, Record]]:
         since, models, keys, questions, withdrawn = (
             *(self._since, self._models, self._keys),
             *(self._questions, self._withdrawn),
@@ -252,7 +263,7 @@ class Usage:
         # First: what other threads count from now on belongs to the next note.
         self._begin()
         # Copied in one move: a thread may be about to add a key to what is counted no more.
-        counted = list(keys.items())
+        counted = list(keys.items()) if in_full else []
         told = {key: seen for column in (0, 1) for key, seen in _most(counted, column)}
         note = UsageNote(
             since=since,
@@ -280,6 +291,15 @@ class Usage:
         while len(self._written) > _ASKS_REMEMBERED:
             self._written.popitem(last=False)
         return found
+
+
+async def mark_as_read(backend: Backend, now: float) -> None:
+    """Let the applications know that their notes are added up, so that they tell keys and requests too.
+
+    Raises:
+        BackendUnavailable: The store cannot be written.
+    """
+    await backend.put(_READ_MARK, Record(b"", now + READ_LIFE_SECONDS, version_at(now)))
 
 
 def encode_ask(ask: Ask) -> bytes | None:

@@ -13,7 +13,7 @@ from cache_management.cache.backends.base import Journal
 from cache_management.cache.errors import JournalGap
 from cache_management.cache.identity import digest
 from cache_management.cache.prices import price_of
-from cache_management.cache.usage import STREAM, UsageNote, decode_note
+from cache_management.cache.usage import STREAM, UsageNote, decode_note, mark_as_read
 from cache_management.models.store.operations import Amounts, KeyCounts
 from cache_management.models.store.results import Claim, Counts
 from cache_management.settings import Settings
@@ -29,6 +29,7 @@ async def rollup(platform: Platform, claim: Claim) -> Progress:
     backend = platform.llm_cache.backend
     if not isinstance(backend, Journal):
         return Progress(to_cursor=claim.cursor, last=True)
+    await mark_as_read(backend, platform.llm_cache.clock())
     operations = platform.stores.operations
     stream = stream_of(platform.settings)
     before = operations.usage_cursor(stream)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,19 @@ from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.errors import BackendRefused, BackendUnavailable
 from cache_management.cache.identity import digest
 from cache_management.cache.invalidation import Selection
+from cache_management.cache.records import Record
 from cache_management.cache.requests import entry_key, make_request
-from cache_management.cache.usage import STREAM, Ask, Counts, Usage, UsageNote, decode_note, encode_ask, load_asks
+from cache_management.cache.usage import (
+    STREAM,
+    Ask,
+    Counts,
+    Usage,
+    UsageNote,
+    decode_note,
+    encode_ask,
+    load_asks,
+    mark_as_read,
+)
 from tests.cache.test_values import response
 
 
@@ -30,6 +42,12 @@ class Told(MemoryBackend):
     def __init__(self) -> None:
         super().__init__(max_size=1000)
         self.error: Exception | None = None
+        self.is_read = True
+
+    async def get(self, key: str) -> Record | None:
+        if self.is_read:
+            await mark_as_read(self, time.time())
+        return await super().get(key)
 
     async def append(self, stream: str, items: Any) -> str:
         if self.error is not None and stream == STREAM:
@@ -112,6 +130,20 @@ async def test_prompts_do_not_outlive_a_namespace_that_is_emptied() -> None:
         await manager.llm_cache.invalidate(Selection(everything=True))
 
     assert [name async for name in backend.scan("cm1:ask:shop:")] == []
+
+
+async def test_keys_and_requests_are_told_only_while_somebody_adds_them_up() -> None:
+    backend = Told()
+    for is_read in (False, True):
+        backend.is_read = is_read
+        async with CacheManager(cache_on(backend)) as manager:
+            await manager.lookup("how much?", model="gpt-4")
+        asks = [name async for name in backend.scan("cm1:ask:shop:")]
+        assert len(asks) == int(is_read)
+
+    short, full = await backend.notes()
+    assert (short.models["gpt-4"].misses, short.keys) == (1, {})
+    assert list(full.keys) == [digest(entry_key(make_request("how much?", model="gpt-4")))]
 
 
 async def test_nothing_is_counted_where_nobody_else_can_read_it(tmp_path: Path) -> None:
@@ -304,4 +336,4 @@ async def test_a_forked_child_tells_only_what_it_counted_itself(tmp_path: Path) 
         data, _ = await reader.backend.read_after(STREAM, "", limit=10)  # type: ignore[attr-defined]
     (note,) = (decode_note(each) for each in data)
     assert note is not None
-    assert note.keys == {digest("parents"): (1, 0)}
+    assert note.models["m"].hits == 1

@@ -11,7 +11,7 @@ import pytest
 
 from cache_management import CacheConfig, LLMCache
 from cache_management.cache.identity import digest
-from cache_management.cache.usage import STREAM, Counts, UsageNote
+from cache_management.cache.usage import STREAM, Counts, UsageNote, mark_as_read
 from cache_management.models.store.results import HotKeyView, UsageRow
 from cache_management.settings import load_settings
 from cache_management.workers import stats
@@ -27,8 +27,9 @@ def on_disk(make_inline: Callable[..., Inline], tmp_path: Path) -> Inline:
 
 
 async def use(url: str, *, namespace: str = "default") -> None:
-    """What an application does: two hits and a miss."""
+    """What an application does while its notes are read: two hits and a miss."""
     async with LLMCache(CacheConfig(url=url, namespace=namespace)) as cache:
+        await mark_as_read(cache.backend, cache.clock())
         (item,) = warm_items(1)
         await cache.set("q", item.to_response(0.0).model_copy(update={"token_count": 100}))
         for key in ("q", "q", "absent"):
@@ -54,6 +55,19 @@ def test_what_applications_did_is_added_up_once(on_disk: Inline) -> None:
     assert hot == [HotKeyView(digest("q"), 4, 0)]
     missed = on_disk.stores.operations.hot_keys(namespace="default", since=LONG_AGO, by="misses")
     assert missed == [HotKeyView(digest("absent"), 0, 2)]
+
+
+def test_applications_are_told_that_their_notes_are_read(on_disk: Inline) -> None:
+    on_disk.run("stats")
+
+    async def look() -> list[str]:
+        async with LLMCache(CacheConfig(url=on_disk.settings.url)) as cache:
+            await cache.get("absent")
+        return [name async for name in on_disk.platform.llm_cache.backend.scan("cm1:ask::")]
+
+    assert len(on_disk.do(look())) == 1
+    on_disk.run("stats")
+    assert on_disk.stores.operations.hot_keys(namespace="default", since=LONG_AGO, by="misses")
 
 
 def test_namespaces_are_kept_apart(on_disk: Inline) -> None:
