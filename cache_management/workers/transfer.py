@@ -21,6 +21,7 @@ from cache_management.cache.transfer.exporting import (
     Exporter,
     ExportPlace,
     ExportWanted,
+    owner_of,
     summary_of_export,
 )
 from cache_management.cache.transfer.importing import (
@@ -59,7 +60,7 @@ async def plan_export(platform: Platform, claim: Claim) -> Progress:
         async with asyncio.timeout(_COUNTING_SECONDS):
             backend = platform.in_namespace(claim.namespace).llm_cache.backend
             total = await backend.count(storage_prefix("llm", claim.namespace))
-    place = ExportPlace(claim.job_id.replace("-", ""))
+    place = ExportPlace(owner_of(claim.job_id))
     return Progress(
         to_cursor=claim.cursor + 1, total=total, new_shards=[NewShard(1, bookmark=_written(place))], last=True
     )

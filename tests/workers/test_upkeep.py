@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import text
 
+from cache_management.cache.transfer.exporting import owner_of
+from cache_management.cache.transfer.stream_files import StreamWriter
 from cache_management.workers import upkeep
 from tests.workers.inline import Inline
 
@@ -64,3 +68,22 @@ def test_a_repair_of_a_store_with_one_copy_says_that_there_is_nothing_to_repair_
 
     assert job.state == "failed"
     assert "keeps one copy" in (job.last_error or "")
+
+
+def test_files_of_exports_that_will_not_be_finished_go_with_the_next_pruning(inline: Inline, tmp_path: Path) -> None:
+    left, kept = (
+        inline.client.submit("export", {"path": str(tmp_path / f"{name}.jsonl")}).job_id for name in ("left", "kept")
+    )
+    inline.rung.clear()
+    files = {}
+    for job_id, name in ((left, "left"), (kept, "kept")):
+        writer = StreamWriter(tmp_path / f"{name}.jsonl", owner=owner_of(job_id))
+        writer.unfinished.write_text("answers")
+        files[name] = writer.unfinished
+    inline.client.request(left, "cancel")
+    inline.client.request(kept, "pause")
+
+    job = inline.run("prune")
+
+    assert job.summary["unfinished_files"] == 1
+    assert (files["left"].exists(), files["kept"].exists()) == (False, True)

@@ -50,6 +50,11 @@ class ExportWanted(msgspec.Struct, frozen=True):
     replace: bool = False
 
 
+def owner_of(job_id: str) -> str:
+    """Return the id of the export that a job does."""
+    return job_id.replace("-", "")
+
+
 def new_export_id() -> str:
     """Return a name that no other export has."""
     return uuid.uuid4().hex
