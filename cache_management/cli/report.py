@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from cache_management.models.store import Stores
 
 
+_DAYS_BY_HOUR = 14
+_KEY_CHARACTERS = 120
+
+
 @click.command()
 @click.option(
     "-f", "--format", "form", type=click.Choice(["json", "table", "yaml"]), default="table", show_default=True
@@ -41,7 +45,8 @@ def stats(cli: CliContext, form: str, days: int, hot: int, as_json: bool) -> Non
     meaning = cli.settings.similarity()
     learns = meaning.serves != "static"
 
-    usage = _usage(cli, days, hot)
+    stores = _readable_stores(cli)
+    usage = None if stores is None else _usage(stores, cli.settings.namespace, days, hot)
 
     async def work(platform: Platform) -> tuple[CacheStats, dict[str, Any] | None]:
         judged = plain(await platform.manager.false_hits()) if learns else None
@@ -56,7 +61,7 @@ def stats(cli: CliContext, form: str, days: int, hot: int, as_json: bool) -> Non
         "total_entries": found.total_entries,
         "semantic_mode": meaning.serves,
         "similarity_threshold": meaning.threshold,
-        "jobs": _job_counts(cli),
+        "jobs": {} if stores is None else _job_counts(stores),
         "usage": usage,
     }
     if judged is not None:
@@ -78,16 +83,14 @@ def stats(cli: CliContext, form: str, days: int, hot: int, as_json: bool) -> Non
             print_table("Jobs", ("state", "number"), sorted(jobs.items()))
 
 
-def _usage(cli: CliContext, days: int, hot: int) -> dict[str, Any] | None:
-    """Read how the applications used the namespace; None when the database is away or new."""
-    stores = _readable_stores(cli)
-    if stores is None:
-        return None
+def _usage(stores: Stores, namespace: str, days: int, hot: int) -> dict[str, Any] | None:
+    """Read how the applications used the namespace; None when the database went away."""
     operations = stores.operations
-    namespace = cli.settings.namespace
     try:
         since = operations.now() - timedelta(days=days)
-        rows = [row for row in operations.usage(since=since) if row.namespace == namespace]
+        # Hours are kept for some months, days for ever; whole days are told when many are asked for.
+        seconds = 3600 if days <= _DAYS_BY_HOUR else 86_400
+        rows = [row for row in operations.usage(since=since, period_seconds=seconds) if row.namespace == namespace]
         keys = operations.hot_keys(namespace=namespace, since=since - timedelta(days=1), limit=hot) if hot else []
     except MetadataUnavailable as exc:
         note(f"Usage is not shown: {exc}")
@@ -129,8 +132,14 @@ def _print_usage(usage: dict[str, Any]) -> None:
         print_table(
             "Asked for most",
             ("hits", "misses", "prompt or key"),
-            [(each["hits"], each["misses"], each["key"] or each["key_digest"]) for each in usage["hot_keys"]],
+            [(each["hits"], each["misses"], _short(each["key"] or each["key_digest"])) for each in usage["hot_keys"]],
         )
+
+
+def _short(text: str) -> str:
+    """Return the beginning of a prompt on one line."""
+    line = " ".join(text[:_KEY_CHARACTERS].split())
+    return line if len(text) <= _KEY_CHARACTERS else line + " …"
 
 
 def _in_words(judged: dict[str, Any], meaning: SimilarityConfig) -> dict[str, object]:
@@ -152,11 +161,10 @@ def _in_words(judged: dict[str, Any], meaning: SimilarityConfig) -> dict[str, ob
     }
 
 
-def _job_counts(cli: CliContext) -> dict[str, int]:
+def _job_counts(stores: Stores) -> dict[str, int]:
     """Count jobs by state."""
-    stores = _readable_stores(cli)
     try:
-        return {} if stores is None else stores.jobs.count_by_state()
+        return stores.jobs.count_by_state()
     except MetadataUnavailable as exc:
         note(f"Jobs are not shown: {exc}")
         return {}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
-from cache_management import CacheManager
+from cache_management import CachedResponse, CacheManager, LLMCache
+from cache_management.cache.identity import digest
 from cache_management.cache.semantic.evidence import FalseHits
+from cache_management.cache.usage import mark_as_read
+from cache_management.models.store import open_stores
+from cache_management.settings import load_settings
 from tests.cli.conftest import Cli
 
 
@@ -55,3 +61,39 @@ def test_nothing_is_said_to_be_served_below_the_threshold(
     monkeypatch.setenv("CACHE_SIMILARITY_THRESHOLD", "0.85")
 
     assert says in " ".join(cli("stats").out.split())
+
+
+def test_usage_is_told_by_model_and_a_long_prompt_by_its_beginning(cli: Cli) -> None:
+    prompt = "a line\nand another " + "x" * 5000
+
+    async def use() -> None:
+        async with LLMCache(load_settings().settings) as cache:
+            await mark_as_read(cache.backend, cache.clock())
+            await cache.set(prompt, CachedResponse(prompt=prompt, response="a", model="m", timestamp=datetime.now(UTC)))
+            await cache.get(prompt)
+
+    assert cli("db", "upgrade").code == 0
+    asyncio.run(use())
+    stores = open_stores(load_settings().settings.metadata_url)
+    now = stores.now()
+    amounts = {(now - timedelta(days=ago), "default", "m"): {"hits": 1} for ago in (0, 40, 200)}
+    assert stores.operations.count_usage("s", ("", "1"), amounts, {("default", digest(prompt)): (1, 0)})
+    stores.close()
+
+    table = cli("stats").out
+
+    assert "a line and another xxx" in " ".join(table.split())
+    assert "x" * 200 not in table
+    (known,) = cli("stats", "--json").data["usage"]["hot_keys"]
+    assert known["key"] == prompt
+    hits = [cli("stats", "--days", days, "--json").data["usage"]["by_model"][0]["hits"] for days in (1, 60, 365)]
+    assert hits == [1, 2, 3]
+
+
+def test_a_database_that_is_away_is_told_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_METADATA_URL", "postgresql://nobody@127.0.0.1:1/none")
+
+    found = cli("stats")
+
+    assert found.code == 0
+    assert found.err.count("not shown") == 1
