@@ -43,6 +43,8 @@ _CHOSEN: Final[tuple[tuple[str, str, str, str | None], ...]] = (
     ("embedding of a question", "embedding", "a question", "torch"),
     ("nearest ten among 100,000", "search", "new among 100,000", "numpy, all rows"),
     ("warm job of 2,000", "warm", "warm job of 2,000", None),
+    ("export of 10,000 from disk", "transfer", "disk export of 10,000", None),
+    ("import of 10,000 into Redis", "transfer", "redis merge of 10,000", None),
 )
 _PAGE = """\
 # Performance
@@ -61,7 +63,7 @@ ratios travel.
 
 Goals are of the design: a number with `x` bounds the ratio, `+` what may be added to the other, anything else ours.
 They were set for two cores of a machine like the one below. The goals of table 6 are those of table 1, held against
-what an application calls. Not measured here: replication, export and import.
+what an application calls. Not measured here: replication.
 
 {environment}
 
