@@ -110,13 +110,16 @@ class Answering:
 
         asking = [asyncio.ensure_future(fill(at)) for at, outcome in enumerate(outcomes) if outcome is None]
         try:
-            await asyncio.gather(*asking)
+            # To the end of each: what is asked already will be paid for, so let it be stored.
+            await asyncio.gather(*asking, return_exceptions=True)
         finally:
-            # One that failed, or whoever cancels this, ends the others: commands must not go on unseen.
+            # Whoever cancels this ends them all: commands must not go on unseen.
             for each in asking:
                 each.cancel()
             if asking:
                 await asyncio.wait(asking)
+        for each in asking:
+            each.result()
         return Answers(outcomes, busy)
 
     def _known(self, held: Held | None, version: int, lasts_until: float) -> Answered | None:

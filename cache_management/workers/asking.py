@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from cache_management.cache.answering import life_of
 from cache_management.cache.compute import Held
-from cache_management.cache.errors import ConfigurationError, ProviderBusy, ProviderStuck
+from cache_management.cache.errors import ConfigurationError, MetadataUnavailable, ProviderBusy, ProviderStuck
 from cache_management.cache.requests import has_secrets
 from cache_management.cache.usage import Ask, load_asks
 from cache_management.cache.warm_items import AskedItem
@@ -94,13 +94,17 @@ async def ask(platform: Platform, claim: Claim, params: WarmParams, items: dict[
 async def _wait(platform: Platform) -> None:
     """Wait for a token that the provider's rate permits; a long wait is the shard's, not this process's."""
     given = platform.settings.provider
-    seconds = await asyncio.to_thread(
-        platform.stores.operations.take_tokens,
-        BUCKET,
-        rate_per_second=given.rate_per_second,
-        burst=given.burst,
-        patience_seconds=_SHORT_WAIT_SECONDS,
-    )
+    try:
+        seconds = await asyncio.to_thread(
+            platform.stores.operations.take_tokens,
+            BUCKET,
+            rate_per_second=given.rate_per_second,
+            burst=given.burst,
+            patience_seconds=_SHORT_WAIT_SECONDS,
+        )
+    except MetadataUnavailable as exc:
+        # What is asked already goes on to its end, and is committed when the database is back.
+        raise _TooSoon("the database that keeps its rate is away", retry_after_seconds=1.0) from exc
     if seconds > _SHORT_WAIT_SECONDS:
         raise _TooSoon("it was asked as often as is permitted", retry_after_seconds=seconds)
     await asyncio.sleep(seconds)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,7 +16,13 @@ from typing import Any
 import pytest
 
 from cache_management import CachedResponse, CacheManager, Computed, LLMCache
-from cache_management.cache.errors import ProviderBusy, ProviderRefused, ProviderStuck
+from cache_management.cache.errors import (
+    BackendUnavailable,
+    MetadataUnavailable,
+    ProviderBusy,
+    ProviderRefused,
+    ProviderStuck,
+)
 from cache_management.cache.invalidation import Selection
 from cache_management.cache.warm_items import WarmItem
 from cache_management.models.store.results import JobView
@@ -284,6 +292,54 @@ def test_a_command_that_is_not_there_ends_the_job_at_once(make_inline: Callable[
     assert (job.state, job.failed) == ("failed", 20)
     assert "/no/such/program cannot be started" in (job.last_error or "")
     assert inline.delays == [0.0] * len(inline.delays)
+
+
+@pytest.mark.parametrize(("fails", "asked"), [("store", ["q0", "q0", "q1"]), ("database", ["q0", "q1"])])
+def test_what_is_asked_already_is_stored_when_another_cannot_go_on(
+    inline: Inline, model: Model, monkeypatch: pytest.MonkeyPatch, fails: str, asked: list[str]
+) -> None:
+    """It is paid for. One of two fails once, when the other is under way and takes longer."""
+    under_way, failed = threading.Event(), asyncio.Event()
+    cache, operations = inline.platform.llm_cache, inline.stores.operations
+    put, take = cache.backend.put, operations.take_tokens
+    taken: list[int] = []
+
+    async def put_or_fail(key: str, record: Any) -> None:
+        if fails == "store" and "q0" in key and not failed.is_set():
+            failed.set()
+            raise BackendUnavailable("disk", "gone")
+        await put(key, record)
+
+    def take_or_fail(*args: Any, **options: Any) -> float:
+        taken.append(1)
+        if fails == "database" and len(taken) == 1:
+            assert under_way.wait(20)
+            inline.runtime._loop.call_soon_threadsafe(failed.set)
+            raise MetadataUnavailable("gone")
+        return take(*args, **options)
+
+    async def answer_late(prompt: str) -> None:
+        if fails == "store" and prompt == "q0":
+            while not under_way.is_set():
+                await asyncio.sleep(0.01)
+            return
+        under_way.set()
+        await failed.wait()
+        await asyncio.sleep(0.05)
+
+    monkeypatch.setattr(cache.backend, "put", put_or_fail)
+    monkeypatch.setattr(operations, "take_tokens", take_or_fail)
+    model.meanwhile = answer_late
+    job_id = inline.client.submit_warm(prompts(2), shards=1).job_id
+
+    for _ in range(10):
+        while inline.rung:
+            inline.answer(inline.rung.pop(0))
+        inline.pass_time(60)
+        inline.rung += inline.stores.jobs.reconcile()
+
+    assert inline.client.get(job_id).state == "succeeded"
+    assert sorted(model.prompts) == asked
 
 
 def test_a_rate_is_shared_and_kept(inline: Inline) -> None:
