@@ -18,6 +18,7 @@ from typing import Any
 
 from billiard import current_process
 from celery import Task, signals
+from kombu.exceptions import OperationalError
 
 from cache_management.cache.errors import CacheError
 from cache_management.models.store import open_stores
@@ -79,10 +80,17 @@ def _note_when_sent(headers: dict[str, Any], **_: Any) -> None:
 
 
 @signals.beat_init.connect
-def _begin_scheduler(**_: Any) -> None:
+def _begin_scheduler(sender: Any, **_: Any) -> None:
     # It has no database of its own to mark: whoever takes its messages does, and so it is heard, not only alive.
     global _scheduler
     _scheduler = f"{socket.gethostname()}:{os.getpid()}"
+    if sender is None:
+        return
+    try:
+        # At once, not after the first period: what was lost while none ran has waited long enough.
+        sender.app.send_task("control.reconcile", queue="control", expires=14, retry=False)
+    except (OperationalError, OSError) as exc:
+        logger.warning("the broker took no message yet: %s", exc)
 
 
 @signals.worker_ready.connect

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from importlib.util import find_spec
@@ -17,7 +19,7 @@ from cache_management.models.base import read_clock
 from cache_management.models.store import open_stores
 from cache_management.workers import defaults, process
 from cache_management.workers.messages import QUEUES
-from tests.conftest import OwnRedisFactory
+from tests.conftest import PROJECT_ROOT, OwnRedisFactory
 from tests.waiting import wait_until
 from tests.workers.harness import JobWorld, Worker, job_world, warm_items
 
@@ -139,3 +141,19 @@ def has_engine(process: psutil.Process) -> bool:
     """Tell whether a process has the libraries of a model in its memory."""
     loaded = Path(f"/proc/{process.pid}/maps")
     return any(name in loaded.read_text() for name in ("libtorch", "onnxruntime")) if loaded.exists() else False
+
+
+def test_a_scheduler_is_heard_as_soon_as_it_begins(world: JobWorld) -> None:
+    world.start_worker(queues=("control",), concurrency=None, options=["--pool=solo"])
+    argv = [sys.executable, "-m", "cache_management.cli", "beat"]
+    world.env |= {"CACHE_CELERY_CONFIG": "tests.workers.celery_no_schedule", "PYTHONPATH": str(PROJECT_ROOT)}
+    with (world.folder / "worker-beat.log").open("wb") as log:
+        beat = subprocess.Popen(argv, env=world.inherited_env() | world.env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: any(mark.queue == "beat" for mark in world.stores.operations.marks()), timeout=30)
+    finally:
+        beat.kill()
+        beat.wait()
+
+    (mark,) = [mark for mark in world.stores.operations.marks() if mark.queue == "beat"]
+    assert mark.worker.endswith(f":{beat.pid}")
