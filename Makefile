@@ -1,11 +1,11 @@
-# Five words. Each makes .venv itself when it is missing or older than the pins.
+# The words of the project. Each makes .venv itself when it is missing or older than the pins.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BENCH  := $(VENV)/.installed-bench
 
-.PHONY: demo test check bench soak clean
+.PHONY: demo test cover check bench soak clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,7 +15,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## warm a cache with a real worker on embedded servers and ask it questions
 	$(BIN)/cache-cli demo
 
-test: $(STAMP)  ## every test, with branch coverage of the package
+test: $(STAMP)  ## every test
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+cover: $(STAMP)  ## every test, with branch coverage of the package
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, layers, known vulnerabilities
