@@ -102,7 +102,8 @@ async def test_a_dead_server_is_asked_a_few_times_and_then_left_alone_with_one_l
             asked += 1
             return await super().get(key)
 
-    config = CacheConfig(url=server.url, timeout_seconds=2)
+    # Without usage, which is told with calls of its own when the cache is closed.
+    config = CacheConfig(url=server.url, timeout_seconds=2, usage_interval_seconds=0)
     backend = GuardedBackend(Asked(config), monotonic=clock)
     cache = LLMCache(config, backend=backend)
     assert await cache.get("k") is None
