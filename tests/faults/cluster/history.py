@@ -93,7 +93,7 @@ class Recorder:
 
 
 def read_history(paths: Iterable[Path]) -> list[Operation]:
-    """Join the beginnings and ends that several processes wrote; reads without an answer say nothing and are left out."""
+    """Join the beginnings and ends that several processes wrote; reads without an answer say nothing: left out."""
     begun: dict[tuple[int, int], Event] = {}
     operations: list[Operation] = []
     decode = msgspec.json.Decoder(Event).decode
