@@ -120,11 +120,39 @@ class OwnRedis:
     def resume(self) -> None:
         os.kill(self.server.pid, signal.SIGCONT)
 
-    def restart(self, *, empty: bool = False) -> None:
-        """Start it again on its port, stopping it first if needed; `empty` loses what was on disk."""
+    def command(self, *words: str | int) -> Any:
+        """Run one command on it."""
+        from redis import Redis
+
+        with Redis(port=self.port) as client:
+            return client.execute_command(*words)
+
+    def remember(self) -> None:
+        """Keep what it holds now, for `restart(remembered=True)`."""
+        copy = self._copy
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir(parents=True)
+        self.command("SAVE")
+        for name in ("dump.rdb", "appendonlydir"):
+            if (self._folder / name).is_dir():
+                shutil.copytree(self._folder / name, copy / name)
+            elif (self._folder / name).exists():
+                shutil.copy(self._folder / name, copy / name)
+
+    @property
+    def _copy(self) -> Path:
+        return self._folder.with_name(f"{self._folder.name}-remembered")
+
+    def restart(self, *, empty: bool = False, remembered: bool = False) -> None:
+        """Start it again on its port, stopping it first if needed.
+
+        `empty` loses what was on disk; `remembered` puts back what `remember` kept, as an old backup would.
+        """
         self.stop()
-        if empty:
+        if empty or remembered:
             shutil.rmtree(self._folder)
+        if remembered:
+            shutil.copytree(self._copy, self._folder)
         self.server = start_redis(self._folder, **{**self._options, "port": self.server.port})
 
     def stop(self) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from cache_management.services import Server
 from tests.faults.cluster.proxy import Board, Mode, Wire
@@ -22,7 +24,7 @@ def wire(redis_url: str, redis_server: Server) -> Iterator[Wire]:
 
 @pytest.fixture
 def through(wire: Wire) -> Iterator[redis.Redis]:
-    with redis.Redis(port=wire.port, socket_timeout=0.2, retry=None) as client:
+    with redis.Redis(port=wire.port, socket_timeout=0.2, retry=Retry(NoBackoff(), 0)) as client:
         client.set("a", "before", ex=60)
         yield client
 
