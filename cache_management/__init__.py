@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from cache_management.cache.config import CacheConfig as CacheConfig
     from cache_management.cache.config import EmbeddingModel as EmbeddingModel
     from cache_management.cache.config import EvictionPolicy as EvictionPolicy
+    from cache_management.cache.config import ReplicationConfig as ReplicationConfig
+    from cache_management.cache.config import ShardingStrategy as ShardingStrategy
     from cache_management.cache.config import SimilarityConfig as SimilarityConfig
     from cache_management.cache.decorator import cached as cached
     from cache_management.cache.embeddings.cross_encoder import CrossEncoderOpinion as CrossEncoderOpinion
@@ -41,7 +43,9 @@ _HOME = {
     "EvictionPolicy": "cache.config",
     "LLMCache": "cache.llm",
     "Lookup": "cache.values",
+    "ReplicationConfig": "cache.config",
     "Selection": "cache.invalidation",
+    "ShardingStrategy": "cache.config",
     "SimilarityConfig": "cache.config",
     "SimilarityMatcher": "cache.semantic.matcher",
     "cached": "cache.decorator",

@@ -45,8 +45,6 @@ NOT_BUILT_YET = {
     "MetricsCollector",
     "ReasoningCache",
     "ReasoningResult",
-    "ReplicationConfig",
-    "ShardingStrategy",
     "ToTNode",
 }
 HEAVY = {"torch", "celery", "sqlalchemy", "numpy", "redis", "sentence_transformers", "click", "alembic"}

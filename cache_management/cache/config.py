@@ -59,6 +59,14 @@ class EvictionObjective(StrEnum):
     MONEY = "money"
 
 
+class ShardingStrategy(StrEnum):
+    """How a cluster's slots are given to its nodes; what each moves when nodes change is in `cluster/slots.py`."""
+
+    CONSISTENT_HASH = "consistent_hash"
+    MOD_HASH = "mod_hash"
+    RANGE = "range"
+
+
 class EmbeddingModel(StrEnum):
     """The embedding models of the reference; any sentence-transformers name or folder works too."""
 
@@ -379,3 +387,40 @@ class SimilarityConfig(MeaningConfig, _Config):
     sure_from: float = Field(default=0.95, ge=-1.0, le=1.0)
     opinion_timeout_seconds: float = Field(default=1.0, gt=0, le=3600)
     folder: Path | None = None
+
+
+class ReplicationConfig(_Config):
+    """How many copies a cluster keeps, and how many nodes must agree.
+
+    `replicas` are the copies beside the first: 2 means three copies. A quorum is a majority of a slot's voters. With
+    one replica a third node votes, and keeps what one of the two missed: a majority of two would be both.
+
+    `consistency_level` "one" takes the first answer: what was acknowledged can be lost with a node, and what is read
+    can be old. "quorum" outlives the loss of a node; "all" waits for every voter, and fails while one is away.
+
+    A node that was away longer than `max_outage_seconds` comes back empty; deleted entries are remembered as long. When
+    most voters of a slot lost their data, "accept" goes on with what the others hold and says so in an event; "wait"
+    refuses that slot until an operator decides. With fewer nodes than voters a cluster is refused, unless `degrade` is
+    "one": then it starts, with the promises of consistency "one".
+    """
+
+    replicas: int = Field(default=2, ge=0, le=4)
+    consistency_level: Literal["one", "quorum", "all"] = "quorum"
+    max_outage_seconds: float = Field(default=3600, gt=0, le=_HUNDRED_YEARS)
+    on_majority_loss: Literal["accept", "wait"] = "accept"
+    degrade: Literal["refuse", "one"] = "refuse"
+
+    @property
+    def copies(self) -> int:
+        """Return how many nodes keep an entry's data."""
+        return self.replicas + 1
+
+    @property
+    def voters(self) -> int:
+        """Return how many nodes vote on an entry: those with its data, and with one replica a third."""
+        return 3 if self.replicas == 1 else self.copies
+
+    @property
+    def quorum(self) -> int:
+        """Return how many voters are a majority."""
+        return self.voters // 2 + 1

@@ -12,6 +12,7 @@ from cache_management.cache.config import (
     CacheConfig,
     EmbeddingModel,
     EvictionPolicy,
+    ReplicationConfig,
     SimilarityConfig,
     default_data_dir,
     parse_size,
@@ -189,3 +190,24 @@ def test_model_is_one_of_the_known_or_any_name_or_folder() -> None:
     assert SimilarityConfig().model is EmbeddingModel.MINILM
     assert SimilarityConfig(model="all-mpnet-base-v2").model is EmbeddingModel.MPNET
     assert SimilarityConfig(model="/models/ours").model == "/models/ours"
+
+
+# replication
+
+
+@pytest.mark.parametrize(
+    ("replicas", "copies", "voters", "quorum"), [(0, 1, 1, 1), (1, 2, 3, 2), (2, 3, 3, 2), (3, 4, 4, 3), (4, 5, 5, 3)]
+)
+def test_a_quorum_is_a_majority_of_the_voters(replicas: int, copies: int, voters: int, quorum: int) -> None:
+    config = ReplicationConfig(replicas=replicas)
+
+    assert (config.copies, config.voters, config.quorum) == (copies, voters, quorum)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"replicas": 5}, {"replicas": -1}, {"consistency_level": "most"}, {"max_outage_seconds": 0}, {"replica": 2}],
+)
+def test_replication_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        ReplicationConfig(**wrong)
