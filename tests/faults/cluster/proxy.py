@@ -40,6 +40,8 @@ class Wire:
         self.mode = Mode.PASS
         self.delay = (0.0, 0.0)
         self.opened = 0
+        self.trapped = threading.Event()
+        self._trap: tuple[bytes, Mode, int] | None = None
         self.halves: set[_Half] = set()
         self.port: int = board.run(self._listen())
 
@@ -71,6 +73,27 @@ class Wire:
                 half.follow()
 
         self._board.do(change)
+
+    def trap(self, words: bytes, mode: Mode, *, after: int = 0) -> None:
+        """Do something else from the moment on that a request with these words comes by for the first time.
+
+        That request is the first to feel it; with `after`, so many such requests pass before. `trapped` is set then.
+        """
+        self.trapped.clear()
+        self._trap = (words, mode, after)
+
+    def spring(self, data: bytes) -> None:
+        """Look at a request; on the loop."""
+        if self._trap is None or self._trap[0] not in data:
+            return
+        words, mode, after = self._trap
+        if after:
+            self._trap = (words, mode, after - 1)
+            return
+        self._trap, self.mode = None, mode
+        self.trapped.set()
+        if mode is Mode.RESET:
+            self._end_all()
 
     def cut(self) -> None:
         """End every connection once; new ones are as before."""
@@ -130,6 +153,8 @@ class _Half(asyncio.Protocol):
         self.follow()
 
     def data_received(self, data: bytes) -> None:
+        if self._asks:
+            self._wire.spring(data)
         if not self._queue and self._wire.mode is Mode.PASS and self._out is not None:
             self._out.write(data)
             return

@@ -94,10 +94,34 @@ def judge(arena: Arena, nemesis: Nemesis) -> Verdict:
 
 def keep_history(arena: Arena, keep_in: Path) -> Path:
     """Copy what was recorded to where it outlives the run."""
+    keep_in.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"history-{arena.seed}-", dir=keep_in))
     for file in (*arena.history_files(), *arena.folder.glob("client-*.log")):
         shutil.copy(file, folder)
     return folder
+
+
+def serve_without_one(arena: Arena, rng: random.Random, *, seconds: float) -> float:
+    """Take one node away under load; return which part of the operations succeeded after the first second."""
+    node = rng.choice(arena.nodes)
+    arena.work()
+    time.sleep(0.5)
+    is_killed = rng.random() < 0.5
+    if is_killed:
+        node.kill()
+    else:
+        node.pause()
+    try:
+        begin = time.monotonic_ns() + 1_000_000_000
+        time.sleep(seconds)
+        end = time.monotonic_ns() - 1_000_000_000  # what began later may not have ended
+    finally:
+        if is_killed:
+            node.restart(empty=True)
+        else:
+            node.resume()
+        arena.rest()
+    return share_that_succeeded(arena, begin, end)
 
 
 def share_that_succeeded(arena: Arena, begin_ns: int, end_ns: int) -> float:

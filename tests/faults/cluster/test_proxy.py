@@ -90,3 +90,16 @@ def test_a_slow_wire_loses_nothing(through: redis.Redis, wire: Wire, mode: Mode)
     assert time.monotonic() - begin > 0.05
     wire.heal(deliver=True)
     assert through.get("a") == b"x" * 200
+
+
+def test_a_trap_springs_at_the_request_that_it_waits_for(through: redis.Redis, direct: redis.Redis, wire: Wire) -> None:
+    wire.trap(b"SET", Mode.BLACKHOLE, after=1)
+    through.set("a", "first", ex=60)
+    through.get("a")
+    assert not wire.trapped.is_set()
+
+    with pytest.raises(redis.TimeoutError):
+        through.set("a", "second", ex=60)
+
+    assert wire.trapped.is_set()
+    assert direct.get("a") == b"first"
