@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cache_management.cache.cluster.distributed import DistributedCache as DistributedCache
     from cache_management.cache.compute import Computed as Computed
     from cache_management.cache.config import CacheBackend as CacheBackend
     from cache_management.cache.config import CacheConfig as CacheConfig
@@ -39,6 +40,7 @@ _HOME = {
     "CachedResponse": "cache.values",
     "Computed": "cache.compute",
     "CrossEncoderOpinion": "cache.embeddings.cross_encoder",
+    "DistributedCache": "cache.cluster.distributed",
     "EmbeddingModel": "cache.config",
     "EvictionPolicy": "cache.config",
     "LLMCache": "cache.llm",

@@ -41,7 +41,6 @@ REFERENCE_NAMES = {
 OWN_NAMES = {"CrossEncoderOpinion", "Computed", "Lookup", "Selection", "cached", "enqueue_warm"}
 NOT_BUILT_YET = {
     "CoTStep",
-    "DistributedCache",
     "MetricsCollector",
     "ReasoningCache",
     "ReasoningResult",

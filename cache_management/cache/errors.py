@@ -60,6 +60,17 @@ class BackendRefused(BackendUnavailable):
         super().__init__(backend, f"it refused: {reason}")
 
 
+class QuorumNotReached(BackendUnavailable):
+    """Too few nodes of a replicated cache answered.
+
+    `indeterminate`: a write may have been stored on some, and may be seen later; else nothing of it was.
+    """
+
+    def __init__(self, reason: str, *, indeterminate: bool) -> None:
+        super().__init__("the replicated cache", reason)
+        self.indeterminate = indeterminate
+
+
 class CorruptRecord(CacheError):
     """Stored bytes are not what was written."""
 

@@ -15,6 +15,7 @@ import msgspec
 logger = logging.getLogger("cache_management")
 
 HitKind = Literal["exact", "semantic"]
+NodeChange = Literal["member", "out", "syncing", "given_up", "added", "removed", "data_loss_possible"]
 
 
 class HitEvent(msgspec.Struct, frozen=True, gc=False):
@@ -108,6 +109,19 @@ class JudgedEvent(msgspec.Struct, frozen=True, gc=False):
     namespace: str
 
 
+class NodeEvent(msgspec.Struct, frozen=True, gc=False):
+    """A node of a replicated cache changed its standing, or something befell the whole of it.
+
+    "member": it counts; "out": it counts no more until it was brought up to date; "syncing": that began;
+    "given_up": it was away too long and comes back empty; "added", "removed"; "data_loss_possible": so many nodes
+    lost what they held that nobody can tell whether all that was acknowledged is still there.
+    """
+
+    node: str
+    what: NodeChange
+    detail: str
+
+
 Event = (
     HitEvent
     | MissEvent
@@ -120,6 +134,7 @@ Event = (
     | StaleEvent
     | VetoEvent
     | JudgedEvent
+    | NodeEvent
 )
 Listener = Callable[[Event], None]
 

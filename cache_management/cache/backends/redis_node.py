@@ -35,6 +35,8 @@ _BYTES_AT_ONCE = 2**20
 _READS = frozenset({"GET", "MGET", "PING", "SCAN", "XRANGE", "XREVRANGE", "XINFO", "ZRANGE", "ZRANGEBYSCORE", "ZSCAN"})
 
 OnChange = Callable[[Sequence[str] | None], None]
+Examine = Callable[[bytes, float], None]
+"""Gets what `INFO server` says on a new connection, and the server's Unix seconds less the loop's time."""
 
 
 class RedisNode:
@@ -42,10 +44,14 @@ class RedisNode:
 
     Everything raises BackendUnavailable: no answer in time, connection lost, or refused. What may
     have been done already is never sent twice.
+
+    Args:
+        examine: Looks at each server process that is connected to, before anything is asked of it; when it
+            raises BackendUnavailable the connection is given up.
     """
 
-    def __init__(self, config: CacheConfig) -> None:
-        server = _Server(config)
+    def __init__(self, config: CacheConfig, *, examine: Examine | None = None) -> None:
+        server = _Server(config, examine)
         self.address = server.address
         self._seconds = config.timeout_seconds
         self._small = _Lane(server, config.timeout_seconds, self._tell)
@@ -77,6 +83,23 @@ class RedisNode:
         if type(reply) is Refusal:
             raise BackendRefused(self.address, _words(reply))
         return reply
+
+    def ask(self, command: Command, *, payload_bytes: int = 0) -> asyncio.Future[Any] | None:
+        """Send one command at once; None when there is no connection that may be written to unseen.
+
+        The future raises TimeoutError and ConnectionLost; an error reply is a Refusal, not raised.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        lane = self._small if payload_bytes <= LARGE_BYTES else self._large
+        connection = lane.usable(loop, now)
+        if connection is None:
+            return None
+        return connection.ask(command, now, now + self.budget(payload_bytes))
+
+    def budget(self, payload_bytes: int) -> float:
+        """Return the seconds that a call with so much to carry may take."""
+        return self._seconds + payload_bytes / _BYTES_PER_SECOND
 
     async def pipeline(self, commands: Sequence[Command], *, payload_bytes: int = 0) -> list[Any]:
         """Run commands in order, a bounded part at a time; return their replies.
@@ -220,9 +243,13 @@ class _Lane:
                 greeting = connection.ask_all(server.greeting, now, inf)
                 # In the same breath: no other command may come before tracking is on.
                 tracking = self.greet(connection)
-                for reply in (await greeting)[: server.needed]:
+                replies = await greeting
+                for reply in replies[: server.needed]:
                     if type(reply) is Refusal:
                         raise BackendUnavailable(server.address, f"it refused: {_words(reply)}")
+                if server.examine is not None:
+                    seconds, micros = replies[-1]
+                    server.examine(replies[-2], int(seconds) + int(micros) / 1e6 - (now + loop.time()) / 2)
                 if tracking is not None:
                     await tracking
         except TimeoutError:
@@ -246,6 +273,7 @@ class _Lane:
             del self._openings[loop]
 
     async def aclose(self) -> None:
+        self._forget_closed_loops()
         loop = asyncio.get_running_loop()
         opening = self._openings.pop(loop, None)
         if opening is not None:
@@ -259,7 +287,8 @@ class _Lane:
 class _Server:
     """Where a server is and what it wants to hear first."""
 
-    def __init__(self, config: CacheConfig) -> None:
+    def __init__(self, config: CacheConfig, examine: Examine | None = None) -> None:
+        self.examine = examine
         password = config.redis_password.get_secret_value() if config.redis_password else None
         user, database = config.redis_username, config.redis_db
         self._host, self._port, self._tls = config.redis_host, config.redis_port, config.redis_ssl
@@ -283,6 +312,8 @@ class _Server:
             hello.append(("SELECT", database))
         self.greeting = [*hello, ("CLIENT", "SETINFO", "LIB-NAME", "cache-management")]
         self.needed = len(hello)  # its name is for the operator's eyes; older servers have no place for it
+        if examine is not None:
+            self.greeting += [("INFO", "server"), ("TIME",)]
 
     async def connect(self, loop: asyncio.AbstractEventLoop, connection: RedisConnection) -> None:
         if self._path is not None:

@@ -1,0 +1,64 @@
+"""Where a walk through several nodes stands: one node after the other, each to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from cache_management.cache.cluster.node import Node
+from cache_management.cache.errors import InvalidInput
+
+
+class Bookmark(msgspec.Struct, frozen=True):
+    """A place within a walk: the nodes that were read to their end, those that did not answer, and the next place.
+
+    A node that did not answer is not gone back to: what it holds was shown by others, or is shown by those to come.
+    `began_ms` is when the walk began, in the cluster's time.
+    """
+
+    began_ms: int = 0
+
+    node: str = ""
+    cursor: int = 0
+    read: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+
+    @classmethod
+    def read_text(cls, text: str, *, now_ms: int = 0) -> Bookmark:
+        """Read what `text` wrote; an empty one begins a walk.
+
+        Raises:
+            InvalidInput: It is something else.
+        """
+        if not text:
+            return cls(began_ms=now_ms)
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.MsgspecError:
+            raise InvalidInput(
+                f"{text!r:.80} is no bookmark of a replicated cache: begin again with an empty one"
+            ) from None
+
+    def text(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+    def at(self, nodes: Sequence[Node]) -> Node | None:
+        """Return the node to read next; None at the end of the walk."""
+        for node in nodes:
+            if node.id == self.node and node.id not in (*self.read, *self.missed):
+                return node
+        rest = [node for node in nodes if node.id not in self.read and node.id not in self.missed]
+        return rest[0] if rest else None
+
+    def cursor_at(self, node: Node) -> int:
+        return self.cursor if node.id == self.node else 0
+
+    def behind(self, node: Node, cursor: int) -> Bookmark:
+        """Return the place behind a page of a node, whose server stands at `cursor` now (0: at its end)."""
+        if cursor:
+            return msgspec.structs.replace(self, node=node.id, cursor=cursor)
+        return msgspec.structs.replace(self, node="", cursor=0, read=(*self.read, node.id))
+
+    def skipped(self, node: Node) -> Bookmark:
+        return msgspec.structs.replace(self, node="", cursor=0, missed=(*self.missed, node.id))

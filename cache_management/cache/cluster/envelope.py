@@ -1,0 +1,106 @@
+"""What a node keeps under one key: a head that people and scripts can read, then the value.
+
+    version  24 hex digits: a hybrid logical clock (16), then the client that wrote it (8)
+    kind     v value, d deleted (a tombstone), x a stub: it expired or was evicted, only its version is kept
+    moment   14 digits, ms since 1970: of a value when it expires (all zeros: never), else when it was removed
+    payload  a frame of cache/codec.py; nothing for tombstones and stubs
+
+Larger versions win, compared as text; the scripts in lua/ know the same places.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+
+import msgspec
+
+from cache_management.cache.clock import Clock, VersionClock
+from cache_management.cache.codec import pack, unpack
+from cache_management.cache.errors import CorruptRecord
+from cache_management.cache.records import Record
+
+VERSION_BYTES = 24
+HEAD_BYTES = 39
+VALUE, DELETED, STUB = b"v", b"d", b"x"
+NOTHING = b""
+"""The version of what was never written: smaller than every other."""
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """The head of a copy; `moment_ms` of a value is its expiry, 0 for never."""
+
+    version: bytes
+    kind: bytes
+    moment_ms: int
+
+    def is_live(self, now_ms: float) -> bool:
+        """Tell whether there is a value to serve at `now_ms`."""
+        return self.kind == VALUE and (self.moment_ms == 0 or self.moment_ms > now_ms)
+
+
+def read_head(stored: bytes) -> Head:
+    """Read the head of what a node keeps.
+
+    Raises:
+        CorruptRecord: It has none.
+    """
+    kind, moment = stored[24:25], stored[25:39]
+    if len(moment) != 14 or kind not in (VALUE, DELETED, STUB) or not moment.isdigit():
+        raise CorruptRecord("a copy on a node has no readable head")
+    return Head(stored[:24], kind, int(moment))
+
+
+def value_copy(version: bytes, storage_key: str, record: Record) -> bytes:
+    """Return what a node keeps for a record whose `expires_at` is in the cluster's time."""
+    moment = 0 if record.expires_at is None else max(1, math.ceil(record.expires_at * 1000))
+    return b"%sv%014d%s" % (version, moment, pack(storage_key, record))
+
+
+def grave(version: bytes, kind: bytes, now_ms: float) -> bytes:
+    """Return what a node keeps of something that was deleted, or whose value is gone."""
+    return b"%s%s%014d" % (version, kind, int(now_ms))
+
+
+def read_value(storage_key: str, stored: bytes) -> Record:
+    """Return the record of a value.
+
+    Raises:
+        CorruptRecord: Its check failed.
+    """
+    return unpack(storage_key, stored[HEAD_BYTES:])
+
+
+class Versions:
+    """Gives versions that nobody else gives, each larger than all that were seen before.
+
+    Args:
+        clock: The cluster's time, not the application's: an application whose clock is an hour behind must not
+            lose every race against the others.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = VersionClock(clock)
+        self._client = b"%08x" % secrets.randbits(32)
+
+    def next(self) -> bytes:
+        return b"%016x%s" % (self._clock.next(), self._client)
+
+    def observe(self, version: bytes) -> None:
+        """Make every later version larger."""
+        self._clock.observe(int(version[:16], 16))
+
+
+def token_of(version: bytes) -> int:
+    """Return a version as a number, for a fencing token."""
+    return int(version, 16)
+
+
+def version_of(token: int) -> bytes:
+    """Return the version that a fencing token stands for."""
+    return b"%024x" % token
+
+
+def moment_of(version: bytes) -> float:
+    """Return when a version was given, in ms since 1970."""
+    return int(version[:16], 16) >> 20

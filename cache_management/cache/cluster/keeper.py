@@ -1,0 +1,198 @@
+"""Looks after a replicated cache from within the processes that use it.
+
+Nodes that came back are brought up to date, moves under way are finished, what a node missed is brought to it, and
+now and then everything is compared. Workers do the same as recorded jobs; without any, this is enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+from cache_management.cache.cluster.coordination import Coordination
+from cache_management.cache.cluster.levelling import Levelling
+from cache_management.cache.cluster.membership import Membership
+from cache_management.cache.cluster.moves import Moves, MoveUnderWay
+from cache_management.cache.cluster.node import PASSES, Node
+from cache_management.cache.cluster.repair import Repair
+from cache_management.cache.cluster.syncing import Syncing
+from cache_management.cache.errors import BackendUnavailable, CacheError, ConfigurationError, QuorumNotReached
+from cache_management.cache.events import Listener
+
+logger = logging.getLogger("cache_management")
+
+_LOOK_SECONDS = 0.5
+_CLAIM_SECONDS = 20.0
+_MOST_MISSED = 20_000
+Wish = tuple[str, str]
+
+
+class Keeper:
+    """One background task for each event loop that uses the cache."""
+
+    def __init__(self, membership: Membership, *, listener: Listener) -> None:
+        self.membership = membership
+        self.moves = Moves(membership, listener=listener)
+        self.wishes: list[Wish] = []
+        self.refused: list[ConfigurationError] = []
+        self._granting: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+        self._listener = listener
+        self._syncing = Syncing(membership, listener=listener)
+        self._coordination = Coordination(membership)
+        self._missed: dict[Node, set[str]] = {}
+        self._owner = secrets.token_hex(8)
+        self._task: asyncio.Task[None] | None = None
+        self._wake: asyncio.Event | None = None
+        self._next_pass = time.monotonic() + self._pass_seconds() * (0.5 + secrets.randbelow(100) / 100)
+        membership.woken = self.wake
+
+    def begin(self) -> None:
+        """Look after the cache while the running event loop runs."""
+        if self._task is None or self._task.done() or self._task.get_loop() is not asyncio.get_running_loop():
+            self._wake = asyncio.Event()
+            self._task = asyncio.get_running_loop().create_task(self._run(self._wake))
+
+    def wake(self) -> None:
+        """Look at once."""
+        if self._wake is not None:
+            with contextlib.suppress(RuntimeError):
+                self._wake.set()
+
+    def missed(self, node: Node, name: str) -> None:
+        """Note that a node did not get a copy of an entry."""
+        names = self._missed.setdefault(node, set())
+        if len(names) < _MOST_MISSED:
+            names.add(name)
+        else:
+            self._next_pass = 0.0
+
+    async def aclose(self) -> None:
+        task, self._task = self._task, None
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait((task,))
+
+    async def _run(self, wake: asyncio.Event) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await wake.wait()
+            wake.clear()
+            try:
+                await self.look()
+            except BackendUnavailable as exc:
+                logger.debug("looking after the replicated cache: %s", exc)
+            except CacheError as exc:
+                logger.warning("the replicated cache cannot be looked after: %s", exc)
+            except Exception:
+                logger.exception("looking after the replicated cache failed")
+            await asyncio.sleep(0.05 + secrets.randbelow(100) / 1000)
+
+    async def look(self) -> None:
+        """Do what is to be done now."""
+        membership = self.membership
+        if membership.table is None:
+            return
+        if any(node.state != "member" for node in membership.nodes()) or not membership.is_confirmed:
+            await membership.refresh()
+        for node in membership.nodes():
+            if node.state != "member":
+                await self._claimed(f"cluster:sync:{node.id}", lambda node=node: self._bring_up(node))  # type: ignore[misc]
+        try:
+            await self.grant_wishes()
+        except ConfigurationError as exc:
+            # Whoever waits for the move hears of it.
+            self.refused.append(exc)
+            logger.warning("%s", exc)
+        if membership.table.moving or self._has_leavers():
+            await self._claimed("cluster:move", self.moves.finish)
+        await self._tell_missed()
+        if time.monotonic() >= self._next_pass:
+            self._next_pass = time.monotonic() + self._pass_seconds()
+            await self._claimed("cluster:pass", self._pass)
+
+    def _has_leavers(self) -> bool:
+        membership = self.membership
+        return membership.table is not None and bool(membership.leavers())
+
+    async def _claimed(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
+        """Do work that one process is enough for; without a majority to ask, do it anyway: it may be done twice."""
+        owner = f"{self._owner}:{secrets.token_hex(4)}"
+        try:
+            token = await self._coordination.acquire(name, owner=owner, ttl_seconds=_CLAIM_SECONDS)
+        except QuorumNotReached:
+            await work()
+            return
+        if token is None:
+            return
+        renewal = asyncio.get_running_loop().create_task(self._renew(name, owner))
+        try:
+            await work()
+        finally:
+            renewal.cancel()
+            with contextlib.suppress(BackendUnavailable):
+                await self._coordination.release(name, owner=owner)
+
+    async def _renew(self, name: str, owner: str) -> None:
+        while True:
+            await asyncio.sleep(_CLAIM_SECONDS / 3)
+            with contextlib.suppress(BackendUnavailable):
+                await self._coordination.renew(name, owner=owner, ttl_seconds=_CLAIM_SECONDS)
+
+    async def _bring_up(self, node: Node) -> None:
+        with contextlib.suppress(BackendUnavailable):
+            await self._syncing.bring_up(node)
+
+    async def grant_wishes(self) -> None:
+        """Let nodes come and go as was asked, one change after the other; stop at one that must wait.
+
+        Raises:
+            ConfigurationError: A node cannot come or go: it is passed over.
+            BackendUnavailable: Nodes that are needed do not answer; the wish stays.
+        """
+        loop = asyncio.get_running_loop()
+        if self._granting is None or self._granting[0] is not loop:
+            self._granting = (loop, asyncio.Lock())
+        async with self._granting[1]:
+            while self.wishes:
+                what, address = self.wishes[0]
+                try:
+                    await (self.moves.add(address) if what == "add" else self.moves.remove(address))
+                except MoveUnderWay:
+                    return
+                except BackendUnavailable:
+                    raise
+                except CacheError:
+                    self.wishes.pop(0)
+                    raise
+                self.wishes.pop(0)
+
+    async def _tell_missed(self) -> None:
+        membership = self.membership
+        for node in [node for node in self._missed if node.state == "member"]:
+            names = self._missed.pop(node)
+            levelling = Levelling(membership, targets=lambda route: route.keepers)
+            try:
+                while names:
+                    await levelling.level([names.pop() for _ in range(min(500, len(names)))])
+            except BackendUnavailable:
+                self._missed.setdefault(node, set()).update(names)
+                raise
+
+    def _pass_seconds(self) -> float:
+        return max(5.0, self.membership.replication.max_outage_seconds / 4)
+
+    async def _pass(self) -> None:
+        """Compare everything, unless somebody did a while ago."""
+        membership = self.membership
+        latest = 0
+        for node in membership.nodes():
+            if node.state == "member":
+                (passes,) = await node.marked(("HVALS", PASSES))
+                latest = max([latest, *(int(at) for at in passes)])
+        if membership.now_ms() - latest > 900 * self._pass_seconds():
+            await Repair(membership, listener=self._listener).run()

@@ -1,0 +1,202 @@
+"""Brings copies of entries to the same, newest version: what repair, read-in of a node and moves have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+
+import msgspec
+
+from cache_management.cache.cluster.envelope import NOTHING, VALUE, VERSION_BYTES, Head, read_head
+from cache_management.cache.cluster.membership import Membership, Route
+from cache_management.cache.cluster.node import Node
+from cache_management.cache.cluster.slots import slot_of
+from cache_management.cache.errors import BackendUnavailable
+
+ENTRY, PIECE = "e:", "s:"
+_KEYS_A_PAGE = 500
+_BYTES_AT_ONCE = 2 * 2**20
+
+Targets = Callable[[Route], Collection[Node]]
+
+
+class Levelled(msgspec.Struct):
+    """What was done: entries looked at, copies made, values of expired ones dropped, hand-offs and graves cleared."""
+
+    seen: int = 0
+    copied: int = 0
+    bytes: int = 0
+    emptied: int = 0
+    cleared: int = 0
+
+    def add(self, other: Levelled) -> None:
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+async def keys_of(node: Node, slots: Collection[int] | None) -> AsyncIterator[list[str]]:
+    """Yield the names of the entries and pieces of a node, of some slots or of all, by pages."""
+    cursor = 0
+    page: list[str] = []
+    while True:
+        ((after, found),) = await node.marked(("SCAN", cursor, "COUNT", _KEYS_A_PAGE, "TYPE", "string"))
+        for raw in found:
+            name = raw.decode()
+            if name.startswith((ENTRY, PIECE)) and (slots is None or slot_of(name[2:]) in slots):
+                page.append(name)
+        cursor = int(after)
+        if page and (len(page) >= _KEYS_A_PAGE or cursor == 0):
+            yield page
+            page = []
+        if cursor == 0:
+            return
+
+
+class Levelling:
+    """Compares the copies of entries on their voters and brings those that are behind to the newest version.
+
+    Args:
+        targets: Which voters to bring up to date; the others are only read.
+        clear_before_ms: Forget tombstones and stubs that are older than this moment where all voters agree.
+        tidy: Drop values past their time, and hand-offs that every keeper holds.
+    """
+
+    def __init__(
+        self, membership: Membership, *, targets: Targets, clear_before_ms: int = 0, tidy: bool = False
+    ) -> None:
+        self._membership = membership
+        self._targets = targets
+        self._clear_before_ms = clear_before_ms
+        self._tidy = tidy
+
+    async def level(self, names: Sequence[str], *, required: Node | None = None) -> Levelled:
+        """Bring the copies of some entries to the same version.
+
+        Args:
+            required: Which node must be read; others that do not answer are left out.
+
+        Raises:
+            BackendUnavailable: It did not answer, or one that should get a copy did not.
+        """
+        until_ms = self._membership.copies_until()
+        routes = {name: self._membership.route(slot_of(name[2:])) for name in names}
+        held = await self._heads(routes, required)
+        done = Levelled(seen=len(names))
+        wanted: dict[Node, list[tuple[str, bytes, Collection[Node]]]] = {}
+        for name, heads in held.items():
+            newest = max(heads.values(), key=lambda head: head[:VERSION_BYTES])
+            if newest == NOTHING:
+                continue
+            version = newest[:VERSION_BYTES]
+            if self._is_old_grave(read_head(newest)) and all(
+                head[:VERSION_BYTES] in (version, NOTHING) for head in heads.values()
+            ):
+                continue
+            route = routes[name]
+            behind = [
+                node
+                for node in self._targets(route)
+                if node in heads
+                and heads[node][:VERSION_BYTES] < version
+                and self._is_needed(node, route, heads, version)
+            ]
+            if behind:
+                whole = [node for node, head in heads.items() if head == newest and node.state == "member"]
+                source = whole[0] if whole else next(node for node, head in heads.items() if head == newest)
+                wanted.setdefault(source, []).append((name, version, behind))
+        for source, those in wanted.items():
+            await self._copy(source, those, until_ms, done)
+        if self._tidy or self._clear_before_ms:
+            await self._clear(routes, await self._heads(routes, None), done)
+        return done
+
+    async def _heads(self, routes: dict[str, Route], required: Node | None) -> dict[str, dict[Node, bytes]]:
+        by_node: dict[Node, list[str]] = {}
+        for name, route in routes.items():
+            for node in route.nodes:
+                if node.state != "unknown" or node is required:
+                    by_node.setdefault(node, []).append(name)
+        found = await asyncio.gather(*(node.heads(keys) for node, keys in by_node.items()), return_exceptions=True)
+        held: dict[str, dict[Node, bytes]] = {name: {} for name in routes}
+        for (node, keys), heads in zip(by_node.items(), found, strict=True):
+            if isinstance(heads, BackendUnavailable) and node is not required:
+                continue
+            if isinstance(heads, BaseException):
+                raise heads
+            for name, head in zip(keys, heads, strict=True):
+                held[name][node] = head
+        return {name: heads for name, heads in held.items() if heads}
+
+    def _is_needed(self, node: Node, route: Route, heads: dict[Node, bytes], version: bytes) -> bool:
+        """Tell whether a voter is to hold a copy: one that only votes is, while a keeper is behind."""
+        keepers = route.keepers
+        return node in keepers or any(heads.get(each, NOTHING)[:VERSION_BYTES] != version for each in keepers)
+
+    async def _copy(
+        self, source: Node, those: Sequence[tuple[str, bytes, Collection[Node]]], until_ms: int, done: Levelled
+    ) -> None:
+        copies = await source.fetch([name for name, _, _ in those])
+        by_target: dict[Node, list[tuple[str, bytes]]] = {}
+        for (name, _, targets), copy in zip(those, copies, strict=True):
+            if copy:
+                for target in targets:
+                    by_target.setdefault(target, []).append((name, copy))
+        for target, pairs in by_target.items():
+            for page in _by_size(pairs):
+                names = [name for name, _ in page]
+                await target.copy(
+                    names, [slot_of(name[2:]) for name in names], [copy for _, copy in page], until_ms=until_ms
+                )
+                done.copied += len(page)
+                done.bytes += sum(len(copy) for _, copy in page)
+
+    def _is_old_grave(self, head: Head) -> bool:
+        return head.kind != VALUE and head.moment_ms < self._clear_before_ms
+
+    async def _clear(self, routes: dict[str, Route], held: dict[str, dict[Node, bytes]], done: Levelled) -> None:
+        now_ms = self._membership.now_ms()
+        sheds: dict[Node, list[tuple[str, bytes, bytes]]] = {}
+        for name, heads in held.items():
+            route = routes[name]
+            known = [head for head in heads.values() if head]
+            if not known:
+                continue
+            version = max(known)[:VERSION_BYTES]
+            head = read_head(max(known))
+            keepers = [node for node in route.keepers if not self._membership.is_given_up(node)]
+            is_level = all(heads.get(node, NOTHING)[:VERSION_BYTES] == version for node in keepers)
+            if not is_level:
+                continue
+            voters = [node for node in route.nodes if not self._membership.is_given_up(node)]
+            is_whole = set(heads) >= set(voters) and all(node.state == "member" for node in voters)
+            if is_whole and self._is_old_grave(head):
+                for node, copy in heads.items():
+                    if copy:
+                        sheds.setdefault(node, []).append((name, version, NOTHING))
+                done.cleared += 1
+                continue
+            for node, copy in heads.items():
+                if copy and self._tidy and node not in route.keepers and copy[:VERSION_BYTES] <= version:
+                    sheds.setdefault(node, []).append((name, copy[:VERSION_BYTES], NOTHING))
+                    done.cleared += 1
+                elif copy and self._tidy and read_head(copy).kind == VALUE and not read_head(copy).is_live(now_ms):
+                    stub = b"%sx%014d" % (copy[:VERSION_BYTES], read_head(copy).moment_ms)
+                    sheds.setdefault(node, []).append((name, copy[:VERSION_BYTES], stub))
+                    done.emptied += 1
+        for node, those in sheds.items():
+            names = [name for name, _, _ in those]
+            await node.shed(
+                names, [slot_of(name[2:]) for name in names], [each[1] for each in those], [each[2] for each in those]
+            )
+
+
+def _by_size(pairs: Sequence[tuple[str, bytes]]) -> list[list[tuple[str, bytes]]]:
+    pages: list[list[tuple[str, bytes]]] = [[]]
+    size = 0
+    for name, copy in pairs:
+        if pages[-1] and size + len(copy) > _BYTES_AT_ONCE:
+            pages.append([])
+            size = 0
+        pages[-1].append((name, copy))
+        size += len(copy)
+    return pages

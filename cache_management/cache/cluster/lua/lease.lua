@@ -1,0 +1,42 @@
+-- Take, prolong or give back a lease on this node.
+-- KEYS: marker, floor, the lease, the last token given under its name.
+-- ARGV: the expected marker, "take" / "keep" / "free" / "copy" (what another node holds), owner, ms, token, ms that the last token is kept.
+-- Answers 1 when it was done, 0 when it was not, or the last token when a larger one is needed.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+    return redis.error_reply('CMMARKER ' .. (redis.call('GET', KEYS[1]) or ''))
+end
+local what, owner, token = ARGV[2], ARGV[3], ARGV[5]
+if what == 'take' then
+    if redis.call('EXISTS', KEYS[3]) == 1 then
+        return 0
+    end
+    local last = redis.call('GET', KEYS[4]) or ''
+    if token <= last then
+        return last
+    end
+    redis.call('SET', KEYS[3], owner, 'PX', ARGV[4])
+    redis.call('SET', KEYS[4], token, 'PX', ARGV[6])
+    -- Deletes and overwrites from now on are newer than what is computed under this lease; see put.lua.
+    if (redis.call('GET', KEYS[2]) or '') < token then
+        redis.call('SET', KEYS[2], token)
+    end
+    return 1
+end
+if what == 'copy' then
+    if owner ~= '' then
+        redis.call('SET', KEYS[3], owner, 'NX', 'PX', ARGV[4])
+    end
+    if token > (redis.call('GET', KEYS[4]) or '') then
+        redis.call('SET', KEYS[4], token, 'PX', ARGV[6])
+    end
+    return 1
+end
+if redis.call('GET', KEYS[3]) ~= owner then
+    return 0
+end
+if what == 'keep' then
+    redis.call('PEXPIRE', KEYS[3], ARGV[4])
+else
+    redis.call('DEL', KEYS[3])
+end
+return 1

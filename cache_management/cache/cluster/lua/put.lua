@@ -1,0 +1,55 @@
+-- Store copies, each only where nothing newer is held.
+-- KEYS: marker, digests (hash: slot -> sum), floor, when the last copy came in, then the records.
+-- ARGV: the marker that the client expects, how ("w" write, "f" write under a fencing token, "c" and a moment in
+--       ms: copy of what another node holds, not after that moment), then for each record its slot and what to store
+--       (see cluster/envelope.py).
+-- Answers for each record the head that was held before ("" for none), and "!" before it when it was not stored.
+-- A write below the floor is answered with "!" and the floor: a lease was given since its version was made.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+    return redis.error_reply('CMMARKER ' .. (redis.call('GET', KEYS[1]) or ''))
+end
+local HEAD, VERSION, MODULUS = 39, 24, 2 ^ 48
+local how = string.sub(ARGV[2], 1, 1)
+if how == 'c' then
+    -- A copy that was held up for long could bring back what was deleted and forgotten since.
+    local now = redis.call('TIME')
+    if now[1] * 1000 + now[2] / 1000 > tonumber(string.sub(ARGV[2], 2)) then
+        return redis.error_reply('CMLATE this copy is out of date')
+    end
+end
+local floor = how == 'w' and redis.call('GET', KEYS[3]) or ''
+
+local function mark(key, version)
+    return tonumber(string.sub(redis.sha1hex(key .. version), 1, 12), 16)
+end
+
+local answers = {}
+local came_in = false
+for place = 5, #KEYS do
+    local key, slot, copy = KEYS[place], ARGV[2 * place - 7], ARGV[2 * place - 6]
+    local version = string.sub(copy, 1, VERSION)
+    local held = redis.call('GETRANGE', key, 0, HEAD - 1)
+    local held_version = string.sub(held, 1, VERSION)
+    local is_new = held_version < version
+    if version < floor then
+        answers[#answers + 1] = '!' .. floor
+    elseif held_version > version or (how == 'f' and not is_new) then
+        answers[#answers + 1] = '!' .. held
+    else
+        -- One that is held already counts as stored; a stub of it stays a stub.
+        if is_new then
+            came_in = came_in or how == 'c'
+            redis.call('SET', key, copy)
+            local sum = tonumber(redis.call('HGET', KEYS[2], slot) or 0) + mark(key, version)
+            if held ~= '' then
+                sum = sum - mark(key, held_version) + MODULUS
+            end
+            redis.call('HSET', KEYS[2], slot, string.format('%.0f', sum % MODULUS))
+        end
+        answers[#answers + 1] = held
+    end
+end
+if came_in then
+    redis.call('SET', KEYS[4], redis.call('TIME')[1])
+end
+return answers

@@ -1,0 +1,191 @@
+"""Adds and removes nodes: slots move from list to list, and both lists count until the new one has everything.
+
+    propose  a table in which the slots that change have two lists; every write and read needs a majority of both
+    copy     what the old lists hold to the new ones, some slots at a time
+    switch   those slots to the new list alone: the next epoch
+
+The table says how far a move is: whoever finds one under way goes on with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+
+import msgspec
+
+from cache_management.cache.cluster.levelling import Levelled, Levelling, keys_of
+from cache_management.cache.cluster.membership import Membership
+from cache_management.cache.cluster.node import Node
+from cache_management.cache.cluster.slots import Placement, changed_slots, next_placement
+from cache_management.cache.cluster.syncing import read_in_the_rest
+from cache_management.cache.cluster.table import Lists, Table, bits_of, majority
+from cache_management.cache.errors import BackendUnavailable, ConfigurationError
+from cache_management.cache.events import Listener, NodeEvent
+
+logger = logging.getLogger("cache_management")
+
+_STEPS = 8
+
+
+class Moves:
+    """Changes the set of nodes of a replicated cache."""
+
+    def __init__(self, membership: Membership, *, listener: Listener) -> None:
+        self._membership = membership
+        self._listener = listener
+
+    async def add(self, address: str) -> None:
+        """Let a node take part; its share of the slots begins to move.
+
+        Raises:
+            ConfigurationError: It cannot: it is one of the nodes already, holds foreign data, ...
+            BackendUnavailable: It does not answer, or no majority of the nodes agrees.
+        """
+        new_id = secrets.token_hex(8)
+
+        def change(table: Table) -> Table:
+            if address in table.addresses.values():
+                return table
+            _refuse_two_moves(table)
+            return _moving(table, {**table.addresses, new_id: address}, lambda nodes: [*nodes, new_id])
+
+        await self._membership.propose(change)
+        self._listener(NodeEvent(node=address, what="added", detail="its slots move to it"))
+
+    async def remove(self, address: str) -> None:
+        """Let a node go; its slots begin to move to the others.
+
+        Raises:
+            ConfigurationError: Too few nodes would be left.
+            BackendUnavailable: No majority of the nodes agrees.
+        """
+        await self._membership.connect()
+        gone = self._id_of(address)
+
+        def change(table: Table) -> Table:
+            if gone not in Placement.decode(table.placement).nodes:
+                return table
+            _refuse_two_moves(table)
+            return _moving(table, table.addresses, lambda nodes: [node for node in nodes if node != gone])
+
+        await self._membership.propose(change)
+
+    def _id_of(self, address: str) -> str:
+        for node in self._membership.nodes():
+            if node.address == address:
+                return node.id
+        raise ConfigurationError(f"{address} is not one of the nodes: {_names(self._membership)}")
+
+    async def finish(self, *, pace: Callable[[], object] = lambda: None) -> Levelled:
+        """Move all slots that are to move; return what was copied. May be broken off and called again.
+
+        Raises:
+            BackendUnavailable: A node that must be read or written does not answer.
+        """
+        membership = self._membership
+        await membership.connect()
+        done = Levelled()
+        size = 0
+        while True:
+            await membership.refresh()
+            table = membership.known_table()
+            slots = table.moving_slots()
+            if not slots:
+                await self._let_go(table)
+                return done
+            size = size or -(-len(slots) // _STEPS)
+            batch = frozenset(slots[:size])
+            done.add(await self._copy(table, batch))
+            await membership.propose(lambda table, batch=batch: _switched(table, batch))  # type: ignore[misc]
+            pace()
+
+    async def _copy(self, table: Table, slots: frozenset[int]) -> Levelled:
+        membership = self._membership
+        lists = Lists(table)
+        previous = lists.previous or lists.placement
+        sources = {membership.by_id[node_id] for slot in slots for node_id in previous.voters_of(slot)}
+        done = Levelled()
+        read: set[str] = set()
+
+        def newcomers(slot: int) -> set[Node]:
+            return {membership.by_id[node_id] for node_id in lists.placement.voters_of(slot)}
+
+        targets = sorted({node for slot in slots for node in newcomers(slot)}, key=lambda node: node.address)
+        levelling = Levelling(membership, targets=lambda route: route.groups[-1][0])
+        for source in sorted(sources, key=lambda node: node.address):
+            try:
+                async for names in keys_of(source, slots):
+                    done.add(await levelling.level(names, required=source))
+                for target in targets:
+                    of_target = {slot for slot in slots if target in newcomers(slot)}
+                    if target is not source and target.state == "member":
+                        await read_in_the_rest(membership, target, source, of_target)
+            except BackendUnavailable:
+                if source.state == "member" and source.breaker.state == "closed":
+                    raise
+                continue
+            read.add(source.id)
+        for slot in slots:
+            old = previous.voters_of(slot)
+            if len(read.intersection(old)) < majority(len(old)):
+                raise BackendUnavailable("the replicated cache", "too few nodes answer to move their slots now")
+        return done
+
+    async def _let_go(self, table: Table) -> None:
+        """Take nodes without slots out of the table, and empty them."""
+        stay = set(Placement.decode(table.placement).nodes)
+        gone = [self._membership.by_id[node_id] for node_id in table.addresses if node_id not in stay]
+        if not gone:
+            return
+        await self._membership.propose(_pruned)
+        for node in gone:
+            self._listener(NodeEvent(node=node.address, what="removed", detail="its slots have moved"))
+            try:
+                await node.redis.call("FLUSHDB")
+            except BackendUnavailable:
+                logger.warning("%s was removed and does not answer: empty it before it is used again", node.address)
+
+
+def _moving(table: Table, addresses: dict[str, str], change: Callable[[list[str]], list[str]]) -> Table:
+    old = Placement.decode(table.placement)
+    new = next_placement(old, change(list(old.nodes)))
+    return msgspec.structs.replace(
+        table,
+        placement=new.encode(),
+        previous=table.placement,
+        moving=bits_of(changed_slots(old, new)),
+        addresses=addresses,
+    )
+
+
+def _switched(table: Table, slots: frozenset[int]) -> Table:
+    left = [slot for slot in table.moving_slots() if slot not in slots]
+    if len(left) == len(table.moving_slots()):
+        return table
+    return msgspec.structs.replace(table, moving=bits_of(left), previous=table.previous if left else b"")
+
+
+def _pruned(table: Table) -> Table:
+    stay = set(Placement.decode(table.placement).nodes)
+    if table.moving or stay == set(table.addresses):
+        return table
+    return msgspec.structs.replace(
+        table,
+        addresses={node_id: address for node_id, address in table.addresses.items() if node_id in stay},
+        rejoin={node_id: epoch for node_id, epoch in table.rejoin.items() if node_id in stay},
+    )
+
+
+def _refuse_two_moves(table: Table) -> None:
+    if table.moving:
+        raise MoveUnderWay("the replicated cache", "slots are still moving: the next change waits for them")
+
+
+class MoveUnderWay(BackendUnavailable):
+    """A change of nodes must wait until the one before it is done."""
+
+
+def _names(membership: Membership) -> str:
+    return ", ".join(node.address for node in membership.nodes())

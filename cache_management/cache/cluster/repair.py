@@ -1,0 +1,190 @@
+"""Finds copies that differ and brings them to the same version; forgets tombstones that everybody has seen.
+
+Each node keeps a sum over (key, version) for every slot. Keepers whose sums agree hold the same; the others' keys are
+compared one by one. Tombstones and stubs go when they are older than `max_outage_seconds` and every voter has been
+compared; a node that was away for longer is given up first, and comes back empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from cache_management.cache.cluster.bookmarks import Bookmark
+from cache_management.cache.cluster.levelling import ENTRY, PIECE, Levelled, Levelling
+from cache_management.cache.cluster.membership import Membership
+from cache_management.cache.cluster.node import COLLECTED, DIGESTS, PASSES, Node
+from cache_management.cache.cluster.slots import slot_of
+from cache_management.cache.cluster.table import Table
+from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.events import Listener, NodeEvent
+
+
+class Differences(msgspec.Struct, frozen=True):
+    """Which slots differ among their keepers, and which nodes could not be compared."""
+
+    slots: frozenset[int]
+    nodes_away: tuple[str, ...]
+
+
+class Repair:
+    """One pass over a replicated cache, page by page: each step may be done again.
+
+    Args:
+        full: Look at every key, not only at those of slots that differ: drops values past their time and old
+            tombstones, too.
+    """
+
+    def __init__(self, membership: Membership, *, listener: Listener, full: bool = True) -> None:
+        self._membership = membership
+        self._listener = listener
+        self._full = full
+        self._differing: dict[str, frozenset[int]] = {}
+
+    async def differences(self) -> Differences:
+        """Compare the nodes slot by slot, by their sums."""
+        membership = self._membership
+        await membership.connect()
+        await membership.refresh()
+        nodes = membership.nodes()
+        found = await asyncio.gather(*(self._sums(node) for node in nodes), return_exceptions=True)
+        sums: dict[Node, dict[int, int]] = {}
+        for node, each in zip(nodes, found, strict=True):
+            if isinstance(each, dict):
+                sums[node] = each
+            elif not isinstance(each, BackendUnavailable):
+                raise each
+        slots = {slot for held in sums.values() for slot, total in held.items() if total}
+        differing = set()
+        for slot in slots:
+            route = membership.route(slot)
+            totals = {sums[node].get(slot, 0) for node in route.keepers if node in sums}
+            if len(totals) > 1:
+                differing.add(slot)
+        return Differences(frozenset(differing), tuple(node.address for node in nodes if node not in sums))
+
+    async def _sums(self, node: Node) -> dict[int, int]:
+        (held,) = await node.marked(("HGETALL", DIGESTS))
+        pairs = held.items() if isinstance(held, dict) else zip(held[::2], held[1::2], strict=True)
+        return {int(slot): int(total) for slot, total in pairs}
+
+    async def run(self) -> Levelled:
+        """Make a whole pass."""
+        done = Levelled()
+        bookmark: str | None = ""
+        while bookmark is not None:
+            some, bookmark = await self.step(bookmark)
+            done.add(some)
+        return done
+
+    async def step(self, bookmark: str, *, limit: int = 500) -> tuple[Levelled, str | None]:
+        """Do a bounded part of a pass; return what was done and the bookmark behind it, None at the end."""
+        membership = self._membership
+        await membership.connect()
+        place = Bookmark.read_text(bookmark, now_ms=membership.now_ms())
+        clear_before_ms = place.began_ms - int(1000 * membership.replication.max_outage_seconds)
+        if not bookmark:
+            await self._begin(clear_before_ms)
+        node = place.at(membership.nodes())
+        if node is None:
+            await self._end(place)
+            return Levelled(), None
+        if node.state != "member":
+            await membership.refresh()
+        try:
+            differing = await self._differing_at(node)
+            if not self._full and not differing:
+                return Levelled(), place.behind(node, 0).text()
+            command = ("SCAN", place.cursor_at(node), "COUNT", limit, "TYPE", "string")
+            ((after, raws),) = await node.marked(command)
+        except BackendUnavailable:
+            return Levelled(), place.skipped(node).text()
+        names = [name for name in (raw.decode() for raw in raws) if name.startswith((ENTRY, PIECE))]
+        done = await self._page(node, names, differing, clear_before_ms)
+        return done, place.behind(node, int(after)).text()
+
+    async def _differing_at(self, node: Node) -> frozenset[int]:
+        """Return the slots that differ, as they were when this node's turn came."""
+        if node.id not in self._differing:
+            self._differing[node.id] = (await self.differences()).slots
+        return self._differing[node.id]
+
+    async def _page(self, node: Node, names: list[str], differing: frozenset[int], clear_before_ms: int) -> Levelled:
+        membership = self._membership
+        levelling = Levelling(
+            membership,
+            targets=lambda route: route.keepers,
+            clear_before_ms=clear_before_ms if self._full else 0,
+            tidy=self._full,
+        )
+        chosen, strays = [], []
+        for name in names:
+            slot = slot_of(name[2:])
+            route = membership.route(slot)
+            if node not in route.nodes:
+                strays.append(name)
+            # Where the sums agree every keeper has the same keys: one of them is looked at for all.
+            if slot in differing or node not in route.keepers or (self._full and node is route.nodes[0]):
+                chosen.append(name)
+        done = Levelled()
+        if chosen:
+            done.add(await levelling.level(chosen))
+        if strays and self._full:
+            await self._drop_strays(node, strays, done)
+        return done
+
+    async def _drop_strays(self, node: Node, names: list[str], done: Levelled) -> None:
+        """Drop what a node holds of slots that are not its any more, once the voters hold it."""
+        membership = self._membership
+        own = await node.heads(names)
+        for name, head in zip(names, own, strict=True):
+            slot = slot_of(name[2:])
+            route = membership.route(slot)
+            found = await asyncio.gather(*(keeper.heads([name]) for keeper in route.keepers), return_exceptions=True)
+            if all(not isinstance(each, BaseException) and each[0][:24] >= head[:24] for each in found) and head:
+                await node.shed([name], [slot], [head[:24]], [b""])
+                done.cleared += 1
+
+    # What a pass tells the nodes.
+
+    async def _begin(self, clear_before_ms: int) -> None:
+        membership = self._membership
+        await membership.refresh()
+        if not self._full:
+            return
+        members = [node for node in membership.nodes() if node.state == "member"]
+        away = [node for node in membership.nodes() if node.state != "member" and not membership.is_given_up(node)]
+        if away and members:
+            await self._give_up(away, members)
+        for node in members:
+            await node.marked(("SET", COLLECTED, clear_before_ms))
+
+    async def _give_up(self, away: list[Node], members: list[Node]) -> None:
+        """Let go of nodes that were in no pass for `max_outage_seconds`: else nobody could forget anything."""
+        now_ms = self._membership.now_ms()
+        for node in away:
+            last = 0
+            for member in members:
+                (at,) = await member.marked(("HGET", PASSES, node.id))
+                last = max(last, int(at or 0))
+            if not last:
+                for member in members:
+                    await member.marked(("HSETNX", PASSES, node.id, now_ms))
+            elif now_ms - last > 1000 * self._membership.replication.max_outage_seconds:
+                await self._membership.propose(lambda table, node_id=node.id: _without(table, node_id))  # type: ignore[misc]
+                self._listener(NodeEvent(node=node.address, what="given_up", detail="it was away too long"))
+
+    async def _end(self, place: Bookmark) -> None:
+        if not self._full:
+            return
+        membership = self._membership
+        members = [node for node in membership.nodes() if node.state == "member"]
+        words = [word for node in members if node.id in place.read for word in (node.id, place.began_ms)]
+        for node in members:
+            if words:
+                await node.marked(("HSET", PASSES, *words))
+
+
+def _without(table: Table, node_id: str) -> Table:
+    return msgspec.structs.replace(table, rejoin={**table.rejoin, node_id: table.epoch + 1})

@@ -1,0 +1,214 @@
+"""Brings a node up to date that lost what it held, or missed too much: then it counts again.
+
+    its marker is lost, or names another process   ->  syncing: it takes writes and counts for nothing
+    everything its slots' other voters hold is on it ->  member
+
+What it acknowledged before it forgot stands on at least one other voter, so that all of them must be read. While one
+of them does not answer, nothing is certain: the node waits (see `ReplicationConfig.on_majority_loss`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+
+import msgspec
+
+from cache_management.cache.cluster.coordination import LEASE, TAG
+from cache_management.cache.cluster.journal import STREAM
+from cache_management.cache.cluster.levelling import Levelled, Levelling, keys_of
+from cache_management.cache.cluster.membership import Membership, look_at
+from cache_management.cache.cluster.node import COLLECTED, FLOOR, MARKER, PASSES, PROMISE, Marker, Node
+from cache_management.cache.cluster.slots import SLOTS, slot_of
+from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.events import Listener, NodeEvent
+
+logger = logging.getLogger("cache_management")
+
+GRACE_SECONDS = 60.0
+_TOKEN_LIFE_MS = 7 * 24 * 3600 * 1000
+
+
+class Syncing:
+    """Reads nodes in that do not count."""
+
+    def __init__(self, membership: Membership, *, listener: Listener, grace_seconds: float = GRACE_SECONDS) -> None:
+        self._membership = membership
+        self._listener = listener
+        self._grace_seconds = grace_seconds
+        self._waiting_since: dict[str, float] = {}
+
+    async def bring_up(self, node: Node) -> bool:
+        """Bring a node up to date; return whether it counts now.
+
+        Raises:
+            BackendUnavailable: A node did not answer; what was done is not lost, and may be gone on with.
+        """
+        membership = self._membership
+        table = membership.table
+        if table is None or not membership.is_confirmed:
+            return False
+        seen = await look_at(node)
+        marker = seen.marker
+        if marker is not None and membership.is_own(node, marker) and marker.epoch == table.epoch:
+            if marker.state == "member":
+                node.admit(marker)
+                return True
+        elif marker is not None and marker.cluster == table.cluster and marker.epoch > table.epoch:
+            await membership.refresh()
+            return False
+        slots = self._slots_of(node)
+        peers = self._peers_of(slots, node)
+        away = [peer for peer in peers if peer.state != "member"]
+        if away and not await self._may_go_without(node, away):
+            return False
+        present = [peer for peer in peers if peer not in away]
+        mark = Marker(table.cluster, node.id, node.run_id or "", table.epoch, "syncing")
+        await self._make_room(node, present, fresh=seen.keys == 0, is_known=self._is_still_good(node, marker))
+        if not await membership.remark(node, await self._held(node), mark):
+            return False
+        node.admit(mark)
+        membership.is_out(node, "it is behind")
+        self._tell(node, "syncing", f"{len(present)} nodes to read")
+        done = await self._read_in(node, slots, present)
+        if membership.table is None or membership.table.epoch != table.epoch:
+            return False
+        member = msgspec.structs.replace(mark, state="member")
+        if not await membership.remark(node, mark.text(), member):
+            return False
+        if away:
+            names = ", ".join(peer.address for peer in away)
+            self._tell(node, "data_loss_possible", f"it counts again without having read {names}")
+            logger.warning("%s counts again, and what only %s held may be lost", node.address, names)
+        self._waiting_since.pop(node.id, None)
+        node.admit(member)
+        membership.counts(node, f"{done.copied} copies were brought to it")
+        return True
+
+    def _slots_of(self, node: Node) -> set[int]:
+        return {slot for slot in range(SLOTS) if node in self._membership.route(slot).nodes}
+
+    def _peers_of(self, slots: Collection[int], node: Node) -> list[Node]:
+        peers = {peer for slot in slots for peer in self._membership.route(slot).nodes}
+        return sorted(peers - {node}, key=lambda peer: peer.address)
+
+    async def _may_go_without(self, node: Node, away: list[Node]) -> bool:
+        """Tell whether to go on although some of what the node acknowledged may stand only where nobody can read."""
+        if self._membership.replication.on_majority_loss == "wait":
+            return False
+        lost = 0
+        for peer in away:
+            try:
+                seen = await look_at(peer)
+            except BackendUnavailable:
+                continue
+            # It answers and has forgotten, too: nobody will ever know what the two held.
+            lost += (
+                seen.marker is None or not self._membership.is_own(peer, seen.marker) or seen.marker.state == "syncing"
+            )
+        if lost == len(away):
+            return True
+        since = self._waiting_since.setdefault(node.id, time.monotonic())
+        return time.monotonic() - since >= self._grace_seconds
+
+    def _is_still_good(self, node: Node, marker: Marker | None) -> bool:
+        table = self._membership.table
+        return (
+            table is not None
+            and marker is not None
+            and marker.cluster == table.cluster
+            and marker.node == node.id
+            and table.rejoin.get(node.id, 0) <= marker.epoch
+        )
+
+    async def _make_room(self, node: Node, peers: list[Node], *, fresh: bool, is_known: bool) -> None:
+        """Empty a node that holds what others have forgotten since: it would come back."""
+        if fresh:
+            return
+        collected = 0
+        for peer in peers:
+            (at,) = await peer.marked(("GET", COLLECTED))
+            collected = max(collected, int(at or 0))
+        passed = await node.redis.call("HGET", PASSES, node.id)
+        if not is_known or int(passed or 0) < collected:
+            promise = await node.redis.call("GET", PROMISE)
+            await node.redis.call("FLUSHDB")
+            if promise:
+                await node.redis.call("SET", PROMISE, promise)
+
+    async def _held(self, node: Node) -> bytes:
+        return await node.redis.call("GET", MARKER) or b""
+
+    async def _read_in(self, node: Node, slots: Collection[int], peers: list[Node]) -> Levelled:
+        done = Levelled()
+        levelling = Levelling(self._membership, targets=lambda route: (node,))
+        for peer in peers:
+            async for names in keys_of(peer, slots):
+                done.add(await levelling.level(names, required=peer))
+            await read_in_the_rest(self._membership, node, peer, slots)
+            floor, promise, collected = await peer.marked(("GET", FLOOR), ("GET", PROMISE), ("GET", COLLECTED))
+            await _raise_to(node, FLOOR, floor)
+            await _raise_to(node, PROMISE, promise)
+            await _raise_to(node, COLLECTED, collected)
+        await node.redis.call("HSET", PASSES, node.id, self._membership.now_ms())
+        return done
+
+    def _tell(self, node: Node, what: str, detail: str) -> None:
+        self._listener(NodeEvent(node=node.address, what=what, detail=detail))  # type: ignore[arg-type]
+
+
+async def read_in_the_rest(membership: Membership, node: Node, peer: Node, slots: Collection[int]) -> None:
+    """Bring tags, leases and notes of some slots from one node to another."""
+    cursor = 0
+    while True:
+        ((after, found),) = await peer.marked(("SCAN", cursor, "MATCH", "[tlj]:*", "COUNT", 1000))
+        for raw in found:
+            name = raw.decode()
+            if slot_of(name[2:].removesuffix(":token") if name.startswith(LEASE) else name[2:]) not in slots:
+                continue
+            if name.startswith(TAG):
+                (words,) = await peer.marked(("ZRANGE", name, 0, -1, "WITHSCORES"))
+                pairs = [word for key, score in _pairs(words) for word in (score, key)]
+                if pairs:
+                    await node.run("tag", [name], ["add", membership.now_ms(), *pairs])
+            elif name.startswith(STREAM):
+                await _read_in_notes(node, peer, name)
+            elif name.startswith(LEASE) and not name.endswith(":token"):
+                owner, ms, token = await peer.marked(("GET", name), ("PTTL", name), ("GET", f"{name}:token"))
+                if owner and ms > 0:
+                    words = ["copy", owner, ms, token or b"", _TOKEN_LIFE_MS]
+                    await node.run("lease", [FLOOR, name, f"{name}:token"], words)
+            elif name.startswith(LEASE):
+                (token,) = await peer.marked(("GET", name))
+                lease = name.removesuffix(":token")
+                await node.run("lease", [FLOOR, lease, name], ["copy", b"", 0, token or b"", _TOKEN_LIFE_MS])
+        cursor = int(after)
+        if cursor == 0:
+            return
+
+
+def _pairs(words: list[object]) -> list[tuple[bytes, str]]:
+    pairs: list[tuple[bytes, str]] = []
+    flat = words if words and isinstance(words[0], list) else [words[at : at + 2] for at in range(0, len(words), 2)]
+    for key, score in flat:  # type: ignore[misc]
+        number = float(score)  # type: ignore[has-type]
+        pairs.append((key, "inf" if number == float("inf") else f"{number:.0f}"))  # type: ignore[has-type]
+    return pairs
+
+
+async def _read_in_notes(node: Node, peer: Node, name: str) -> None:
+    (theirs,) = await peer.marked(("XRANGE", name, "-", "+"))
+    own = {row[1][1] for row in await node.redis.call("XRANGE", name, "-", "+")}
+    words: list[bytes] = []
+    for _, fields in sorted(theirs, key=lambda row: bytes(row[1][1])):
+        if fields[1] not in own:
+            words += [fields[1], fields[3]]
+    for start in range(0, len(words), 1000):
+        await node.run("note", [name], [100_000, _TOKEN_LIFE_MS, *words[start : start + 1000]])
+
+
+async def _raise_to(node: Node, key: str, least: bytes | None) -> None:
+    held = await node.redis.call("GET", key)
+    if least and (held or b"") < least:
+        await node.redis.call("SET", key, least)
