@@ -183,6 +183,122 @@ def own_redis() -> Iterator[OwnRedisFactory]:
                 server.stop()
 
 
+class OwnRedisCluster:
+    """Three primaries with a replica each; `servers` holds the primaries first, in the order of their slots.
+
+    Who holds what may have changed since: `owner` asks.
+    """
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        from cache_management.services.redis_cluster import start_redis_cluster
+
+        self.servers: list[Server] = []
+
+        def start() -> Server:
+            self.servers = start_redis_cluster(folder, **options)
+            return self.servers[0]
+
+        start_or_skip(start)
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+
+    @contextmanager
+    def client(self, server: Server) -> Iterator[Any]:
+        """Open a connection to one node."""
+        from redis import Redis
+
+        with Redis(port=server.port) as client:
+            yield client
+
+    def ask(self, server: Server, *words: object) -> Any:
+        """Ask one node."""
+        with self.client(server) as client:
+            return client.execute_command(*words)
+
+    def primaries(self) -> list[Server]:
+        """Return the nodes that hold slots now."""
+        alive = next(server for server in self.servers if server.is_running())
+        ports = {primary[1] for _, _, primary, *_ in self.ask(alive, "CLUSTER SLOTS")}
+        return [server for server in self.servers if server.port in ports]
+
+    def owner(self, key: str) -> Server:
+        """Return the primary that holds a key's slot."""
+        from redis.crc import key_slot
+
+        alive = next(server for server in self.servers if server.is_running())
+        slot = key_slot(key.encode())
+        for first, last, primary, *_ in self.ask(alive, "CLUSTER SLOTS"):
+            if first <= slot <= last:
+                return next(server for server in self.servers if server.port == primary[1])
+        raise AssertionError(f"nobody holds slot {slot}")
+
+    def kill(self, server: Server) -> None:
+        """Crash a node. It must run: a fault test that kills a dead server shows nothing."""
+        assert server.is_running(), "the node was gone before this test killed it"
+        server.kill()
+
+    def pause(self, server: Server) -> None:
+        """Freeze a node: connections stay open and nobody answers."""
+        assert server.is_running(), "the node was gone before this test paused it"
+        os.kill(server.pid, signal.SIGSTOP)
+
+    def resume(self, server: Server) -> None:
+        os.kill(server.pid, signal.SIGCONT)
+
+    def begin_move(self, slot: int, source: Server, target: Server) -> None:
+        """Let a slot begin to move: its keys may lie on either side from now on."""
+        self.ask(target, "CLUSTER SETSLOT", slot, "IMPORTING", self.ask(source, "CLUSTER MYID"))
+        self.ask(source, "CLUSTER SETSLOT", slot, "MIGRATING", self.ask(target, "CLUSTER MYID"))
+
+    def move_keys(self, slot: int, source: Server, target: Server, count: int) -> None:
+        """Move some keys of a slot."""
+        keys = self.ask(source, "CLUSTER GETKEYSINSLOT", slot, count)
+        if keys:
+            self.ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+
+    def end_move(self, slot: int, source: Server, target: Server) -> None:
+        """Move what is left, and say that the slot has moved."""
+        self.move_keys(slot, source, target, 1_000_000)
+        its_id = self.ask(target, "CLUSTER MYID")
+        for server in (target, source, *(each for each in self.primaries() if each not in (source, target))):
+            self.ask(server, "CLUSTER SETSLOT", slot, "NODE", its_id)
+
+    def stop(self) -> None:
+        for server in self.servers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGCONT)
+            server.kill()  # they keep nothing
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_servers() -> Iterator[OwnRedisCluster]:
+    """A Redis Cluster shared by the tests of one worker, which leave its slots where they are."""
+    with temporary_folder() as folder:
+        cluster = OwnRedisCluster(folder)
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+@pytest.fixture
+def redis_cluster(redis_cluster_servers: OwnRedisCluster, request: pytest.FixtureRequest) -> Iterator[OwnRedisCluster]:
+    """An empty Redis Cluster. The test fails when it leaves a key without a TTL, unless `keeps_keys`."""
+    lasting: list[bytes] = []
+    for is_over in (False, True):
+        for server in redis_cluster_servers.primaries():
+            with redis_cluster_servers.client(server) as client:
+                if is_over:
+                    lasting += [key for key in client.scan_iter(count=1000) if client.pttl(key) == -1]
+                client.flushall()
+        if not is_over:
+            yield redis_cluster_servers
+    if lasting and request.node.get_closest_marker("keeps_keys") is None:
+        pytest.fail(f"{len(lasting)} keys were left without a TTL, such as {sorted(lasting)[:5]}")
+
+
 class OwnPostgres:
     """A database server of one test, which may be killed, frozen and started again on its port."""
 
