@@ -32,6 +32,9 @@ GATE_NAMES = (
 NAMESPACE_PATTERN = r"[A-Za-z0-9_.\-]{1,64}"
 
 
+_CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
+
+
 class CacheBackend(StrEnum):
     """Where entries are kept."""
 
@@ -172,7 +175,7 @@ class CacheConfig(_Config):
 
     `url` says the same as the separate fields in one line and wins over them:
     `memory://`, `disk:///path`, `redis://[user:password@]host:port/db`, `rediss://…`,
-    `unix:///path/to.sock?db=0`.
+    `unix:///path/to.sock?db=0`, `redis+cluster://[user:password@]host:port[,host:port...]`, `rediss+cluster://…`.
     """
 
     backend: CacheBackend = CacheBackend.DISK
@@ -256,6 +259,27 @@ class CacheConfig(_Config):
         except ValueError as exc:
             raise ValueError(f"url: {exc}") from None
 
+    @model_validator(mode="after")
+    def _cluster_has_no_numbered_databases(self) -> Self:
+        if self.is_cluster and self.redis_db:
+            raise ValueError(f"a Redis Cluster has database 0 only, and redis_db is {self.redis_db}; leave it out")
+        if self.is_cluster and self.redis_memory_limit is not None:
+            raise ValueError(
+                "redis_memory_limit is for a single server; the nodes of a Redis Cluster evict by themselves: "
+                "set maxmemory and maxmemory-policy on each"
+            )
+        return self
+
+    @property
+    def is_cluster(self) -> bool:
+        """Tell whether the store is a Redis Cluster."""
+        return self.url is not None and urlsplit(self.url).scheme in _CLUSTER_SCHEMES
+
+    @property
+    def cluster_nodes(self) -> list[tuple[str, int]]:
+        """Return the hosts and ports by which a Redis Cluster is found, as the url names them."""
+        return _cluster_nodes(urlsplit(self.url)) if self.url is not None and self.is_cluster else []
+
     @classmethod
     def from_url(cls, url: str, **rest: Any) -> Self:
         """Build a configuration from one line."""
@@ -297,17 +321,47 @@ def _parts_of_url(url: str) -> dict[str, Any]:
                 if not parts.path.strip("/").isdigit():
                     raise ValueError("the path of a redis url is the database number, as in redis://host:6379/0")
                 found["redis_db"] = int(parts.path.strip("/"))
-            if parts.username:
-                found["redis_username"] = unquote(parts.username)
-            if parts.password:
-                found["redis_password"] = unquote(parts.password)
-            return found
+            return {**found, **_credentials(parts)}
+        case "redis+cluster" | "rediss+cluster":
+            if parts.path.strip("/") not in {"", "0"}:
+                raise ValueError("a Redis Cluster has database 0 only; end the url with the last host:port")
+            if parts.query:
+                raise ValueError("a redis+cluster url takes no parameters")
+            nodes = _cluster_nodes(parts)
+            return {
+                "backend": CacheBackend.REDIS,
+                "redis_host": nodes[0][0],
+                "redis_port": nodes[0][1],
+                "redis_ssl": parts.scheme == "rediss+cluster",
+                **_credentials(parts),
+            }
         case "unix":
             return {"backend": CacheBackend.REDIS}
         case scheme:
             raise ValueError(
-                f"the scheme {scheme!r} is unknown; use memory://, disk:///path, redis://, rediss:// or unix://"
+                f"the scheme {scheme!r} is unknown; use memory://, disk:///path, redis://, rediss://, "
+                "redis+cluster://, rediss+cluster:// or unix://"
             )
+
+
+def _credentials(parts: SplitResult) -> dict[str, str]:
+    given = {"redis_username": parts.username, "redis_password": parts.password}
+    return {name: unquote(value) for name, value in given.items() if value}
+
+
+def _cluster_nodes(parts: SplitResult) -> list[tuple[str, int]]:
+    nodes: list[tuple[str, int]] = []
+    for place in parts.netloc.rpartition("@")[2].split(","):
+        # One of them is an ordinary netloc: brackets around IPv6, the default port.
+        each = urlsplit(f"//{place}")
+        node = (each.hostname or "", _port(each))
+        if not node[0] or each.port == 0:
+            raise ValueError("name the nodes of a Redis Cluster as redis+cluster://host:port,host:port")
+        if node in nodes:
+            # By its number: what stands there may be a piece of a password that was not escaped.
+            raise ValueError(f"node {len(nodes) + 1} is named before; name each node once")
+        nodes.append(node)
+    return nodes
 
 
 def _port(parts: SplitResult) -> int:

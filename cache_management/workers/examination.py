@@ -375,7 +375,7 @@ def _read_metadata(settings: Settings) -> Metadata:
 
 async def _read_store(settings: Settings) -> Store:
     shown = doctor.about(settings).store
-    if settings.backend is not CacheBackend.REDIS:
+    if settings.backend is not CacheBackend.REDIS or settings.is_cluster:  # a cluster has no INFO of its own
         if _is_unmade(settings):
             return Store(f"{shown}, which is made at first use,")
         platform = open_platform(settings.model_copy(update={"strict": True, "timeout_seconds": SECONDS / 2}))

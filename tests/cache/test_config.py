@@ -64,6 +64,18 @@ URLS: list[tuple[str, dict[str, Any]]] = [
     ("rediss://cache.test", {"redis_ssl": True}),
     ("redis://bob@cache.test/", {"redis_username": "bob", "redis_password": None}),
     ("unix:///run/redis.sock?db=2", {"backend": CacheBackend.REDIS}),
+    (
+        "redis+cluster://bob:p%40ss@one.test:7000,[::1]:7001,three.test",
+        {
+            "backend": CacheBackend.REDIS,
+            "is_cluster": True,
+            "cluster_nodes": [("one.test", 7000), ("::1", 7001), ("three.test", 6379)],
+            "redis_username": "bob",
+            "redis_ssl": False,
+        },
+    ),
+    ("rediss+cluster://one.test:7000/0", {"is_cluster": True, "redis_ssl": True, "redis_db": 0}),
+    ("redis://one.test", {"is_cluster": False, "cluster_nodes": []}),
 ]
 
 
@@ -110,12 +122,22 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"timeout_seconds": 0}, "timeout_seconds", "0", "greater than 0"),
     ({"strict": "perhaps"}, "strict", "'perhaps'", "valid boolean"),
     ({"ttl_second": 5}, "ttl_second", "5", "not permitted"),
-    ({"url": "http://x"}, "url", "'http'", "use memory://, disk:///path, redis://, rediss:// or unix://"),
+    ({"url": "http://x"}, "url", "'http'", "redis+cluster://, rediss+cluster:// or unix://"),
     ({"url": "cache"}, "url", "''", "use memory://"),
     ({"url": "disk://"}, "url", "", "as in disk:///var/cache/llm_cache"),
     ({"url": "redis://host/x"}, "url", "", "as in redis://host:6379/0"),
     ({"url": "redis://host:99999"}, "url", "", "a number up to 65535"),
     ({"url": "redis://host:port"}, "url", "", "a number up to 65535"),
+    ({"url": "redis+cluster://"}, "url", "", "as redis+cluster://host:port,host:port"),
+    ({"url": "redis+cluster://one:1,,two:2"}, "url", "", "as redis+cluster://host:port,host:port"),
+    ({"url": "redis+cluster://one:0"}, "url", "", "as redis+cluster://host:port,host:port"),
+    ({"url": "redis+cluster://one:1,two:x"}, "url", "", "a number up to 65535"),
+    ({"url": "redis+cluster://one:1,two:99999"}, "url", "", "a number up to 65535"),
+    ({"url": "redis+cluster://one:1,two:2,one:1"}, "url", "node 3", "name each node once"),
+    ({"url": "redis+cluster://one:1/3"}, "url", "", "database 0 only"),
+    ({"url": "redis+cluster://one:1?db=3"}, "url", "", "takes no parameters"),
+    ({"url": "redis+cluster://one:1", "redis_db": 2}, "", "redis_db is 2", "leave it out"),
+    ({"url": "redis+cluster://one:1", "redis_memory_limit": "1GB"}, "", "redis_memory_limit", "maxmemory-policy"),
 ]
 
 
@@ -147,6 +169,8 @@ def test_all_wrong_settings_are_told_at_once() -> None:
         {"url": "redis://bob:top-secret@host/x"},
         {"url": "redis://bob:top-secret/unescaped@host"},
         {"url": "http://bob:top-secret@host"},
+        {"url": "redis+cluster://bob:top-secret@host:1,host:1"},
+        {"url": "redis+cluster://bob:,top-secret,top-secret/unescaped@host"},
         {"url": "redis://bob:top-secret@host", "max_size": 0},
         {"redis_password": "top-secret", "max_size": 0},
     ],

@@ -19,7 +19,7 @@ from cache_management.wiring import open_platform
 from cache_management.workers import examination
 from cache_management.workers.client import JobClient
 from tests.cli.conftest import Cli, Result
-from tests.conftest import OwnRedisFactory
+from tests.conftest import OwnRedisCluster, OwnRedisFactory
 from tests.waiting import wait_until
 from tests.workers.harness import job_world
 
@@ -82,6 +82,19 @@ def test_broker_database_and_store_are_down_and_each_says_so(cli: Cli, monkeypat
     assert {check for check, (level, _) in bad.items() if level == "fail"} == {"broker", "metadata", "cache store"}
     assert bad["vectors"][0] == "warn"
     assert "data folder" in {each["check"] for each in found.data["findings"]}
+    assert "secret" not in found.out + found.err
+
+
+def test_a_redis_cluster_is_looked_at_as_a_whole(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, redis_cluster: OwnRedisCluster
+) -> None:
+    monkeypatch.setenv("CACHE_URL", redis_cluster.url.replace("redis+cluster://", "redis+cluster://default:secret@"))
+
+    found = cli("doctor", "--json")
+
+    assert set(not_well(found)) == {"broker"}
+    (store,) = (each for each in found.data["findings"] if each["check"] == "cache store")
+    assert store["what"].startswith("redis+cluster://default:********@127.0.0.1:")
     assert "secret" not in found.out + found.err
 
 

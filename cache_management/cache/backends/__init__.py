@@ -83,6 +83,12 @@ def _open_store(config: CacheConfig, *, clock: Clock, listener: Listener) -> Ful
                     listener=listener,
                 )
             )
+        case CacheBackend.REDIS if config.is_cluster:
+            from cache_management.cache.backends.redis_cluster import RedisClusterBackend
+
+            # Each node has a breaker of its own: one that is down must not shut out the others. Nothing is batched
+            # either, as a batch would fail as a whole; what one loop turn reads of a node is written at once anyway.
+            return RedisClusterBackend(config, clock=clock, listener=listener)
         case CacheBackend.REDIS:
             from cache_management.cache.backends.batching import BatchingBackend
             from cache_management.cache.backends.guarded import GuardedBackend

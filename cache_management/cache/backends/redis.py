@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from cache_management.cache.backends.base import Surplus, Swept
 from cache_management.cache.backends.redis_connection import Argument, Command
-from cache_management.cache.backends.redis_eviction import RedisEviction, is_full
-from cache_management.cache.backends.redis_node import LARGE_BYTES, RedisNode
+from cache_management.cache.backends.redis_eviction import Eviction, RedisEviction, is_full
+from cache_management.cache.backends.redis_node import LARGE_BYTES, RedisNode, Servers
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.codec import HEAD_BYTES, pack, read_head, unpack, version_bytes
@@ -42,17 +42,20 @@ class RedisBackend(FullBackend):
     name = "redis"
 
     def __init__(self, config: CacheConfig, *, clock: Clock = system_clock, listener: Listener = ignore) -> None:
-        self._node = RedisNode(config)
-        self._eviction = RedisEviction(self._node, config, clock=clock, listener=listener, dropped=self._dropped)
+        self._node, self._eviction = self._open(config, clock, listener)
         self._on_change: Callable[[Sequence[str] | None], None] | None = None
         self._seconds_for_room = _BUDGETS_FOR_ROOM * config.timeout_seconds
         self._clock = clock
         self._listener = listener
 
+    def _open(self, config: CacheConfig, clock: Clock, listener: Listener) -> tuple[Servers, Eviction]:
+        node = RedisNode(config)
+        return node, RedisEviction(node, config, clock=clock, listener=listener, dropped=self._dropped)
+
     async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
         if not keys:
             return {}
-        frames = await self._node.call("MGET", *keys)
+        frames = await self._frames(keys)
         now = self._clock()
         found = {}
         for key, frame in zip(keys, frames, strict=True):
@@ -61,12 +64,16 @@ class RedisBackend(FullBackend):
                 found[key] = record
         return found
 
+    async def _frames(self, keys: Sequence[str]) -> list[bytes | None]:
+        frames: list[bytes | None] = await self._node.call("MGET", *keys)
+        return frames
+
     async def get(self, key: str) -> Record | None:
         frame = await self._node.call("GET", key)
         return None if frame is None else self._read(key, frame, self._clock())
 
     async def inspect_many(self, keys: Sequence[str]) -> dict[str, Record | None]:
-        frames = await self._node.call("MGET", *keys) if keys else []
+        frames = await self._frames(keys) if keys else []
         now = self._clock()
         found = {key: self._unpack(key, frame) for key, frame in zip(keys, frames, strict=True) if frame is not None}
         return {key: record for key, record in found.items() if record is None or not record.is_expired(now)}
@@ -118,7 +125,7 @@ class RedisBackend(FullBackend):
             raise
 
     async def delete_many(self, keys: Sequence[str]) -> int:
-        removed: int = sum(await self._node.pipeline([("UNLINK", *page) for page in _pages(keys)]))
+        removed: int = sum(await self._node.pipeline([("UNLINK", *page) for page in self._groups(keys)]))
         self._eviction.removed(keys)
         return removed
 
@@ -193,31 +200,31 @@ class RedisBackend(FullBackend):
 
     async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
         token = await self._node.run_script(
-            "acquire_lease", [name, f"{name}:token"], [owner, _ms(ttl_seconds), _ms(_TOKEN_LIFE_SECONDS)]
+            "acquire_lease", [name, f"{name}:token"], [owner, ms(ttl_seconds), ms(_TOKEN_LIFE_SECONDS)]
         )
         return None if token is None else int(token)
 
     async def renew(self, name: str, *, owner: str, ttl_seconds: float) -> bool:
-        return bool(await self._node.run_script("renew_lease", [name], [owner, _ms(ttl_seconds)]))
+        return bool(await self._node.run_script("renew_lease", [name], [owner, ms(ttl_seconds)]))
 
     async def release(self, name: str, *, owner: str) -> bool:
         return bool(await self._node.run_script("release_lease", [name], [owner]))
 
     async def add_tags(self, tags: Mapping[str, Mapping[str, float | None]]) -> None:
-        now = _ms(self._clock())
+        now = ms(self._clock())
         for tag, keys in tags.items():
             pairs: list[Argument] = []
             for key, expires_at in keys.items():
-                pairs += ["inf" if expires_at is None else _ms(expires_at), key]
+                pairs += ["inf" if expires_at is None else ms(expires_at), key]
             await self._node.run_script("add_tag", [tag], [now, *pairs])
 
     async def tagged(self, tag: str) -> list[str]:
-        found = await self._node.call("ZRANGEBYSCORE", tag, f"({_ms(self._clock())}", "+inf")
+        found = await self._node.call("ZRANGEBYSCORE", tag, f"({ms(self._clock())}", "+inf")
         return [key.decode() for key in found]
 
     async def tagged_page(self, tag: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
         after, words = await self._node.call("ZSCAN", tag, _cursor(bookmark), "COUNT", limit)
-        now = _ms(self._clock())
+        now = ms(self._clock())
         pairs = zip(words[::2], words[1::2], strict=True)
         keys = [key.decode() for key, expires_at in pairs if float(expires_at) > now]
         return keys, None if int(after) == 0 else str(int(after))
@@ -259,16 +266,20 @@ class RedisBackend(FullBackend):
         return found
 
     async def delete_older(self, keys: Sequence[str], version: int) -> list[str]:
-        removed: list[str] = []
-        for page in _pages(keys):
-            places = await self._node.run_script("delete_older", page, [version_bytes(version)])
-            removed += [page[place - 1] for place in places]
+        groups = self._groups(keys)
+        bound = version_bytes(version)
+        answers = await asyncio.gather(*(self._node.run_script("delete_older", each, [bound]) for each in groups))
+        removed = [each[place - 1] for each, places in zip(groups, answers, strict=True) for place in places]
         self._eviction.removed(removed)
         return removed
 
+    def _groups(self, keys: Sequence[str]) -> list[Sequence[str]]:
+        """Cut keys into groups that one command may name."""
+        return _pages(keys)
+
     async def stash(self, name: str, piece: bytes, *, ttl_seconds: float) -> None:
         # Neither noted for eviction nor given room by it: entries must not go for what may be given up.
-        write = self._node.call("SET", name, piece, "PX", _ms(ttl_seconds), payload_bytes=len(piece))
+        write = self._node.call("SET", name, piece, "PX", ms(ttl_seconds), payload_bytes=len(piece))
         await (write if len(piece) <= LARGE_BYTES else _to_its_end(write))
 
     async def stashed(self, name: str) -> bytes | None:
@@ -277,7 +288,7 @@ class RedisBackend(FullBackend):
         return found
 
     async def drop_stashed(self, names: Sequence[str]) -> None:
-        await self._node.pipeline([("UNLINK", *page) for page in _pages(names)])
+        await self._node.pipeline([("UNLINK", *page) for page in self._groups(names)])
 
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
         self._on_change = on_change
@@ -315,7 +326,8 @@ def _cursor(bookmark: str) -> str:
     return bookmark or "0"
 
 
-def _ms(seconds: float) -> int:
+def ms(seconds: float) -> int:
+    """Return whole milliseconds, no fewer."""
     return math.ceil(seconds * 1000)
 
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import get_args
+from typing import Protocol, get_args
 
 import msgspec
 
@@ -63,6 +63,28 @@ class Memory(msgspec.Struct, frozen=True):
     def may_help(self, target_bytes: float) -> bool:
         """Tell whether removing entries can bring it down so far: what is no data cannot be removed."""
         return self.overhead < target_bytes
+
+
+class Eviction(Protocol):
+    """What a backend tells of its entries, and asks about its memory."""
+
+    def stored(self, key: str, record: Record, size_bytes: int) -> None: ...
+
+    def read(self, key: str) -> None: ...
+
+    def removed(self, keys: Iterable[str]) -> None: ...
+
+    async def make_room(self) -> bool: ...
+
+    async def surplus(self) -> Surplus: ...
+
+    async def victims(self, limit: int) -> list[str]: ...
+
+    async def sweep(self, aim_bytes: int, limit: int) -> Swept: ...
+
+    async def forget_names(self, bookmark: str, limit: int) -> tuple[Swept, str | None]: ...
+
+    async def aclose(self) -> None: ...
 
 
 class RedisEviction:

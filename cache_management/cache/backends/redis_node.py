@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property
 from importlib.resources import files
 from math import inf
-from typing import Any
+from typing import Any, Literal, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from cache_management.cache.backends.redis_connection import (
@@ -32,11 +32,32 @@ LARGE_BYTES = 2**18  # what travels on a connection of its own: small calls must
 _COMMANDS_AT_ONCE = 500
 _BYTES_AT_ONCE = 2**20
 # What may be asked again when nobody knows whether the server did it.
-_READS = frozenset({"GET", "MGET", "PING", "SCAN", "XRANGE", "XREVRANGE", "XINFO", "ZRANGE", "ZRANGEBYSCORE", "ZSCAN"})
+READS = frozenset({"GET", "MGET", "PING", "SCAN", "XRANGE", "XREVRANGE", "XINFO", "ZRANGE", "ZRANGEBYSCORE", "ZSCAN"})
 
 OnChange = Callable[[Sequence[str] | None], None]
 Examine = Callable[[bytes, float], None]
 """Gets what `INFO server` says on a new connection, and the server's Unix seconds less the loop's time."""
+Mode = Literal["standalone", "cluster"]
+
+
+class Unreached(BackendUnavailable):
+    """There is no connection: nothing of what was asked was sent."""
+
+
+class Servers(Protocol):
+    """What a backend asks: one server, or many that look like one."""
+
+    async def call(self, *command: Argument, payload_bytes: int = 0) -> Any: ...
+
+    async def pipeline(self, commands: Sequence[Command], *, payload_bytes: int = 0) -> list[Any]: ...
+
+    async def run_script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any: ...
+
+    def watch(self, prefixes: Sequence[str], on_change: OnChange) -> None: ...
+
+    def is_current(self) -> bool: ...
+
+    async def aclose(self) -> None: ...
 
 
 class RedisNode:
@@ -50,8 +71,8 @@ class RedisNode:
             raises BackendUnavailable the connection is given up.
     """
 
-    def __init__(self, config: CacheConfig, *, examine: Examine | None = None) -> None:
-        server = _Server(config, examine)
+    def __init__(self, config: CacheConfig, *, mode: Mode = "standalone", examine: Examine | None = None) -> None:
+        server = _Server(config, mode, examine)
         self.address = server.address
         self._seconds = config.timeout_seconds
         self._small = _Lane(server, config.timeout_seconds, self._tell)
@@ -62,10 +83,17 @@ class RedisNode:
 
     async def call(self, *command: Argument, payload_bytes: int = 0) -> Any:
         """Run one command; return its reply."""
+        reply = await self.reply_to(command, payload_bytes=payload_bytes)
+        if type(reply) is Refusal:
+            raise BackendRefused(self.address, words(reply))
+        return reply
+
+    async def reply_to(self, command: Command, *, payload_bytes: int = 0, deadline: float | None = None) -> Any:
+        """Run one command; return its reply, which may be a Refusal. The deadline is of the loop's clock."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         budget = self._seconds + payload_bytes / _BYTES_PER_SECOND
-        deadline = now + budget
+        deadline = now + budget if deadline is None else deadline
         lane = self._small if payload_bytes <= LARGE_BYTES else self._large
         for may_retry in (True, False):
             try:
@@ -73,16 +101,13 @@ class RedisNode:
                 if connection is None:
                     connection = await lane.opened(loop, deadline)
                     now = loop.time()
-                reply = await connection.ask(command, now, deadline)
-                break
+                return await connection.ask(command, now, deadline)
             except TimeoutError:
                 raise self._late(budget) from None
             except ConnectionLost as exc:
-                if not may_retry or exc.is_wanted or (exc.was_sent and command[0] not in _READS):
-                    raise BackendUnavailable(self.address, str(exc)) from exc
-        if type(reply) is Refusal:
-            raise BackendRefused(self.address, _words(reply))
-        return reply
+                if not may_retry or exc.is_wanted or (exc.was_sent and command[0] not in READS):
+                    raise self._lost(exc) from exc
+        raise AssertionError("unreachable: the second attempt returns or raises")
 
     def ask(self, command: Command, *, payload_bytes: int = 0) -> asyncio.Future[Any] | None:
         """Send one command at once; None when there is no connection that may be written to unseen.
@@ -107,37 +132,49 @@ class RedisNode:
         Other calls may come between them. What follows a refused command in its part is done,
         later parts are not.
         """
-        loop = asyncio.get_running_loop()
-        budget = self._seconds + payload_bytes / _BYTES_PER_SECOND
-        deadline = loop.time() + budget
-        lane = self._small if payload_bytes <= LARGE_BYTES else self._large
         replies: list[Any] = []
-        for part in _parts(commands):
-            for may_retry in (True, False):
-                try:
-                    connection = lane.usable(loop, loop.time()) or await lane.opened(loop, deadline)
-                    answers = await connection.ask_all(part, loop.time(), deadline)
-                    break
-                except TimeoutError:
-                    raise self._late(budget) from None
-                except ConnectionLost as exc:
-                    if not may_retry or exc.is_wanted or exc.was_sent:
-                        raise BackendUnavailable(self.address, str(exc)) from exc
+        budget = self.budget(payload_bytes)
+        deadline = asyncio.get_running_loop().time() + budget
+        for part in parts(commands):
+            answers = await self.replies_to(part, payload_bytes=payload_bytes, deadline=deadline)
             for answer in answers:
                 if type(answer) is Refusal:
-                    raise BackendRefused(self.address, _words(answer))
+                    raise BackendRefused(self.address, words(answer))
             replies += answers
         return replies
 
+    async def replies_to(
+        self, commands: Sequence[Command], *, payload_bytes: int = 0, deadline: float | None = None
+    ) -> list[Any]:
+        """Run commands in order and nothing between them; return their replies, some of which may be Refusals."""
+        loop = asyncio.get_running_loop()
+        budget = self.budget(payload_bytes)
+        deadline = loop.time() + budget if deadline is None else deadline
+        lane = self._small if payload_bytes <= LARGE_BYTES else self._large
+        for may_retry in (True, False):
+            try:
+                connection = lane.usable(loop, loop.time()) or await lane.opened(loop, deadline)
+                return await connection.ask_all(commands, loop.time(), deadline)
+            except TimeoutError:
+                raise self._late(budget) from None
+            except ConnectionLost as exc:
+                if not may_retry or exc.is_wanted or exc.was_sent:
+                    raise self._lost(exc) from exc
+        raise AssertionError("unreachable: the second attempt returns or raises")
+
     async def run_script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run one of the scripts in `lua/`; a server that does not know it yet is taught."""
-        script, digest = _script(name)
+        script, digest = script_of(name)
         try:
             return await self.call("EVALSHA", digest, len(keys), *keys, *args)
         except BackendUnavailable as exc:
             if "NOSCRIPT" not in exc.reason:
                 raise
         return await self.call("EVAL", script, len(keys), *keys, *args)
+
+    def _lost(self, exc: ConnectionLost) -> BackendUnavailable:
+        was_asked_for = exc.was_sent or exc.is_wanted  # closed here: nobody opens another for this call
+        return (BackendUnavailable if was_asked_for else Unreached)(self.address, str(exc))
 
     def _late(self, budget: float) -> BackendUnavailable:
         return BackendUnavailable(self.address, f"no answer within {budget:.3g} s")
@@ -178,7 +215,7 @@ class RedisNode:
             self._tell(None)
         elif not self._has_said_why:
             self._has_said_why = True
-            logger.warning("%s does not tell of changes, so nobody keeps copies: %s", self.address, _words(reply))
+            logger.warning("%s does not tell of changes, so nobody keeps copies: %s", self.address, words(reply))
 
     def _tell(self, keys: Sequence[str] | None) -> None:
         if self._watched is not None:
@@ -230,7 +267,7 @@ class _Lane:
             raise BackendUnavailable(self._server.address, CLOSED_HERE)
         error = opening.exception()
         if isinstance(error, BackendUnavailable):
-            raise BackendUnavailable(error.backend, error.reason) from error
+            raise Unreached(error.backend, error.reason) from error
         return opening.result()
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> RedisConnection:
@@ -246,7 +283,8 @@ class _Lane:
                 replies = await greeting
                 for reply in replies[: server.needed]:
                     if type(reply) is Refusal:
-                        raise BackendUnavailable(server.address, f"it refused: {_words(reply)}")
+                        raise BackendUnavailable(server.address, f"it refused: {words(reply)}")
+                    server.check_mode(reply)
                 if server.examine is not None:
                     seconds, micros = replies[-1]
                     server.examine(replies[-2], int(seconds) + int(micros) / 1e6 - (now + loop.time()) / 2)
@@ -287,7 +325,8 @@ class _Lane:
 class _Server:
     """Where a server is and what it wants to hear first."""
 
-    def __init__(self, config: CacheConfig, examine: Examine | None = None) -> None:
+    def __init__(self, config: CacheConfig, mode: Mode, examine: Examine | None) -> None:
+        self._mode = mode
         self.examine = examine
         password = config.redis_password.get_secret_value() if config.redis_password else None
         user, database = config.redis_username, config.redis_db
@@ -315,6 +354,24 @@ class _Server:
         if examine is not None:
             self.greeting += [("INFO", "server"), ("TIME",)]
 
+    def check_mode(self, reply: object) -> None:
+        """Look at what a server says of itself in its answer to HELLO.
+
+        Raises:
+            BackendUnavailable: It is of another kind than the settings say.
+        """
+        mode = reply.get(b"mode", b"").decode() if isinstance(reply, dict) else ""
+        if mode == "cluster" and self._mode != "cluster":
+            why = "it is a node of a Redis Cluster; write its url as redis+cluster://host:port[,host:port...]"
+        elif mode in {"standalone", "sentinel"} and self._mode == "cluster":
+            kind = "a Sentinel" if mode == "sentinel" else "a server of its own"
+            why = f"it is {kind} and no node of a Redis Cluster; a single server has the url redis://host:port"
+        elif mode == "sentinel":
+            why = "it is a Sentinel, which keeps nothing; name the server that it watches"
+        else:
+            return
+        raise BackendUnavailable(self.address, why)
+
     async def connect(self, loop: asyncio.AbstractEventLoop, connection: RedisConnection) -> None:
         if self._path is not None:
             await loop.create_unix_connection(lambda: connection, self._path)
@@ -330,12 +387,14 @@ class _Server:
 
 
 @cache
-def _script(name: str) -> tuple[str, str]:
+def script_of(name: str) -> tuple[str, str]:
+    """Return a script of `lua/` and its digest."""
     text = (files("cache_management.cache.backends") / "lua" / f"{name}.lua").read_text()
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _parts(commands: Sequence[Command]) -> Iterator[list[Command]]:
+def parts(commands: Sequence[Command]) -> Iterator[list[Command]]:
+    """Cut commands into parts of a bounded size that travel at once."""
     part: list[Command] = []
     size = 0
     for command in commands:
@@ -349,7 +408,8 @@ def _parts(commands: Sequence[Command]) -> Iterator[list[Command]]:
         yield part
 
 
-def _words(error: Refusal) -> str:
+def words(error: Refusal) -> str:
+    """Return what a server said."""
     # A server that does not know a command repeats its arguments: a prompt, or a password.
     return str(error).partition(", with args")[0]
 

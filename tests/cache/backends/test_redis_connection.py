@@ -321,7 +321,7 @@ async def test_waiting_callers_share_one_failed_attempt_and_the_next_tries_anew(
     server.stop()
 
     found = await asyncio.gather(*(node.call("PING") for _ in range(50)), return_exceptions=True)
-    assert {type(each) for each in found} == {BackendUnavailable}
+    assert all(isinstance(each, BackendUnavailable) for each in found)
 
     server.restart()
     assert await node.call("PING") == b"PONG"
