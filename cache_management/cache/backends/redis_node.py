@@ -122,6 +122,15 @@ class RedisNode:
             return None
         return connection.ask(command, now, now + self.budget(payload_bytes))
 
+    def ask_all(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]] | None:
+        """Send small commands together; see `ask`."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        connection = self._small.usable(loop, now)
+        if connection is None:
+            return None
+        return connection.ask_all(commands, now, now + self._seconds)
+
     def budget(self, payload_bytes: int) -> float:
         """Return the seconds that a call with so much to carry may take."""
         return self._seconds + payload_bytes / _BYTES_PER_SECOND

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from cache_management.cache.cluster.levelling import Levelled
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.quorum import Superseded
 from cache_management.cache.cluster.repair import Repair
-from cache_management.cache.cluster.replicated import ReplicatedBackend
+from cache_management.cache.cluster.replicated import ENTRY, ReplicatedBackend
 from cache_management.cache.cluster.slots import Placement, next_placement, slot_of
 from cache_management.cache.cluster.values import decode_value, encode_value
 from cache_management.cache.config import CacheBackend, CacheConfig, ReplicationConfig, ShardingStrategy
@@ -33,6 +32,8 @@ logger = logging.getLogger("cache_management")
 LOCK_LEASE_SECONDS = 30.0
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.25
+_LONG_KEYS_KEPT = 1000
+_CORRUPT = object()
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
@@ -94,7 +95,7 @@ class DistributedCache:
         self._keys = KeySpace("dst", self.config.namespace)
         self._locks = KeySpace("lck", self.config.namespace)
         self._held: dict[str, _Lock] = {}
-        self._reads: Counter[str] = Counter()
+        self._long_keys: dict[str, str] = {}
 
     # Values.
 
@@ -139,16 +140,21 @@ class DistributedCache:
 
     async def get(self, key: str) -> Any:
         """Return a value; None when there is none, or when too few nodes answer."""
-        return (await self._get([key], "get")).get(key)
+        storage_key = self._storage_key(key)
+        try:
+            record = await self.backend.get(storage_key)
+        except BackendUnavailable as exc:
+            self._tolerate(exc, "get")
+            return None
+        value = _CORRUPT if record is None else self._value(storage_key, record)
+        return None if value is _CORRUPT else value
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values that are there."""
         return await self._get(list(keys), "get_many")
 
     async def _get(self, keys: Sequence[str], operation: str) -> dict[str, Any]:
-        storage_keys = {key: self._keys.to_storage(key) for key in keys}
-        for key in keys:
-            self._reads[key] += 1
+        storage_keys = {key: self._storage_key(key) for key in keys}
         try:
             records = await self.backend.get_many(list(storage_keys.values()))
         except BackendUnavailable as exc:
@@ -157,12 +163,27 @@ class DistributedCache:
         found: dict[str, Any] = {}
         for key, storage_key in storage_keys.items():
             record = records.get(storage_key)
-            if record is not None:
-                try:
-                    found[key] = decode_value(record.value, limit_bytes=self.config.max_entry_bytes)
-                except CorruptRecord as exc:
-                    self._tell(CorruptEvent(self.backend.name, storage_key, str(exc)))
+            value = _CORRUPT if record is None else self._value(storage_key, record)
+            if value is not _CORRUPT:
+                found[key] = value
         return found
+
+    def _value(self, storage_key: str, record: Record) -> Any:
+        try:
+            return decode_value(record.value, limit_bytes=self.config.max_entry_bytes)
+        except CorruptRecord as exc:
+            self._tell(CorruptEvent(self.backend.name, storage_key, str(exc)))
+            return _CORRUPT
+
+    def _storage_key(self, key: str) -> str:
+        storage_key = self._keys.to_storage(key)
+        if self._keys.is_hashed(storage_key):
+            # What is hashed is named again when somebody asks which keys are hot.
+            self._long_keys.pop(storage_key, None)
+            self._long_keys[storage_key] = key
+            if len(self._long_keys) > _LONG_KEYS_KEPT:
+                del self._long_keys[next(iter(self._long_keys))]
+        return storage_key
 
     async def delete(self, key: str) -> bool:
         """Delete a value; return whether there was one.
@@ -296,7 +317,14 @@ class DistributedCache:
 
     def get_hot_spots(self, threshold: int = 1000) -> list[tuple[str, int]]:
         """Return the keys that this process read at least `threshold` times of late, with their counts, most first."""
-        return [(key, count) for key, count in self._reads.most_common() if count >= threshold]
+        hot = []
+        for name, count in self.backend.hot.hot(threshold):
+            key = self._keys.from_storage(name.removeprefix(ENTRY))
+            if key is None:
+                key = self._long_keys.get(name.removeprefix(ENTRY))
+            if key is not None:
+                hot.append((key, count))
+        return hot
 
     # Upkeep.
 

@@ -48,6 +48,7 @@ class Keeper:
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
         self._next_pass = time.monotonic() + self._pass_seconds() * (0.5 + secrets.randbelow(100) / 100)
+        self.on_look: Callable[[], None] = lambda: None
         membership.woken = self.wake
 
     def begin(self) -> None:
@@ -95,6 +96,7 @@ class Keeper:
     async def look(self) -> None:
         """Do what is to be done now."""
         membership = self.membership
+        self.on_look()
         if membership.table is None:
             return
         if any(node.state != "member" for node in membership.nodes()) or not membership.is_confirmed:

@@ -38,12 +38,14 @@ class Route(msgspec.Struct, frozen=True):
     """Who keeps and votes for a slot.
 
     `nodes` are all of them, first the one to read from; `groups` the lists that must each agree, with how many of
-    them; `keepers` those that hold values as a rule (the others vote, and hold them when a keeper is away).
+    them; `keepers` those that hold values as a rule (the others vote, and hold them when a keeper is away). `needed`
+    is how many make a majority where there is one list, else 0.
     """
 
     nodes: tuple[Node, ...]
     groups: tuple[tuple[frozenset[Node], int], ...]
     keepers: frozenset[Node]
+    needed: int
 
     def agree(self, nodes: Iterable[Node]) -> bool:
         """Tell whether these nodes are enough of every list."""
@@ -142,7 +144,8 @@ class Membership:
             (frozenset(self.by_id[node_id] for node_id in voters), majority(len(voters))) for voters in lists
         )
         keepers = frozenset(self.by_id[node_id] for voters in lists for node_id in voters[: table.copies])
-        route = Route(tuple(self.by_id[node_id] for node_id in ids), groups, keepers)
+        nodes = tuple(self.by_id[node_id] for node_id in ids)
+        route = Route(nodes, groups, keepers, groups[0][1] if len(groups) == 1 else 0)
         self._routes[slot] = route
         return route
 

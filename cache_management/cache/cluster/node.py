@@ -12,6 +12,7 @@ server: a process that lost its memory cannot pass for the one that was admitted
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ import msgspec
 from cache_management.cache.backends.guarded import Breaker
 from cache_management.cache.backends.redis_connection import Argument, Command, ConnectionLost, Refusal, retrieve
 from cache_management.cache.backends.redis_node import RedisNode
+from cache_management.cache.cluster.envelope import HEAD_BYTES
 from cache_management.cache.cluster.scripts import ScriptName, script
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import BackendRefused, BackendUnavailable, ConfigurationError
@@ -37,24 +39,29 @@ State = Literal["unknown", "syncing", "member"]
 
 
 class Marker(msgspec.Struct, frozen=True):
-    """What a server keeps about itself: which cluster, which node, which process, since which table, and its state."""
+    """What a server keeps about itself: which cluster, which node, which process, since which table, and its state.
+
+    `admission` is new each time the node begins anew: a server that was emptied and read in again between two
+    questions has another one.
+    """
 
     cluster: str
     node: str
     run_id: str
     epoch: int
     state: str
+    admission: str = msgspec.field(default_factory=lambda: secrets.token_hex(4))
 
     def text(self) -> bytes:
-        return f"{self.cluster} {self.node} {self.run_id} {self.epoch} {self.state}".encode()
+        return f"{self.cluster} {self.node} {self.run_id} {self.epoch} {self.state} {self.admission}".encode()
 
 
 def read_marker(text: bytes | None) -> Marker | None:
     """Read a marker; None for none, and for what is not one."""
     words = (text or b"").decode(errors="replace").split(" ")
-    if len(words) != 5 or not words[3].isdecimal() or words[4] not in ("syncing", "member"):
+    if len(words) != 6 or not words[3].isdecimal() or words[4] not in ("syncing", "member"):
         return None
-    return Marker(words[0], words[1], words[2], int(words[3]), words[4])
+    return Marker(words[0], words[1], words[2], int(words[3]), words[4], words[5])
 
 
 class _Request(msgspec.Struct, frozen=True, gc=False):
@@ -115,9 +122,31 @@ class Node:
         """Tell whether a request may go; while its breaker is open, one at a time does."""
         return self.state == "member" and self.breaker.may_call()
 
+    def _answers(self) -> None:
+        self.breaker.succeeded()
+        self._suspect_until = 0.0
+
     def suspect(self) -> None:
         """Ask others first for a moment: an answer is late."""
         self._suspect_until = time.monotonic() + _SUSPECT_SECONDS
+
+    # Quick questions about one entry: the raw answers, for those who look at them themselves (`answered`).
+
+    def ask_copy(self, key: str) -> asyncio.Future[Any] | None:
+        """Read a copy; None when there is no connection at hand."""
+        return self.redis.ask(("MGET", MARKER, key))
+
+    def ask_head(self, key: str) -> asyncio.Future[Any] | None:
+        """Read the head of a copy; None when there is no connection at hand."""
+        # The marker last: as it stands now it stood before.
+        return self.redis.ask_all((("GETRANGE", key, 0, HEAD_BYTES - 1), ("GET", MARKER)))
+
+    def answered(self, expected: bytes, held: object) -> bool:
+        """Tell whether an answer counts that came with a marker."""
+        if held == expected == self.marker:
+            self._answers()
+            return True
+        return False
 
     # Questions about entries. Their futures raise BackendUnavailable; NotAdmitted when the marker is another.
 
@@ -238,7 +267,7 @@ class Node:
             self._later(self._teach_and_call(request.script, again), partial(self._settle, result, read, again))
             return
         if error is None:
-            self.breaker.succeeded()
+            self._answers()
             try:
                 self._check(expected, expected)
                 value = read(reply)
@@ -258,7 +287,7 @@ class Node:
 
     def _translated(self, error: BaseException, expected: bytes) -> BaseException:
         if isinstance(error, BackendRefused):
-            self.breaker.succeeded()
+            self._answers()
             _, is_marker, held = error.reason.partition("CMMARKER ")
             if is_marker:
                 return self._other_marker(expected, held.encode())

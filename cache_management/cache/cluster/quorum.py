@@ -10,10 +10,12 @@ A voter that fails, or is late by the hedge delay, is made up for by the next on
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from cache_management.cache.backends.redis_connection import ConnectionLost, Refusal
 from cache_management.cache.cluster.envelope import NOTHING, VERSION_BYTES, Versions
 from cache_management.cache.cluster.membership import Membership, Route
 from cache_management.cache.cluster.node import Node
@@ -22,6 +24,7 @@ from cache_management.cache.errors import BackendRefused, BackendUnavailable, Qu
 Level = Literal["one", "quorum", "all"]
 _TRIES = 4
 _PAUSE_SECONDS = 0.01
+_QUICK = 2  # so many nodes are asked by the quick way: three voters or fewer
 
 
 class _Asked:
@@ -122,12 +125,84 @@ class Quorum:
         self.membership = membership
         self._hedge_seconds = hedge_seconds
         self._missed = missed
+        self.spread: frozenset[str] = frozenset()
+        self._flying: dict[asyncio.Future[Any], Node] = {}
+        self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
 
     @property
     def versions(self) -> Versions:
         return self.membership.versions
 
     # Reading.
+
+    async def read_one(self, key: str, slot: int, level: Level) -> bytes:
+        """Return the newest copy of one key, nothing when there is none: as `read`, and quicker when all is well."""
+        copy = await self._quick(key, slot, level)
+        return (await self.read({key: slot}, level)).get(key, NOTHING) if copy is None else copy
+
+    async def _quick(self, key: str, slot: int, level: Level) -> bytes | None:
+        """Ask the first node for the copy and as many as are needed for its head; None when it is not that simple."""
+        if self.membership.table is None:
+            return None
+        route = self.membership.route(slot)
+        needed = 1 if level == "one" else route.needed
+        if level == "all" or not 1 <= needed <= _QUICK:
+            return None
+        nodes = route.nodes if key not in self.spread else self._turned(route)
+        first, second = nodes[0], nodes[needed - 1]
+        if not first.is_preferred() or not second.is_preferred():
+            return None
+        expected, answer = first.marker, first.ask_copy(key)
+        if answer is None:
+            return None
+        flying = self._flying
+        try:
+            if needed == 1:
+                flying[answer] = first
+                self._watch()
+                reply = await answer
+                return (reply[1] or NOTHING) if _is_whole(reply) and first.answered(expected, reply[0]) else None
+            other_expected, other = second.marker, second.ask_head(key)
+            if other is None:
+                return None
+            flying[answer], flying[other] = first, second
+            self._watch()
+            held, marker = await other
+            reply = await answer
+            if not (
+                _is_whole(reply) and first.answered(expected, reply[0]) and second.answered(other_expected, marker)
+            ):
+                return None
+            copy: bytes = reply[1] or NOTHING
+            return copy if copy[:VERSION_BYTES] == held[:VERSION_BYTES] else None
+        except (TimeoutError, ConnectionLost):
+            return None
+        finally:
+            flying.pop(answer, None)
+            if needed > 1 and other is not None:
+                flying.pop(other, None)
+
+    def _turned(self, route: Route) -> tuple[Node, ...]:
+        """Return the nodes in another order: everybody reads this key, so that every keeper shall serve it."""
+        keepers = [node for node in route.nodes if node in route.keepers]
+        turn = secrets.randbelow(len(keepers))
+        rest = [node for node in route.nodes if node not in route.keepers]
+        return (*keepers[turn:], *keepers[:turn], *rest)
+
+    def _watch(self) -> None:
+        """See to it that quick questions are given up after the hedge delay: one timer for all of them."""
+        if self._timer is None or self._timer[0] is not (loop := asyncio.get_running_loop()):
+            loop = asyncio.get_running_loop()
+            self._timer = (loop, loop.call_later(self._hedge_seconds, self._look, set(self._flying)))
+
+    def _look(self, before: set[asyncio.Future[Any]]) -> None:
+        self._timer = None
+        for answer in before & self._flying.keys():
+            if not answer.done():
+                self._flying[answer].suspect()
+                answer.set_exception(TimeoutError())
+        if self._flying:
+            self._watch()
 
     async def read(self, keys: Mapping[str, int], level: Level, *, heads_only: bool = False) -> dict[str, bytes]:
         """Return the newest copies by key, tombstones too; with `heads_only` perhaps only the heads of them.
@@ -398,6 +473,10 @@ _HEAD = 39
 
 def _version_of(copy: bytes) -> bytes:
     return copy[:VERSION_BYTES]
+
+
+def _is_whole(reply: object) -> bool:
+    return type(reply) is not Refusal
 
 
 def _takes_writes(node: Node) -> bool:

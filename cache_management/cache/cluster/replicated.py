@@ -26,6 +26,7 @@ from cache_management.cache.cluster.envelope import (
     value_copy,
     version_of,
 )
+from cache_management.cache.cluster.hot_keys import HotKeys
 from cache_management.cache.cluster.journal import ReplicatedJournal
 from cache_management.cache.cluster.keeper import Keeper
 from cache_management.cache.cluster.membership import Membership
@@ -42,6 +43,7 @@ from cache_management.cache.records import Head, Record
 ENTRY, PIECE = "e:", "s:"
 _AT_ONCE = 500
 _CLOCKS_AGREE_SECONDS = 0.05
+_HOT_READS, _HOT_SHARE = 1000, 0.01
 _BYTES_AT_ONCE = 4 * 2**20
 
 
@@ -72,6 +74,8 @@ class ReplicatedBackend(FullBackend):
         self.keeper = Keeper(membership, listener=listener)
         self.quorum = Quorum(membership, hedge_seconds=hedge_seconds, missed=self.keeper.missed)
         self.level: Level = level
+        self.hot = HotKeys(clock=clock)
+        self.keeper.on_look = self._spread_hot
         self._clock = clock
         self._listener = listener
         self._coordination = Coordination(membership)
@@ -84,7 +88,15 @@ class ReplicatedBackend(FullBackend):
     # Reading.
 
     async def get(self, key: str) -> Record | None:
-        return (await self.get_many([key])).get(key)
+        self.keeper.begin()
+        name = ENTRY + key
+        self.hot.note(name)
+        copy = await self.quorum.read_one(name, slot_of(key), self.level)
+        if copy[VERSION_BYTES : VERSION_BYTES + 1] != VALUE or not read_head(copy).is_live(
+            1000 * self.membership.now()
+        ):
+            return None
+        return self._opened(ENTRY, key, copy)
 
     async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
         found = await self.inspect_many(keys)
@@ -106,6 +118,9 @@ class ReplicatedBackend(FullBackend):
         """Return the live copies by key."""
         live: dict[str, bytes] = {}
         self.keeper.begin()
+        if kind == ENTRY:
+            for key in keys:
+                self.hot.note(kind + key)
         for page in _pages(list(dict.fromkeys(keys))):
             wanted = {kind + key: slot_of(key) for key in page}
             copies = await self.quorum.read(wanted, self.level)
@@ -122,6 +137,12 @@ class ReplicatedBackend(FullBackend):
             self._listener(CorruptEvent(backend=self.name, storage_key=key, detail=str(exc)))
             return None
         return self._in_own_time(record)
+
+    def _spread_hot(self) -> None:
+        """Let every keeper serve the keys that are read most."""
+        sketch = self.hot.sketch()
+        least = max(_HOT_READS, _HOT_SHARE * sketch.total)
+        self.quorum.spread = frozenset(key for key, count in sketch.counts.items() if count >= least)
 
     # The nodes' time and the application's.
 
