@@ -329,7 +329,7 @@ class Node:
     def _examine(self, info: bytes, offset_seconds: float) -> None:
         found = dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
         self.offset_seconds = offset_seconds
-        if found.get("redis_mode") == "cluster":
+        if "cluster" in (found.get("redis_mode"), found.get("server_mode")):  # Valkey has a name of its own for it
             raise ConfigurationError(
                 f"node {self.address} runs in cluster mode, where servers shard and replicate by themselves:"
                 " use it as url redis+cluster://, or start it without cluster-enabled"

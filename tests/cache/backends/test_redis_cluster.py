@@ -16,8 +16,9 @@ from cache_management.cache.backends.base import Backend, Journal, Leases, Stash
 from cache_management.cache.backends.redis import RedisBackend
 from cache_management.cache.backends.redis_cluster import RedisClusterBackend
 from cache_management.cache.backends.wrapped import FullBackend
-from cache_management.cache.config import CacheConfig
-from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.cluster.distributed import DistributedCache
+from cache_management.cache.config import CacheBackend, CacheConfig, ReplicationConfig
+from cache_management.cache.errors import BackendUnavailable, ConfigurationError
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.records import Record
@@ -275,6 +276,15 @@ async def test_a_node_of_a_cluster_as_a_single_server_is_refused_with_the_way_ou
     with pytest.raises(BackendUnavailable, match=r"redis\+cluster://host:port"):
         await backend.get(PREFIX + "a")
     await backend.aclose()
+
+
+async def test_nodes_of_a_cluster_as_nodes_of_a_replicated_cache_are_refused(redis_cluster: OwnRedisCluster) -> None:
+    nodes = [f"127.0.0.1:{server.port}" for server in redis_cluster.servers[:3]]
+    config = CacheConfig(backend=CacheBackend.REDIS, timeout_seconds=PATIENT_SECONDS, strict=True)
+
+    async with DistributedCache(nodes, replication_config=ReplicationConfig(replicas=2), config=config) as cache:
+        with pytest.raises(ConfigurationError, match=r"redis\+cluster://"):
+            await cache.set("a", "b")
 
 
 async def test_a_single_server_as_a_cluster_is_refused_with_the_way_out(redis_url: str) -> None:
