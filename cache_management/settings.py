@@ -15,10 +15,12 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cache_management.cache.cluster.addresses import check_nodes
 from cache_management.cache.config import (
     CacheConfig,
     EmbeddingModel,
     MeaningConfig,
+    ReplicationConfig,
     SimilarityConfig,
     default_data_dir,
 )
@@ -44,6 +46,28 @@ class DistributedSettings(_Part):
     sharding: Literal["consistent_hash", "mod_hash", "range"] = "consistent_hash"
     replicas: int = Field(default=2, ge=0, le=4)
     consistency: Literal["one", "quorum", "all"] = "quorum"
+    max_outage_seconds: float = Field(default=3600, gt=0, le=10**9)
+    on_majority_loss: Literal["accept", "wait"] = "accept"
+    degrade: Literal["refuse", "one"] = "refuse"
+
+    def replication(self) -> ReplicationConfig:
+        """Return how many copies are kept, and what is waited for."""
+        return ReplicationConfig(
+            replicas=self.replicas,
+            consistency_level=self.consistency,
+            max_outage_seconds=self.max_outage_seconds,
+            on_majority_loss=self.on_majority_loss,
+            degrade=self.degrade,
+        )
+
+    @model_validator(mode="after")
+    def _nodes_are_enough(self) -> Self:
+        if self.enabled:
+            try:
+                check_nodes(self.nodes, self.replication())
+            except ConfigurationError as exc:
+                raise ValueError(str(exc)) from None
+        return self
 
 
 class ProviderSettings(_Part):

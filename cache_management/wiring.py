@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache_management.cache.backends import enclose
+from cache_management.cache.config import ShardingStrategy
 from cache_management.cache.errors import ConfigurationError
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
@@ -17,6 +19,7 @@ from cache_management.settings import Loaded, Settings, load_settings
 
 if TYPE_CHECKING:
     from cache_management.cache.answering import Answering, Wait
+    from cache_management.cache.cluster.distributed import DistributedCache
     from cache_management.cache.semantic.re_embedding import ReEmbedding
     from cache_management.cache.sweeping import Sweeping
     from cache_management.models.store import Stores
@@ -55,11 +58,6 @@ class Platform:
     """
 
     def __init__(self, settings: Settings) -> None:
-        if settings.distributed.enabled:
-            raise ConfigurationError(
-                "distributed.enabled: the replicated cache is not part of this version; set it to false and use one"
-                " backend"
-            )
         self.settings = settings
         self._namespaces: OrderedDict[str, _Neighbour] = OrderedDict()
 
@@ -81,7 +79,30 @@ class Platform:
 
     @cached_property
     def llm_cache(self) -> LLMCache:
-        return LLMCache(self.settings)
+        if not self.settings.distributed.enabled:
+            return LLMCache(self.settings)
+        replicated = self.replicated
+        cache = LLMCache(self.settings, backend=enclose(replicated.backend, self.settings))
+        replicated.listener = cache.tell
+        return cache
+
+    @cached_property
+    def replicated(self) -> DistributedCache:
+        """The cache over several nodes, on whose backend the entries are kept.
+
+        Raises:
+            ConfigurationError: `distributed.enabled` is not set.
+        """
+        from cache_management.cache.cluster.distributed import DistributedCache
+
+        given = self.settings.distributed
+        if not given.enabled:
+            raise ConfigurationError(
+                "there is one store and no nodes: set distributed.enabled and distributed.nodes for a replicated cache"
+            )
+        return DistributedCache(
+            given.nodes, ShardingStrategy(given.sharding), given.replication(), config=self.settings
+        )
 
     @cached_property
     def entries(self) -> CacheManager:

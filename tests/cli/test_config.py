@@ -18,7 +18,7 @@ ttl_seconds: 7200
 disk_size_limit: 10GB
 distributed:
   enabled: true
-  nodes: [a:6379, b:6379]
+  nodes: [a:6379, b:6379, c:6379]
   replicas: 1
 """
 
@@ -36,7 +36,7 @@ def test_every_setting_is_shown_with_its_source_and_no_secret(cli: Cli, monkeypa
     assert found.data["sources"]["ttl_seconds"] == "environment"
     assert found.data["sources"]["redis_port"] == "file"
     assert found.data["sources"]["max_size"] == "default"
-    assert found.data["values"]["distributed.nodes"] == ["a:6379", "b:6379"]
+    assert found.data["values"]["distributed.nodes"] == ["a:6379", "b:6379", "c:6379"]
 
 
 def test_a_valid_file_is_valid(cli: Cli) -> None:

@@ -19,7 +19,19 @@ def open_backend(config: CacheConfig, *, clock: Clock = system_clock, listener: 
         ImportError: A driver is not installed; the message names the extra.
         ConfigurationError: The encryption keys cannot be used.
     """
-    store = _encrypted(_open_store(config, clock=clock, listener=listener), config, listener)
+    return enclose(_open_store(config, clock=clock, listener=listener), config, clock=clock, listener=listener)
+
+
+def enclose(
+    store: FullBackend, config: CacheConfig, *, clock: Clock = system_clock, listener: Listener = ignore
+) -> FullBackend:
+    """Return a store with what a configuration puts around any: encryption, and memory in front.
+
+    Raises:
+        ImportError: A library is not installed; the message names the extra.
+        ConfigurationError: The encryption keys cannot be used.
+    """
+    store = _encrypted(store, config, listener)
     return _with_memory_in_front(store, config, clock) if config.near_max_size else store
 
 

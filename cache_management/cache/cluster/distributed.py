@@ -23,7 +23,7 @@ from cache_management.cache.cluster.slots import Placement, next_placement, slot
 from cache_management.cache.cluster.values import decode_value, encode_value
 from cache_management.cache.config import CacheBackend, CacheConfig, ReplicationConfig, ShardingStrategy
 from cache_management.cache.errors import BackendUnavailable, ConfigurationError, CorruptRecord, InvalidInput
-from cache_management.cache.events import CorruptEvent, Listener, UnavailableEvent, fan_out, ignore
+from cache_management.cache.events import CorruptEvent, Event, Listener, UnavailableEvent, fan_out, ignore
 from cache_management.cache.identity import KeySpace
 from cache_management.cache.records import Record
 
@@ -81,7 +81,7 @@ class DistributedCache:
         addresses, self.replication = check_nodes(nodes, replication_config or ReplicationConfig())
         self.config = config or CacheConfig(backend=CacheBackend.REDIS)
         self._clock = clock
-        self._tell = fan_out([listener])
+        self.listener = listener
         self._membership = Membership(
             addresses, strategy, self.replication, config=self.config, clock=clock, listener=self._tell
         )
@@ -96,6 +96,9 @@ class DistributedCache:
         self._locks = KeySpace("lck", self.config.namespace)
         self._held: dict[str, _Lock] = {}
         self._long_keys: dict[str, str] = {}
+
+    def _tell(self, event: Event) -> None:
+        fan_out([self.listener])(event)
 
     # Values.
 
