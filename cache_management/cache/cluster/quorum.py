@@ -333,16 +333,20 @@ class Quorum:
     ) -> dict[str, bytes]:
         """Store copies under new versions; return the heads of what they replaced, where a node told.
 
+        A copy has one version for good once any node may hold it: somebody may have seen it, and replaced it since.
+
         Args:
             copies: By key: the slot, and what follows the version.
             version: Write under this one (a fencing token), and not at all where something newer is held.
 
         Raises:
-            QuorumNotReached: Too few nodes stored them.
+            QuorumNotReached: Too few nodes stored them, or another write overtook one that some had stored.
             Superseded: With `version`: something newer is held.
         """
         await self.membership.connect()
         before: dict[str, bytes] = {}
+        given: dict[str, bytes] = {}
+        perhaps_held: set[str] = set()
         left = dict(copies)
         began = time.monotonic()
         is_indeterminate = False
@@ -350,10 +354,10 @@ class Quorum:
         for attempt in range(2 * _TRIES):
             asked = [_Asked(key, slot, self.membership.route(slot)) for key, (slot, _) in left.items()]
             for each in asked:
-                each.given = version or self.versions.next()
+                each.given = given[each.key] = version or given.get(each.key) or self.versions.next()
             refusal = await self._store(asked, left, level, "w" if version is None else "f") or refusal
             again = {}
-            is_out_of_date = False
+            is_out_of_date = is_overtaken = False
             for each in asked:
                 newer = [reply[1:] for reply in each.replies.values() if reply.startswith(b"!")]
                 stored = {node for node, reply in each.replies.items() if not reply.startswith(b"!")}
@@ -361,15 +365,25 @@ class Quorum:
                     raise Superseded(each.key)
                 for held in newer:
                     self.versions.observe(held[:VERSION_BYTES])
-                if not newer and _enough(each.route, stored, level):
+                # Where a majority has stored it, something newer elsewhere was not acknowledged before this one.
+                if _enough(each.route, stored, level) and (not newer or each.route.agree(stored)):
                     before[each.key] = max((each.replies[node] for node in stored), key=_version_of)
                     continue
-                is_indeterminate |= bool(stored) or len(each.replies) < len(each.asked)
-                is_out_of_date |= not newer
+                if stored or len(each.replies) < len(each.asked):
+                    perhaps_held.add(each.key)
+                if not newer:
+                    is_out_of_date = True
+                elif each.key in perhaps_held and any(len(held) > VERSION_BYTES for held in newer):
+                    is_overtaken = True  # not just by a lease's floor
+                else:
+                    del given[each.key]
                 again[each.key] = left[each.key]
             if not again:
                 return before
+            is_indeterminate = bool(before or perhaps_held)
             left = again
+            if is_overtaken:
+                break
             if is_out_of_date and not await self._think_again(attempt, began, [e for e in asked if e.key in again]):
                 break
         if refusal is not None:

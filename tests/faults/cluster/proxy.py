@@ -41,7 +41,7 @@ class Wire:
         self.delay = (0.0, 0.0)
         self.opened = 0
         self.trapped = threading.Event()
-        self._trap: tuple[bytes, Mode, int] | None = None
+        self._trap: tuple[bytes, Mode | None, int] | None = None
         self.halves: set[_Half] = set()
         self.port: int = board.run(self._listen())
 
@@ -74,10 +74,11 @@ class Wire:
 
         self._board.do(change)
 
-    def trap(self, words: bytes, mode: Mode, *, after: int = 0) -> None:
+    def trap(self, words: bytes, mode: Mode | None, *, after: int = 0) -> None:
         """Do something else from the moment on that a request with these words comes by for the first time.
 
         That request is the first to feel it; with `after`, so many such requests pass before. `trapped` is set then.
+        None cuts every connection once, that request with it.
         """
         self.trapped.clear()
         self._trap = (words, mode, after)
@@ -90,9 +91,11 @@ class Wire:
         if after:
             self._trap = (words, mode, after - 1)
             return
-        self._trap, self.mode = None, mode
+        self._trap = None
         self.trapped.set()
-        if mode is Mode.RESET:
+        if mode is not None:
+            self.mode = mode
+        if mode in (None, Mode.RESET):
             self._end_all()
 
     def cut(self) -> None:
@@ -155,6 +158,8 @@ class _Half(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._asks:
             self._wire.spring(data)
+            if self._has_ended:
+                return
         if not self._queue and self._wire.mode is Mode.PASS and self._out is not None:
             self._out.write(data)
             return

@@ -41,13 +41,17 @@ class Verdict(msgspec.Struct):
     def told(self, most: int = 5) -> str:
         """Say what is wrong, for people."""
         lines = [f"acts: {'; '.join(self.acts)}", f"history: {self.history}", f"violations: {self.counts()}"]
-        for violation in self.violations[:most]:
-            lines.append(f"{violation.kind} {violation.key}: {violation.text}")
-            lines += [f"    {_line(operation)}" for operation in violation.operations]
+        lines += [told_of(violation) for violation in self.violations[:most]]
         lines += [f"{count} x {what}" for what, count in self.oddities.items()]
         if self.unread:
             lines.append(f"{len(self.unread)} keys were never answered, such as {self.unread[:5]}")
         return "\n".join(lines)
+
+
+def told_of(violation: Violation) -> str:
+    """Say what is wrong and which operations show it, for people."""
+    lines = [f"{violation.kind} {violation.key}: {violation.text}"]
+    return "\n".join(lines + [f"    {_line(operation)}" for operation in violation.operations])
 
 
 def run_round(
@@ -138,6 +142,7 @@ def share_that_succeeded(arena: Arena, begin_ns: int, end_ns: int) -> float:
                     began.add(name)
             elif event.type == "ok" and name in began:
                 succeeded += 1
+    assert began, "nothing was asked in that time"
     return succeeded / len(began)
 
 
