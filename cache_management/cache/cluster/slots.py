@@ -16,7 +16,7 @@ A slot's list is ordered: the first is asked first, the first `copies` keep the 
 hand-offs. Another order among the copies moves no data.
 
 A node is the first of 16,384 / n slots, a whole number of them: nodes differ by one, which stays below 3 % of the mean
-up to 480 nodes. See `docs/capacity.md`.
+up to 500 nodes. See `docs/capacity.md`.
 """
 
 from __future__ import annotations
