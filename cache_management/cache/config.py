@@ -33,6 +33,8 @@ NAMESPACE_PATTERN = r"[A-Za-z0-9_.\-]{1,64}"
 
 
 _CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
+_SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+_SENTINEL_PORT = 26379
 
 
 class CacheBackend(StrEnum):
@@ -175,7 +177,8 @@ class CacheConfig(_Config):
 
     `url` says the same as the separate fields in one line and wins over them:
     `memory://`, `disk:///path`, `redis://[user:password@]host:port/db`, `rediss://…`,
-    `unix:///path/to.sock?db=0`, `redis+cluster://[user:password@]host:port[,host:port...]`, `rediss+cluster://…`.
+    `unix:///path/to.sock?db=0`, `redis+cluster://[user:password@]host:port[,host:port...]`, `rediss+cluster://…`,
+    `redis+sentinel://[user:password@]host:port[,host:port...]/name[/db]`, `rediss+sentinel://…`.
     """
 
     backend: CacheBackend = CacheBackend.DISK
@@ -278,7 +281,13 @@ class CacheConfig(_Config):
     @property
     def cluster_nodes(self) -> list[tuple[str, int]]:
         """Return the hosts and ports by which a Redis Cluster is found, as the url names them."""
-        return _cluster_nodes(urlsplit(self.url)) if self.url is not None and self.is_cluster else []
+        return _places(urlsplit(self.url)) if self.url is not None and self.is_cluster else []
+
+    @property
+    def sentinels(self) -> list[tuple[str, int]]:
+        """Return the hosts and ports of Sentinels, as the url names them."""
+        parts = urlsplit(self.url or "")
+        return _places(parts, _SENTINEL_PORT) if parts.scheme in _SENTINEL_SCHEMES else []
 
     @classmethod
     def from_url(cls, url: str, **rest: Any) -> Self:
@@ -327,20 +336,21 @@ def _parts_of_url(url: str) -> dict[str, Any]:
                 raise ValueError("a Redis Cluster has database 0 only; end the url with the last host:port")
             if parts.query:
                 raise ValueError("a redis+cluster url takes no parameters")
-            nodes = _cluster_nodes(parts)
-            return {
-                "backend": CacheBackend.REDIS,
-                "redis_host": nodes[0][0],
-                "redis_port": nodes[0][1],
-                "redis_ssl": parts.scheme == "rediss+cluster",
-                **_credentials(parts),
-            }
+            return _several(parts, _places(parts))
+        case "redis+sentinel" | "rediss+sentinel":
+            name, _, database = parts.path.strip("/").partition("/")
+            if not name or (database and not database.isdigit()):
+                raise ValueError(
+                    "a redis+sentinel url ends with the name that the Sentinels watch, and a database if it is not 0, "
+                    "as in redis+sentinel://host:26379,host:26379/mymaster/0"
+                )
+            return {**_several(parts, _places(parts, _SENTINEL_PORT)), "redis_db": int(database or 0)}
         case "unix":
             return {"backend": CacheBackend.REDIS}
         case scheme:
             raise ValueError(
                 f"the scheme {scheme!r} is unknown; use memory://, disk:///path, redis://, rediss://, "
-                "redis+cluster://, rediss+cluster:// or unix://"
+                "redis+cluster://, redis+sentinel:// (with TLS rediss+cluster://, rediss+sentinel://) or unix://"
             )
 
 
@@ -349,24 +359,34 @@ def _credentials(parts: SplitResult) -> dict[str, str]:
     return {name: unquote(value) for name, value in given.items() if value}
 
 
-def _cluster_nodes(parts: SplitResult) -> list[tuple[str, int]]:
+def _several(parts: SplitResult, places: list[tuple[str, int]]) -> dict[str, Any]:
+    return {
+        "backend": CacheBackend.REDIS,
+        "redis_host": places[0][0],
+        "redis_port": places[0][1],
+        "redis_ssl": parts.scheme.startswith("rediss"),
+        **_credentials(parts),
+    }
+
+
+def _places(parts: SplitResult, default_port: int = 6379) -> list[tuple[str, int]]:
     nodes: list[tuple[str, int]] = []
     for place in parts.netloc.rpartition("@")[2].split(","):
         # One of them is an ordinary netloc: brackets around IPv6, the default port.
         each = urlsplit(f"//{place}")
-        node = (each.hostname or "", _port(each))
+        node = (each.hostname or "", _port(each, default_port))
         if not node[0] or each.port == 0:
-            raise ValueError("name the nodes of a Redis Cluster as redis+cluster://host:port,host:port")
+            raise ValueError(f"name the servers as {parts.scheme}://host:port,host:port")
         if node in nodes:
             # By its number: what stands there may be a piece of a password that was not escaped.
-            raise ValueError(f"node {len(nodes) + 1} is named before; name each node once")
+            raise ValueError(f"server {len(nodes) + 1} is named before; name each server once")
         nodes.append(node)
     return nodes
 
 
-def _port(parts: SplitResult) -> int:
+def _port(parts: SplitResult, default: int = 6379) -> int:
     try:
-        return parts.port or 6379
+        return parts.port or default
     except ValueError:
         # Python's own message quotes what stands there, which may be half of a password.
         raise ValueError("the port is a number up to 65535; write / in a password as %2F") from None

@@ -91,7 +91,7 @@ def about(settings: Settings) -> About:
 def _store(settings: Settings) -> str:
     match settings.backend:
         case CacheBackend.REDIS:
-            if settings.url and (settings.is_cluster or settings.url.startswith("unix:")):
+            if settings.url and (settings.is_cluster or settings.sentinels or settings.url.startswith("unix:")):
                 return hide_password(settings.url)
             return f"redis://{settings.redis_host}:{settings.redis_port}/{settings.redis_db}"
         case CacheBackend.DISK:

@@ -75,7 +75,18 @@ URLS: list[tuple[str, dict[str, Any]]] = [
         },
     ),
     ("rediss+cluster://one.test:7000/0", {"is_cluster": True, "redis_ssl": True, "redis_db": 0}),
-    ("redis://one.test", {"is_cluster": False, "cluster_nodes": []}),
+    (
+        "rediss+sentinel://bob:secret@one.test:7000,two.test/mymaster/3",
+        {
+            "backend": CacheBackend.REDIS,
+            "is_cluster": False,
+            "sentinels": [("one.test", 7000), ("two.test", 26379)],
+            "redis_username": "bob",
+            "redis_db": 3,
+            "redis_ssl": True,
+        },
+    ),
+    ("redis://one.test", {"sentinels": [], "is_cluster": False, "cluster_nodes": []}),
 ]
 
 
@@ -122,7 +133,7 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"timeout_seconds": 0}, "timeout_seconds", "0", "greater than 0"),
     ({"strict": "perhaps"}, "strict", "'perhaps'", "valid boolean"),
     ({"ttl_second": 5}, "ttl_second", "5", "not permitted"),
-    ({"url": "http://x"}, "url", "'http'", "redis+cluster://, rediss+cluster:// or unix://"),
+    ({"url": "http://x"}, "url", "'http'", "redis+cluster://, redis+sentinel://"),
     ({"url": "cache"}, "url", "''", "use memory://"),
     ({"url": "disk://"}, "url", "", "as in disk:///var/cache/llm_cache"),
     ({"url": "redis://host/x"}, "url", "", "as in redis://host:6379/0"),
@@ -133,7 +144,10 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"url": "redis+cluster://one:0"}, "url", "", "as redis+cluster://host:port,host:port"),
     ({"url": "redis+cluster://one:1,two:x"}, "url", "", "a number up to 65535"),
     ({"url": "redis+cluster://one:1,two:99999"}, "url", "", "a number up to 65535"),
-    ({"url": "redis+cluster://one:1,two:2,one:1"}, "url", "node 3", "name each node once"),
+    ({"url": "redis+cluster://one:1,two:2,one:1"}, "url", "server 3", "name each server once"),
+    ({"url": "redis+sentinel://one:1,two:2"}, "url", "", "as in redis+sentinel://host:26379,host:26379/mymaster/0"),
+    ({"url": "redis+sentinel://one:1/name/x"}, "url", "", "the name that the Sentinels watch"),
+    ({"url": "redis+sentinel://one:1,one:1/name"}, "url", "server 2", "name each server once"),
     ({"url": "redis+cluster://one:1/3"}, "url", "", "database 0 only"),
     ({"url": "redis+cluster://one:1?db=3"}, "url", "", "takes no parameters"),
     ({"url": "redis+cluster://one:1", "redis_db": 2}, "", "redis_db is 2", "leave it out"),

@@ -22,6 +22,7 @@ from cache_management.cache.backends.redis_connection import (
     Refusal,
     retrieve,
 )
+from cache_management.cache.backends.redis_sentinel import find_primary
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import BackendRefused, BackendUnavailable
 
@@ -337,6 +338,7 @@ class _Server:
 
     def __init__(self, config: CacheConfig, mode: Mode, examine: Examine | None) -> None:
         self._mode = mode
+        self._patience = config.timeout_seconds
         self.examine = examine
         password = config.redis_password.get_secret_value() if config.redis_password else None
         user, database = config.redis_username, config.redis_db
@@ -351,12 +353,14 @@ class _Server:
             user = query.get("username") or (unquote(parts.username) if parts.username else user)
             password = query.get("password") or (unquote(parts.password) if parts.password else password)
             database = int(query.get("db", database))
-        hello: list[Command] = [("HELLO", 3)]
-        if user:
-            hello = [("HELLO", 3, "AUTH", user, password or "")]
-        elif password:
-            # Servers without users know this form only.
-            hello = [("AUTH", password), ("HELLO", 3)]
+        self._sentinels = config.sentinels
+        if config.url and self._sentinels:
+            parts = urlsplit(config.url)
+            query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+            self._primary_name = unquote(parts.path.strip("/").partition("/")[0])
+            self._sentinel_hello = _hello(query.get("sentinel_username"), query.get("sentinel_password"))
+            self.address = f"redis primary {self._primary_name!r}"
+        hello = _hello(user, password)
         if database:
             hello.append(("SELECT", database))
         self.greeting = [*hello, ("CLIENT", "SETINFO", "LIB-NAME", "cache-management")]
@@ -370,14 +374,18 @@ class _Server:
         Raises:
             BackendUnavailable: It is of another kind than the settings say.
         """
-        mode = reply.get(b"mode", b"").decode() if isinstance(reply, dict) else ""
-        if mode == "cluster" and self._mode != "cluster":
+        if not isinstance(reply, dict):
+            return
+        mode = reply.get(b"mode", b"").decode()
+        if self._sentinels and reply.get(b"role", b"master") != b"master":
+            why = "the Sentinels named a server that is no primary: it was one, or is about to become one"
+        elif mode == "cluster" and self._mode != "cluster":
             why = "it is a node of a Redis Cluster; write its url as redis+cluster://host:port[,host:port...]"
         elif mode in {"standalone", "sentinel"} and self._mode == "cluster":
             kind = "a Sentinel" if mode == "sentinel" else "a server of its own"
             why = f"it is {kind} and no node of a Redis Cluster; a single server has the url redis://host:port"
         elif mode == "sentinel":
-            why = "it is a Sentinel, which keeps nothing; name the server that it watches"
+            why = "it is a Sentinel, which keeps nothing; write its url as redis+sentinel://host:port/name"
         else:
             return
         raise BackendUnavailable(self.address, why)
@@ -385,15 +393,29 @@ class _Server:
     async def connect(self, loop: asyncio.AbstractEventLoop, connection: RedisConnection) -> None:
         if self._path is not None:
             await loop.create_unix_connection(lambda: connection, self._path)
-        elif self._tls:
-            context = self._context
-            await loop.create_connection(lambda: connection, self._host, self._port, ssl=context)
-        else:
-            await loop.create_connection(lambda: connection, self._host, self._port)
+            return
+        host, port = self._host, self._port
+        tls = self._context if self._tls else None
+        if self._sentinels:
+            host, port = await find_primary(
+                self._sentinels,
+                self._primary_name,
+                hello=self._sentinel_hello,
+                tls=tls,
+                patience_seconds=self._patience,
+            )
+        await loop.create_connection(lambda: connection, host, port, ssl=tls)
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
         return ssl.create_default_context()
+
+
+def _hello(user: str | None, password: str | None) -> list[Command]:
+    if user:
+        return [("HELLO", 3, "AUTH", user, password or "")]
+    # Servers without users know this form only.
+    return [("AUTH", password), ("HELLO", 3)] if password else [("HELLO", 3)]
 
 
 @cache
