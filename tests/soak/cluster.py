@@ -80,7 +80,8 @@ def _round(totals: Totals, seed: int, seconds: float, target: str, mutant: str |
                 totals.served.append(round(share, 5))
                 if share < LEAST_SERVED:
                     return f"only {share:.2%} of the operations succeeded without one node"
-            verdict = run_round(arena, seconds=seconds, seed=seed, keep_in=keep_in)
+            kind = "full" if rng.random() < 0.1 else "composed"
+            verdict = run_round(arena, seconds=seconds, seed=seed, kind=kind, keep_in=keep_in)
     except (ClientGone, AssertionError) as exc:
         totals.rounds += 1
         return f"{type(exc).__name__}: {exc}"

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from cache_management.cache.backends.redis_connection import ConnectionLost, Refusal
+from cache_management.cache.backends.redis_connection import ConnectionLost, Refusal, retrieve
 from cache_management.cache.cluster.envelope import NOTHING, VERSION_BYTES, Versions
 from cache_management.cache.cluster.membership import Membership, Route
 from cache_management.cache.cluster.node import Node
@@ -201,6 +201,7 @@ class Quorum:
             if not answer.done():
                 self._flying[answer].suspect()
                 answer.set_exception(TimeoutError())
+                retrieve(answer)  # who asked for two may see the other's end first, and never look at this one
         if self._flying:
             self._watch()
 
@@ -330,6 +331,7 @@ class Quorum:
         level: Level,
         *,
         version: bytes | None = None,
+        given: dict[str, bytes] | None = None,
     ) -> dict[str, bytes]:
         """Store copies under new versions; return the heads of what they replaced, where a node told.
 
@@ -338,6 +340,7 @@ class Quorum:
         Args:
             copies: By key: the slot, and what follows the version.
             version: Write under this one (a fencing token), and not at all where something newer is held.
+            given: What versions an earlier try gave, to whoever tries again; this one notes its own there.
 
         Raises:
             QuorumNotReached: Too few nodes stored them, or another write overtook one that some had stored.
@@ -345,8 +348,8 @@ class Quorum:
         """
         await self.membership.connect()
         before: dict[str, bytes] = {}
-        given: dict[str, bytes] = {}
-        perhaps_held: set[str] = set()
+        given = {} if given is None else given
+        perhaps_held = set(given)
         left = dict(copies)
         began = time.monotonic()
         is_indeterminate = False
@@ -355,7 +358,10 @@ class Quorum:
             asked = [_Asked(key, slot, self.membership.route(slot)) for key, (slot, _) in left.items()]
             for each in asked:
                 each.given = given[each.key] = version or given.get(each.key) or self.versions.next()
+            sent = time.monotonic()
             refusal = await self._store(asked, left, level, "w" if version is None else "f") or refusal
+            # A lease that was taken just now asks for a newer version, and nobody can have replaced this one yet.
+            was_quick = time.monotonic() - sent <= self._hedge_seconds
             again = {}
             is_out_of_date = is_overtaken = False
             for each in asked:
@@ -373,8 +379,8 @@ class Quorum:
                     perhaps_held.add(each.key)
                 if not newer:
                     is_out_of_date = True
-                elif each.key in perhaps_held and any(len(held) > VERSION_BYTES for held in newer):
-                    is_overtaken = True  # not just by a lease's floor
+                elif each.key in perhaps_held and not (was_quick and all(_is_floor(held) for held in newer)):
+                    is_overtaken = True
                 else:
                     del given[each.key]
                 again[each.key] = left[each.key]
@@ -491,6 +497,11 @@ def _version_of(copy: bytes) -> bytes:
 
 def _is_whole(reply: object) -> bool:
     return type(reply) is not Refusal
+
+
+def _is_floor(newer: bytes) -> bool:
+    """Tell whether what a write was refused for is the token of a lease, and not a copy."""
+    return len(newer) == VERSION_BYTES
 
 
 def _takes_writes(node: Node) -> bool:

@@ -196,14 +196,15 @@ class ReplicatedBackend(FullBackend):
             await self._write(copies, version)
 
     async def _write(self, copies: Mapping[str, tuple[int, bytes]], version: bytes | None) -> None:
+        given: dict[str, bytes] = {}
         try:
-            await self.quorum.write(copies, self.level, version=version)
+            await self.quorum.write(copies, self.level, version=version, given=given)
         except BackendRefused as exc:
             if not exc.reason.partition("it refused: ")[2].startswith("OOM"):
                 raise
             if not await self._relief.make_room(sum(len(tail) for _, tail in copies.values())):
                 raise
-            await self.quorum.write(copies, self.level, version=version)
+            await self.quorum.write(copies, self.level, version=version, given=given)
 
     async def delete_many(self, keys: Sequence[str]) -> int:
         return await self._delete(ENTRY, keys)

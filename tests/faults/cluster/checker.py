@@ -46,12 +46,15 @@ class Violation(msgspec.Struct, frozen=True):
     operations: list[Operation]
 
 
-def check(operations: Iterable[Operation], *, tolerance_ns: int = TOLERANCE_NS) -> list[Violation]:
+def check(
+    operations: Iterable[Operation], *, tolerance_ns: int = TOLERANCE_NS, may_evict: bool = False
+) -> list[Violation]:
     """Return what is wrong, key by key. Every value must have been written once only.
 
     Args:
         operations: In any order; reads without an answer are left out.
         tolerance_ns: How far the end of a time to live may be off, either way.
+        may_evict: Anything may be absent at any time; what is there must be right still.
     """
     by_key: dict[str, list[Operation]] = defaultdict(list)
     written: dict[str, Operation] = {}
@@ -63,7 +66,7 @@ def check(operations: Iterable[Operation], *, tolerance_ns: int = TOLERANCE_NS) 
             written[operation.value] = operation
     found: list[Violation] = []
     for key, of_key in by_key.items():
-        found += _Register(key, of_key, written, tolerance_ns).violations()
+        found += _Register(key, of_key, written, tolerance_ns).violations(may_evict=may_evict)
     return found
 
 
@@ -154,9 +157,11 @@ class _Register:
             (zone.first_end, min(zone.last_begin, self._expires_from(zone.write)), zone) for zone in forward
         )
 
-    def violations(self) -> list[Violation]:
+    def violations(self, *, may_evict: bool) -> list[Violation]:
         self._values_in_order()
         self._deleted_and_read()
+        if may_evict:
+            return self._found
         sources = self._sources()
         self._absent_between_reads(sources)
         self._absent_without_a_cause(sources)

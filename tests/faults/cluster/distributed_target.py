@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TypeVar
 
@@ -11,6 +13,7 @@ from cache_management.cache.cluster.envelope import HEAD_BYTES
 from cache_management.cache.cluster.slots import slot_of
 from cache_management.cache.config import CacheConfig, ReplicationConfig
 from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.events import Event, NodeEvent
 from tests.faults.cluster.targets import ClientSpec, NotDone, Unsure
 
 T = TypeVar("T")
@@ -26,6 +29,7 @@ class DistributedTarget:
             replication_config=ReplicationConfig(**replication),
             config=CacheConfig(strict=True, timeout_seconds=spec.timeout_seconds),
             clock=clock,
+            listener=_tell,
         )
 
     async def set(self, key: str, value: str, ttl_seconds: float | None) -> None:
@@ -95,6 +99,11 @@ class DistributedTarget:
 
     async def close(self) -> None:
         await self.cache.close()
+
+
+def _tell(event: Event) -> None:
+    if isinstance(event, NodeEvent):
+        print(f"{time.monotonic():.3f} {event.node} {event.what}: {event.detail}", file=sys.stderr)
 
 
 async def _answer(call: Awaitable[T]) -> T:

@@ -18,10 +18,11 @@ from tests.faults.cluster.arena import Arena
 from tests.faults.cluster.proxy import HOLDING, Mode, Wire
 
 FORGETTING = ("kill empty", "kill with data", "kill with an old copy", "flush")
-STALLING = ("freeze", "client pause", "pause writes", "no memory")
+STALLING = ("freeze", "client pause", "pause writes", "refuse writes")
 BLIPS = ("kill connections", "forget scripts", "cut")
 NETWORK = tuple(mode.value for mode in Mode if mode is not Mode.PASS)
-KINDS = ("forgetting", "stalling", "network", "composed")
+# "full": nodes that are out of memory, so that entries are evicted; absence is no loss then.
+KINDS = ("forgetting", "stalling", "network", "composed", "full")
 RECOVERY_SECONDS = 30.0
 
 
@@ -46,6 +47,8 @@ class Nemesis:
                 self._forget()
             case "stalling":
                 self._one(self._rng.choice(STALLING + BLIPS))
+            case "full":
+                self._one("no memory" if self._rng.random() < 0.7 else self._rng.choice(("freeze", *NETWORK)))
             case "network":
                 self._one(self._rng.choice((*NETWORK, "cut")))
             case _:
@@ -114,7 +117,7 @@ class Nemesis:
         return self._rng.choice([at for at in range(len(self._arena.nodes)) if at != but_not])
 
     def _say(self, what: str) -> None:
-        self.log.append(what)
+        self.log.append(f"{time.monotonic():.2f} {what}")
 
     # Single faults, each with its end.
 
@@ -140,6 +143,10 @@ class Nemesis:
             "pause writes": (
                 lambda: node.command("CLIENT", "PAUSE", 60_000, "WRITE"),
                 lambda: node.command("CLIENT", "UNPAUSE"),
+            ),
+            "refuse writes": (
+                lambda: node.command("CONFIG", "SET", "min-replicas-to-write", 1),
+                lambda: node.command("CONFIG", "SET", "min-replicas-to-write", 0),
             ),
             "no memory": (
                 lambda: node.command("CONFIG", "SET", "maxmemory", 1),

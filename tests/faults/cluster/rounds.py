@@ -70,19 +70,19 @@ def run_round(
             nemesis.strike()
     finally:
         arena.rest()
-    verdict = judge(arena, nemesis)
+    verdict = judge(arena, nemesis, may_evict=kind == "full")
     if keep_in is not None and not verdict.is_good:
         verdict.history = str(keep_history(arena, keep_in))
     return verdict
 
 
-def judge(arena: Arena, nemesis: Nemesis) -> Verdict:
+def judge(arena: Arena, nemesis: Nemesis, *, may_evict: bool = False) -> Verdict:
     """Read every key by two clients while nobody writes, and check all that was recorded."""
     arena.wait_for_members(RECOVERY_SECONDS)
     keys = sorted({operation.key for operation in arena.history()})
     unread = arena.clients[0].ask("read", keys=keys) + arena.observer.ask("read", keys=keys)
     operations = arena.history()
-    violations = check(operations)
+    violations = check(operations, may_evict=may_evict)
     return Verdict(
         operations=len(operations),
         acknowledged=sum(each.returned is not None and not each.is_refused for each in operations if _is_write(each)),

@@ -149,6 +149,16 @@ def test_what_only_looks_wrong_is_not_told(name: str) -> None:
     assert kinds(RIGHT[name]) == set()
 
 
+def test_where_entries_are_evicted_absence_is_right_and_older_values_are_not() -> None:
+    lost = WRONG["lost for a moment"][1]
+    stale = [put("a", 0, 1), put("b", 2, 3), get(None, 4, 5), get("a", 6, 7)]
+    resurrected = [put("a", 0, 1), delete(2, 3), get("a", 4, 5)]
+
+    assert check(lost, may_evict=True) == []
+    assert [each.kind for each in check(stale, may_evict=True)] == ["stale"]
+    assert [each.kind for each in check(resurrected, may_evict=True)] == ["resurrected"]
+
+
 def test_the_same_value_twice_is_no_history_to_check() -> None:
     with pytest.raises(ValueError, match="written twice"):
         check([put("a", 0, 1), put("a", 2, 3)])
