@@ -228,6 +228,29 @@ async def test_nothing_is_lost_or_refused_while_slots_move(backend: RedisCluster
     assert move.cluster.owner(MOVING) is move.target
 
 
+async def test_a_planned_failover_is_not_noticed(backend: RedisClusterBackend, redis_cluster: OwnRedisCluster) -> None:
+    """What an upgrade of the nodes does one by one."""
+    keys = [f"{PREFIX}{at}" for at in range(60)]
+    before = redis_cluster.owner(keys[0])
+    ports = {
+        replica[1] for _, _, primary, replica in redis_cluster.ask(before, "CLUSTER SLOTS") if primary[1] == before.port
+    }
+    replica = next(server for server in redis_cluster.servers if server.port in ports)
+    rounds = 0
+
+    async def is_over() -> bool:
+        nonlocal rounds
+        rounds += 1
+        await backend.put_many({key: record(b"%d" % rounds) for key in keys})
+        found = await backend.get_many(keys)
+        assert {key: each.value for key, each in found.items()} == dict.fromkeys(keys, b"%d" % rounds)
+        return redis_cluster.owner(keys[0]) is replica
+
+    assert not await is_over()
+    redis_cluster.ask(replica, "CLUSTER FAILOVER")
+    await eventually(is_over, pause=0)
+
+
 async def test_a_walk_sees_the_keys_of_a_slot_that_moves(backend: RedisClusterBackend, move: Move) -> None:
     """The target is read to its end while the source still has all; then everything goes there."""
     keys = {f"{MOVING}{at}" for at in range(30)} | {f"{PREFIX}{at}" for at in range(300)}
