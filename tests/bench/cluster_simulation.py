@@ -26,7 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_management.cache.cluster.envelope import HEAD_BYTES, STUB, grave
-from cache_management.cache.cluster.slots import SLOTS, Placement, first_placement, next_placement, slot_of
+from cache_management.cache.cluster.slots import (
+    SLOTS,
+    Placement,
+    changed_slots,
+    first_placement,
+    next_placement,
+    slot_of,
+)
 from cache_management.cache.config import ReplicationConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "capacity.md"
@@ -37,6 +44,7 @@ STUB_BYTES = 134  # likewise, all of a record without a value
 NAME_BYTES = 70  # a key on the wire: its name, of 62 bytes, and the protocol
 SUM_BYTES = 33  # the sum of a slot on the wire: its number of 5 digits, the sum of 15, and the protocol
 COMPARED_BYTES = NAME_BYTES + HEAD_BYTES + 6  # a key whose head a node is asked for
+MOVE_STEPS = 8  # in which slots move, see cluster/moves.py; each reads through the nodes that kept its slots
 BANDWIDTH = 60e6  # bytes a second that copying may take of a node: half of a gigabit
 
 
@@ -257,8 +265,8 @@ def _draw_failures(cluster: Cluster, least: int, mtbf: float, repair: float, dra
 
 def resharding(cluster: Cluster) -> list[Row]:
     """What joins and departures copy, and how long that takes."""
-    copies, nodes, loads = cluster.replication.copies, cluster.nodes, cluster.keys_of_slots()
-    before = cluster.table()
+    copies, voters, nodes = cluster.replication.copies, cluster.replication.voters, cluster.nodes
+    before, loads = cluster.table(), cluster.keys_of_slots()
     joined = next_placement(before, [*before.nodes, "joined"])
     left = next_placement(before, before.nodes[1:])
     size = ENTRY_BYTES + OVERHEAD_BYTES
@@ -276,8 +284,22 @@ def resharding(cluster: Cluster) -> list[Row]:
             "s",
             0.02,
         ),
+        Row(
+            "names read to find them",
+            _scans(cluster, SLOTS * voters / (nodes + 1)) * cluster.keys * copies / nodes * NAME_BYTES,
+            _names_read(before, joined, loads) * NAME_BYTES,
+            "B",
+            0.1,
+        ),
         Row("entries copied between old nodes", 0, sum(more.values()) - more["joined"]),
         Row("entries copied when a node leaves", cluster.keys * copies / nodes, sum(fewer.values()), "", 0.03),
+        Row(
+            "names read to find them",
+            _scans(cluster, SLOTS * voters / nodes) * cluster.keys * copies / nodes * NAME_BYTES,
+            _names_read(before, left, loads) * NAME_BYTES,
+            "B",
+            0.1,
+        ),
         Row(
             "time of it, at what the busiest survivor takes",
             deepest * slot * size / BANDWIDTH,
@@ -294,6 +316,20 @@ def _received(before: Placement, after: Placement, loads: NDArray[np.int64]) -> 
         for node in set(after.copies_of(slot)) - set(before.copies_of(slot)):
             got[node] = got.get(node, 0) + int(loads[slot])
     return got
+
+
+def _scans(cluster: Cluster, slots: float) -> float:
+    """Return how many nodes are read through, one or more times each, to move so many slots in steps."""
+    steps = -(-slots // -(-slots // MOVE_STEPS))
+    return steps * cluster.nodes * (1 - (1 - cluster.replication.voters / cluster.nodes) ** (slots / steps))
+
+
+def _names_read(before: Placement, after: Placement, loads: NDArray[np.int64]) -> float:
+    rows = as_array(before)
+    held = np.bincount(rows[:, : before.copies].ravel(), np.repeat(loads, before.copies), minlength=len(before.nodes))
+    slots = changed_slots(before, after)
+    size = -(-len(slots) // MOVE_STEPS)
+    return float(sum(held[np.unique(rows[slots[at : at + size]])].sum() for at in range(0, len(slots), size)))
 
 
 def repair(cluster: Cluster, *, outage_minutes: float, writes_a_second: float) -> list[Row]:
