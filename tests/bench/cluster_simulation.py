@@ -295,7 +295,7 @@ def resharding(cluster: Cluster) -> list[Row]:
         Row("entries copied when a node leaves", cluster.keys * copies / nodes, sum(fewer.values()), "", 0.03),
         Row(
             "names read to find them",
-            _scans(cluster, SLOTS * voters / nodes) * cluster.keys * copies / nodes * NAME_BYTES,
+            _scans(cluster, SLOTS * voters / nodes, shared=1) * cluster.keys * copies / nodes * NAME_BYTES,
             _names_read(before, left, loads) * NAME_BYTES,
             "B",
             0.1,
@@ -318,10 +318,14 @@ def _received(before: Placement, after: Placement, loads: NDArray[np.int64]) -> 
     return got
 
 
-def _scans(cluster: Cluster, slots: float) -> float:
-    """Return how many nodes are read through, one or more times each, to move so many slots in steps."""
+def _scans(cluster: Cluster, slots: float, *, shared: int = 0) -> float:
+    """Return how many nodes are read through, one or more times each, to move so many slots in steps.
+
+    `shared` nodes are voters of all these slots.
+    """
     steps = -(-slots // -(-slots // MOVE_STEPS))
-    return steps * cluster.nodes * (1 - (1 - cluster.replication.voters / cluster.nodes) ** (slots / steps))
+    nodes, voters = cluster.nodes - shared, cluster.replication.voters - shared
+    return steps * (shared + nodes * (1 - (1 - voters / nodes) ** (slots / steps)))
 
 
 def _names_read(before: Placement, after: Placement, loads: NDArray[np.int64]) -> float:

@@ -400,7 +400,7 @@ def _even_filled(rows: list[Row], positions: range, filled: Sequence[tuple[int, 
 
 
 def _even_firsts(rows: list[Row], nodes: int, copies: int) -> None:
-    """Even out how many slots each node is first for, by swaps within the copies of a slot."""
+    """Give none more than 1 %, or one slot, above its share of first places, by swaps within the copies of a slot."""
     held: list[dict[int, None]] = [{} for _ in range(nodes)]
     for slot in _shuffled("firsts"):
         held[rows[slot][0]][slot] = None
@@ -410,7 +410,9 @@ def _even_firsts(rows: list[Row], nodes: int, copies: int) -> None:
         at = row.index(index)
         row[0], row[at] = row[at], row[0]
 
-    _even_out(_count(rows, range(1), nodes), held, lambda slot: rows[slot][1:copies], swap)
+    # Each swap is a slot that changes, so what is even enough stays.
+    even_enough = max(-(-SLOTS // nodes), SLOTS * 101 // (100 * nodes))
+    _even_out(_count(rows, range(1), nodes), held, lambda slot: rows[slot][1:copies], swap, down_to=even_enough)
 
 
 def _take(rows: list[Row], positions: range, newcomer: int, load: list[int], name: str) -> None:
@@ -440,10 +442,15 @@ def _even_out(
     held: list[dict[Place, None]],
     options: Callable[[Place], Iterable[int]],
     give: Callable[[Place, int], None],
+    *,
+    down_to: int = 0,
 ) -> None:
-    """Pass places on, along chains where need be, until no chain leads from a node to one with two less."""
+    """Pass places on, along chains where need be, until no chain leads from a node to one with two less.
+
+    Nodes with `down_to` places or fewer give none.
+    """
     level = max(load)
-    while level >= min(load) + 2:
+    while level >= max(min(load) + 2, down_to + 1):
         chain = _chain(load, held, options, level)
         if chain is None:
             level -= 1

@@ -46,7 +46,9 @@ def assert_sound(placement: Placement) -> None:
         assert len(set(voters)) == len(voters) == placement.voters
     assert imbalance(placement) <= 1.03
     if placement.strategy is CONSISTENT:
-        for counts in zip(*placement.load().values(), strict=True):
+        firsts, *others = zip(*placement.load().values(), strict=True)
+        assert max(firsts) <= max(1.01 * SLOTS / len(firsts), -(-SLOTS // len(firsts)))
+        for counts in others:
             assert max(counts) - min(counts) <= 3  # slots
 
 
@@ -233,7 +235,7 @@ def test_few_slots_get_another_first_although_the_old_one_keeps_its_copy() -> No
             before.voters_of(slot)[0] != after.voters_of(slot)[0] and set(before.voters_of(slot)) == set(lists)
             for slot, lists in ((slot, after.voters_of(slot)) for slot in range(SLOTS))
         )
-        assert reordered < 0.01 * SLOTS
+        assert reordered < 10  # slots
 
 
 def test_promoting_a_mere_voter_counts_as_a_copy() -> None:
