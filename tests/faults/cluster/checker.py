@@ -54,7 +54,8 @@ def check(
     Args:
         operations: In any order; reads without an answer are left out.
         tolerance_ns: How far the end of a time to live may be off, either way.
-        may_evict: Anything may be absent at any time; what is there must be right still.
+        may_evict: Anything may be absent at any time; what is there must be right still, unless it was written
+            beside what was evicted: then nothing is left that says which of the two is newer.
     """
     by_key: dict[str, list[Operation]] = defaultdict(list)
     written: dict[str, Operation] = {}
@@ -158,7 +159,7 @@ class _Register:
         )
 
     def violations(self, *, may_evict: bool) -> list[Violation]:
-        self._values_in_order()
+        self._values_in_order(may_evict=may_evict)
         self._deleted_and_read()
         if may_evict:
             return self._found
@@ -197,20 +198,22 @@ class _Register:
                 grouped[str(read.value)].append(read)
         return grouped
 
-    def _values_in_order(self) -> None:
+    def _values_in_order(self, *, may_evict: bool) -> None:
         reach, widest = -inf, None
         for zone in sorted((each for each in self._zones if each.is_forward), key=lambda each: each.first_end):
             if widest is not None and reach > zone.first_end:
-                self._out_of_order(widest, zone)
+                self._out_of_order(widest, zone, may_evict=may_evict)
             if zone.last_begin > reach:
                 reach, widest = zone.last_begin, zone
         for zone in self._zones:
             if zone.is_certain and not zone.is_forward:
                 around = self._values.around(zone.last_begin, zone.first_end)
                 if around is not None:
-                    self._out_of_order(around, zone)
+                    self._out_of_order(around, zone, may_evict=may_evict)
 
-    def _out_of_order(self, older: _Zone, newer: _Zone) -> None:
+    def _out_of_order(self, older: _Zone, newer: _Zone, *, may_evict: bool) -> None:
+        if may_evict and _end(older.write) >= newer.write.invoked:
+            return
         read_again = older.last_reader()
         involved = (older.write, newer.write, min((newer.write, *newer.reads), key=_end), read_again)
         if newer.write.invoked > older.first_end or not newer.is_forward:

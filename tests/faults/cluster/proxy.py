@@ -41,7 +41,7 @@ class Wire:
         self.delay = (0.0, 0.0)
         self.opened = 0
         self.trapped = threading.Event()
-        self._trap: tuple[bytes, Mode | None, int] | None = None
+        self._trap: tuple[bytes, Mode | None, int, int] | None = None
         self.halves: set[_Half] = set()
         self.port: int = board.run(self._listen())
 
@@ -74,24 +74,24 @@ class Wire:
 
         self._board.do(change)
 
-    def trap(self, words: bytes, mode: Mode | None, *, after: int = 0) -> None:
+    def trap(self, words: bytes, mode: Mode | None, *, after: int = 0, times: int = 1) -> None:
         """Do something else from the moment on that a request with these words comes by for the first time.
 
         That request is the first to feel it; with `after`, so many such requests pass before. `trapped` is set then.
-        None cuts every connection once, that request with it.
+        None cuts every connection once, that request with it; so many `times`, one request after the other.
         """
         self.trapped.clear()
-        self._trap = (words, mode, after)
+        self._trap = (words, mode, after, times)
 
     def spring(self, data: bytes) -> None:
         """Look at a request; on the loop."""
         if self._trap is None or self._trap[0] not in data:
             return
-        words, mode, after = self._trap
+        words, mode, after, times = self._trap
         if after:
-            self._trap = (words, mode, after - 1)
+            self._trap = (words, mode, after - 1, times)
             return
-        self._trap = None
+        self._trap = (words, mode, 0, times - 1) if times > 1 else None
         self.trapped.set()
         if mode is not None:
             self.mode = mode

@@ -154,7 +154,10 @@ def test_where_entries_are_evicted_absence_is_right_and_older_values_are_not() -
     stale = [put("a", 0, 1), put("b", 2, 3), get(None, 4, 5), get("a", 6, 7)]
     resurrected = [put("a", 0, 1), delete(2, 3), get("a", 4, 5)]
 
+    beside = [put("a", 0, None), get("a", 1, 2), put("b", 3, 4), get("a", 5, 6)]
+
     assert check(lost, may_evict=True) == []
+    assert check(beside, may_evict=True) == []
     assert [each.kind for each in check(stale, may_evict=True)] == ["stale"]
     assert [each.kind for each in check(resurrected, may_evict=True)] == ["resurrected"]
 

@@ -1,0 +1,20 @@
+"""Each planted fault is caught: a harness that never failed proves nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.cluster.mutants import CAUGHT_BY, MUTANTS, planted
+from tests.faults.cluster.stage import open_stage
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+async def test_a_mutant_is_caught(name: str) -> None:
+    with planted(name):
+        async with open_stage() as stage:
+            await CAUGHT_BY[MUTANTS[name]](stage)
+            wrongs = stage.wrongs()
+
+    assert wrongs, f"{name} survived"
