@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 
 from cache_management import (
-    CachedResponse,
     CacheConfig,
+    CachedResponse,
     DistributedCache,
     LLMCache,
     ReplicationConfig,
@@ -69,7 +69,7 @@ async def test_example_5_with_a_node_that_is_really_killed(servers: list[OwnRedi
 
 async def test_answers_survive_the_loss_of_a_node(servers: list[OwnRedis]) -> None:
     nodes = [f"127.0.0.1:{server.port}" for server in servers]
-    answer = CachedResponse(prompt="Who?", response="Nobody.", model="m", timestamp=datetime.now())
+    answer = CachedResponse(prompt="Who?", response="Nobody.", model="m", timestamp=datetime.now(UTC))
     async with DistributedCache(nodes) as distributed:
         cache = LLMCache(CacheConfig(backend="redis"), backend=distributed.backend)
         await cache.set("Who?", answer)
@@ -89,7 +89,7 @@ async def test_settings_choose_the_nodes(servers: list[OwnRedis]) -> None:
     settings = load_settings(None, arguments={"distributed": {"enabled": True, "nodes": nodes}}).settings
     platform = open_platform(settings)
 
-    answer = CachedResponse(prompt="p", response="r", model="m", timestamp=datetime.now())
+    answer = CachedResponse(prompt="p", response="r", model="m", timestamp=datetime.now(UTC))
     await platform.manager.store("p", answer)
 
     found = await platform.manager.lookup("p")

@@ -28,8 +28,14 @@ LONGEST_PAUSE_SECONDS = 30.0
 class Breaker:
     """Counts failures in a row and says whether a call may go; no I/O, no clock of its own."""
 
-    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
+    ) -> None:
         self._monotonic = monotonic
+        self._longest_pause = longest_pause_seconds
         self._failures = 0
         self._pause = FIRST_PAUSE_SECONDS
         self._closed_again_at = 0.0
@@ -63,7 +69,7 @@ class Breaker:
         if self.state == "open":
             # Calls from before it opened come back late; only the probe makes the pause longer.
             if now >= self._closed_again_at:
-                self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
+                self._pause = min(self._pause * 2, self._longest_pause)
                 self._closed_again_at = now + self._pause
                 self._probing_until = 0.0
             return False

@@ -68,7 +68,8 @@ class Coordination:
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
 
-    async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
+    async def acquire(self, name: str, *, owner: str, ttl_seconds: float, is_fence: bool = False) -> int | None:
+        """Take a lease; with `is_fence` whatever is written or deleted from then on is newer than its token."""
         membership = self._membership
         await membership.connect()
         slot = slot_of(name)
@@ -77,7 +78,7 @@ class Coordination:
             token = membership.versions.next()
             route = membership.route(slot)
             keys = [FLOOR, LEASE + name, f"{LEASE}{name}:token"]
-            args: list[Argument] = ["take", owner, ms, token, _TOKEN_LIFE_MS]
+            args: list[Argument] = ["fence" if is_fence else "take", owner, ms, token, _TOKEN_LIFE_MS]
             answers = await ask_all(route, partial(_leased, keys=keys, args=args))
             taken = {node for node, answer in answers.items() if answer == 1}
             if route.agree(taken):

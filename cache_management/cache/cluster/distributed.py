@@ -397,7 +397,7 @@ class DistributedCache:
             if name not in self._held:
                 owner = secrets.token_hex(16)
                 try:
-                    token = await self.backend.acquire(lease, owner=owner, ttl_seconds=lease_seconds)
+                    token = await self.backend.acquire_fence(lease, owner=owner, ttl_seconds=lease_seconds)
                 except BackendUnavailable as exc:
                     token = None
                     if time.monotonic() >= deadline:

@@ -12,7 +12,8 @@ import logging
 import secrets
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -21,17 +22,20 @@ from cache_management.cache.backends.guarded import Breaker
 from cache_management.cache.backends.redis_connection import retrieve
 from cache_management.cache.clock import Clock
 from cache_management.cache.cluster.envelope import NOTHING, VERSION_BYTES, Versions
-from cache_management.cache.cluster.node import MARKER, PROMISE, TABLE, Marker, Node, read_marker
-from cache_management.cache.cluster.slots import first_placement
+from cache_management.cache.cluster.node import MARKER, OWN_PREFIXES, PROMISE, TABLE, Marker, Node, read_marker
+from cache_management.cache.cluster.slots import Placement, first_placement
 from cache_management.cache.cluster.table import Lists, Table, majority, read_table
 from cache_management.cache.config import CacheConfig, ReplicationConfig, ShardingStrategy
-from cache_management.cache.errors import BackendUnavailable, ConfigurationError, CorruptRecord
+from cache_management.cache.errors import BackendRefused, BackendUnavailable, ConfigurationError, CorruptRecord
 from cache_management.cache.events import Listener, NodeChange, NodeEvent
 
 logger = logging.getLogger("cache_management")
 
+Change = Callable[[Table], Table | Awaitable[Table]]
+
 _VERSION_WIDTH = 10 + VERSION_BYTES  # of a table: its epoch, then its proposer's token
 _PROPOSALS = 8
+_KEYS_LOOKED_AT = 20
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -93,9 +97,7 @@ class Membership:
         self.configured = {address: self._node(address) for address in sorted(addresses)}
         self.by_id: dict[str, Node] = {}
         self.versions = Versions(self.now)
-        self.first = first_placement(
-            list(self.configured), voters=replication.voters, copies=replication.copies, strategy=strategy
-        )
+        self._strategy = strategy
         self.table: Table | None = None
         self.version = b""
         self.is_confirmed = False
@@ -111,6 +113,14 @@ class Membership:
 
     def _node(self, address: str) -> Node:
         return Node(address, self._config, on_change=self._changed)
+
+    @cached_property
+    def first(self) -> Placement:
+        """The first table of these nodes, by their addresses."""
+        wanted = self.replication
+        return first_placement(
+            list(self.configured), voters=wanted.voters, copies=wanted.copies, strategy=self._strategy
+        )
 
     # What the client knows without asking.
 
@@ -245,7 +255,11 @@ class Membership:
                 " an empty database of its own (host:port/1), or empty it"
             )
         if known:
-            await self._adopt(max(known, key=lambda each: each.version), seen)
+            newest = max(known, key=lambda each: each.version)
+            if newest.table is not None:
+                self._name(newest.table, seen)
+                await self._name_the_rest(newest.table)
+            await self._adopt(newest, seen)
         elif len(seen) < len(nodes):
             missing = ", ".join(node.address for node in nodes if node not in seen)
             raise BackendUnavailable(
@@ -256,14 +270,17 @@ class Membership:
 
     async def _look_at(self, nodes: Iterable[Node]) -> dict[Node, Seen]:
         """Return what those nodes say that answer."""
-        wanted = list(nodes)
+        wanted = [node for node in nodes if node.breaker.may_call()]
         found = await asyncio.gather(*(look_at(node) for node in wanted), return_exceptions=True)
         seen: dict[Node, Seen] = {}
         for node, each in zip(wanted, found, strict=True):
             if isinstance(each, Seen):
+                node.answers()
                 seen[node] = each
             elif not isinstance(each, BackendUnavailable):
                 raise each
+            elif not isinstance(each, BackendRefused):
+                node.breaker.failed()
         offsets = [node.offset_seconds for node in {*wanted, *self.by_id.values()} if node.offset_seconds is not None]
         if offsets:
             self._offset = statistics.median(offsets)
@@ -272,6 +289,7 @@ class Membership:
     async def _create(self, seen: dict[Node, Seen]) -> None:
         """Make the first table: every node is there and was never used."""
         nodes = list(self.configured.values())
+        await asyncio.to_thread(lambda: self.first)
         ids = {node: secrets.token_hex(8) for node in nodes}
         made = Table(
             cluster=secrets.token_hex(8),
@@ -325,24 +343,53 @@ class Membership:
             await self._meet(self.nodes())
 
     def _name(self, table: Table, seen: dict[Node, Seen]) -> None:
-        """Find out which node of the table each address leads to."""
+        """Find out which node of the table each address leads to: by what the server says, else by its address."""
         for node, each in seen.items():
             if each.marker is not None and each.marker.node in table.addresses:
                 if each.marker.cluster != table.cluster:
                     raise ConfigurationError(_several_clusters(seen))
                 node.id = each.marker.node
+        taken = {node.id for node in self.known() if node.id}
         by_address = {address: node_id for node_id, address in table.addresses.items()}
-        known = [*self.configured.values(), *self.by_id.values()]
-        taken = {node.id for node in known if node.id}
         for node in self.configured.values():
             node_id = by_address.get(node.address, "")
             if not node.id and node_id and node_id not in taken:
                 node.id = node_id
                 taken.add(node_id)
-        unnamed = [node for node in self.configured.values() if not node.id]
+
+    async def _name_the_rest(self, table: Table) -> None:
+        """Find out about addresses that neither a server nor the table explains.
+
+        A server that forgot what it was may be reached under another address than the table's: it is the one node
+        that is left, if that does not answer where the table says it is. Other servers are no part of the cluster.
+        """
+        unnamed = [node for node in self.configured.values() if node.id not in table.addresses]
+        taken = {node.id for node in self.configured.values()}
         left = [node_id for node_id in table.addresses if node_id not in taken]
-        if len(unnamed) == 1 and len(left) == 1:
+        if len(unnamed) == len(left) == 1 and not await self._answers(table, left[0]):
             unnamed[0].id = left[0]
+            return
+        if 2 * len(unnamed) > len(self.configured):
+            raise ConfigurationError(
+                f"nodes {_listed(unnamed)} are no part of the replicated cache that the others belong to (its nodes:"
+                f" {', '.join(sorted(table.addresses.values()))}): name its nodes, or leave out those that belong to it"
+            )
+        if unnamed:
+            logger.warning(
+                "%s: no part of the replicated cache, whose nodes are %s; `cache-cli nodes add` lets a node take part",
+                _listed(unnamed),
+                ", ".join(sorted(table.addresses.values())),
+            )
+
+    async def _answers(self, table: Table, node_id: str) -> bool:
+        node = self._node(table.addresses[node_id])
+        try:
+            seen = await look_at(node)
+        except BackendUnavailable:
+            return False
+        finally:
+            await node.aclose()
+        return seen.marker is not None and seen.marker.cluster == table.cluster and seen.marker.node == node_id
 
     def _install(self, table: Table, version: bytes, *, is_confirmed: bool) -> None:
         """Use a table from now on."""
@@ -435,7 +482,7 @@ class Membership:
 
     # Agreeing.
 
-    async def propose(self, change: Callable[[Table], Table]) -> Table:
+    async def propose(self, change: Change) -> Table:
         """Make the next table from the newest one; a change that returns what it got changes nothing.
 
         Raises:
@@ -445,7 +492,7 @@ class Membership:
         async with self._one_at_a_time():
             return await self._propose(change)
 
-    async def _propose(self, change: Callable[[Table], Table]) -> Table:
+    async def _propose(self, change: Change) -> Table:
         for attempt in range(_PROPOSALS):
             table = self.known_table()
             electors = [self.by_id[node_id] for node_id in table.electors()]
@@ -461,6 +508,8 @@ class Membership:
                 continue
             current = newest.table
             following = change(current)
+            if not isinstance(following, Table):
+                following = await following
             if following is current:
                 holders = [each for each in promised.values() if each.version == newest.version]
                 if len(holders) >= majority(len(electors)):
@@ -480,7 +529,10 @@ class Membership:
         newcomers = [self._newcomer(following, node_id) for node_id in following.electors() - current.electors()]
         seen = dict(promised)
         if newcomers:
-            fresh = await self._look_at(newcomers)
+            for _ in range(_PROPOSALS):
+                fresh = await self._look_at(newcomers)
+                if len(fresh) == len(newcomers):
+                    break
             for node in newcomers:
                 if node not in fresh:
                     raise BackendUnavailable(node.address, "a new node must answer before it can be added")
@@ -575,7 +627,11 @@ async def look_at(node: Node) -> Seen:
             found = read_table(table[_VERSION_WIDTH:])
         except CorruptRecord as exc:
             raise ConfigurationError(f"node {node.address}: {exc}") from exc
-    return Seen(read_marker(marker), marker or b"", version, found, keys - (promise is not None), promise or b"")
+    if keys and marker is None and found is None:
+        picked = await node.redis.pipeline([("RANDOMKEY",)] * _KEYS_LOOKED_AT)
+        # What it kept of this cache when it forgot the rest is not somebody else's.
+        keys = keys if any(not name.startswith(OWN_PREFIXES) for name in picked if name) else 0
+    return Seen(read_marker(marker), marker or b"", version, found, keys, promise or b"")
 
 
 def _raise_others(found: Sequence[Any]) -> None:
@@ -606,6 +662,10 @@ def _refuse_used(node: Node, seen: Seen, table: Table) -> None:
             f"node {node.address} holds {seen.keys} keys that are not this cache's: give it an empty database of its"
             " own (host:port/1), or empty it"
         )
+
+
+def _listed(nodes: Sequence[Node]) -> str:
+    return ", ".join(node.address for node in nodes)
 
 
 def _several_clusters(seen: dict[Node, Seen]) -> str:

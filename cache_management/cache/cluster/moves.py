@@ -9,6 +9,7 @@ The table says how far a move is: whoever finds one under way goes on with it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Callable
@@ -45,11 +46,11 @@ class Moves:
         """
         new_id = secrets.token_hex(8)
 
-        def change(table: Table) -> Table:
+        async def change(table: Table) -> Table:
             if address in table.addresses.values():
                 return table
             _refuse_two_moves(table)
-            return _moving(table, {**table.addresses, new_id: address}, lambda nodes: [*nodes, new_id])
+            return await _moving(table, {**table.addresses, new_id: address}, lambda nodes: [*nodes, new_id])
 
         await self._membership.propose(change)
         self._listener(NodeEvent(node=address, what="added", detail="its slots move to it"))
@@ -64,11 +65,11 @@ class Moves:
         await self._membership.connect()
         gone = self._id_of(address)
 
-        def change(table: Table) -> Table:
+        async def change(table: Table) -> Table:
             if gone not in Placement.decode(table.placement).nodes:
                 return table
             _refuse_two_moves(table)
-            return _moving(table, table.addresses, lambda nodes: [node for node in nodes if node != gone])
+            return await _moving(table, table.addresses, lambda nodes: [node for node in nodes if node != gone])
 
         await self._membership.propose(change)
 
@@ -148,9 +149,10 @@ class Moves:
                 logger.warning("%s was removed and does not answer: empty it before it is used again", node.address)
 
 
-def _moving(table: Table, addresses: dict[str, str], change: Callable[[list[str]], list[str]]) -> Table:
+async def _moving(table: Table, addresses: dict[str, str], change: Callable[[list[str]], list[str]]) -> Table:
     old = Placement.decode(table.placement)
-    new = next_placement(old, change(list(old.nodes)))
+    # It takes a tenth of a second and more: the event loop has other things to do.
+    new = await asyncio.to_thread(next_placement, old, change(list(old.nodes)))
     return msgspec.structs.replace(
         table,
         placement=new.encode(),

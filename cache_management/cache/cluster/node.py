@@ -33,7 +33,9 @@ T = TypeVar("T")
 MARKER, TABLE, PROMISE = "cluster:member", "cluster:table", "cluster:promise"
 DIGESTS, FLOOR, CAME_IN = "cluster:digests", "cluster:floor", "cluster:came-in"
 PASSES, COLLECTED = "cluster:passes", "cluster:collected"
+OWN_PREFIXES = (b"cluster:", b"e:cm", b"s:cm", b"t:", b"j:", b"l:")
 _SUSPECT_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 2.0  # a node that is back shall serve soon
 
 State = Literal["unknown", "syncing", "member"]
 
@@ -94,7 +96,7 @@ class Node:
         self.offset_seconds: float | None = None
         self.state: State = "unknown"
         self.marker: bytes = b""
-        self.breaker = Breaker()
+        self.breaker = Breaker(longest_pause_seconds=_LONGEST_PAUSE_SECONDS)
         self.is_marked_failed = False
         self._suspect_until = 0.0
         self._on_change = on_change
@@ -122,7 +124,8 @@ class Node:
         """Tell whether a request may go; while its breaker is open, one at a time does."""
         return self.state == "member" and self.breaker.may_call()
 
-    def _answers(self) -> None:
+    def answers(self) -> None:
+        """Note that it answered."""
         self.breaker.succeeded()
         self._suspect_until = 0.0
 
@@ -144,7 +147,7 @@ class Node:
     def answered(self, expected: bytes, held: object) -> bool:
         """Tell whether an answer counts that came with a marker."""
         if held == expected == self.marker:
-            self._answers()
+            self.answers()
             return True
         return False
 
@@ -185,8 +188,12 @@ class Node:
         size = sum(len(arg) for arg in args if isinstance(arg, bytes))
         return self._run(name, [MARKER, *keys], [self.marker, *args], size)
 
+    def only(self, command: str, key: str, *args: Argument) -> asyncio.Future[Any]:
+        """Run a command that writes to one key, only if the node is what this client takes it for."""
+        return self._run("only", [MARKER, key], [self.marker, command, *args])
+
     async def marked(self, *commands: Command) -> list[Any]:
-        """Run commands, and make sure afterwards that the server was a member all the while."""
+        """Run commands that read, and make sure afterwards that the server was what it is taken for all the while."""
         expected = self.marker
         *replies, held = await self.redis.pipeline([*commands, ("GET", MARKER)])
         self._check(expected, held)
@@ -267,7 +274,7 @@ class Node:
             self._later(self._teach_and_call(request.script, again), partial(self._settle, result, read, again))
             return
         if error is None:
-            self._answers()
+            self.answers()
             try:
                 self._check(expected, expected)
                 value = read(reply)
@@ -287,7 +294,7 @@ class Node:
 
     def _translated(self, error: BaseException, expected: bytes) -> BaseException:
         if isinstance(error, BackendRefused):
-            self._answers()
+            self.answers()
             _, is_marker, held = error.reason.partition("CMMARKER ")
             if is_marker:
                 return self._other_marker(expected, held.encode())

@@ -8,6 +8,7 @@ compared; a node that was away for longer is given up first, and comes back empt
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import msgspec
 
@@ -90,9 +91,11 @@ class Repair:
         if node is None:
             await self._end(place)
             return Levelled(), None
-        if node.state != "member":
+        if node.state != "member" or node.breaker.state == "open":
             await membership.refresh()
         try:
+            if node.breaker.state == "open":
+                raise BackendUnavailable(node.address, "it does not answer")
             differing = await self._differing_at(node)
             if not self._full and not differing:
                 return Levelled(), place.behind(node, 0).text()
@@ -153,12 +156,20 @@ class Repair:
         await membership.refresh()
         if not self._full:
             return
-        members = [node for node in membership.nodes() if node.state == "member"]
-        away = [node for node in membership.nodes() if node.state != "member" and not membership.is_given_up(node)]
+        members, away = [], []
+        for node in membership.nodes():
+            if node.breaker.state == "open":
+                away.append(node)
+                continue
+            try:
+                await node.only("SET", COLLECTED, clear_before_ms)
+            except BackendUnavailable:
+                away.append(node)
+            else:
+                members.append(node)
+        away = [node for node in away if not membership.is_given_up(node)]
         if away and members:
             await self._give_up(away, members)
-        for node in members:
-            await node.marked(("SET", COLLECTED, clear_before_ms))
 
     async def _give_up(self, away: list[Node], members: list[Node]) -> None:
         """Let go of nodes that were in no pass for `max_outage_seconds`: else nobody could forget anything."""
@@ -170,7 +181,7 @@ class Repair:
                 last = max(last, int(at or 0))
             if not last:
                 for member in members:
-                    await member.marked(("HSETNX", PASSES, node.id, now_ms))
+                    await member.only("HSETNX", PASSES, node.id, now_ms)
             elif now_ms - last > 1000 * self._membership.replication.max_outage_seconds:
                 await self._membership.propose(lambda table, node_id=node.id: _without(table, node_id))  # type: ignore[misc]
                 self._listener(NodeEvent(node=node.address, what="given_up", detail="it was away too long"))
@@ -179,11 +190,11 @@ class Repair:
         if not self._full:
             return
         membership = self._membership
-        members = [node for node in membership.nodes() if node.state == "member"]
-        words = [word for node in members if node.id in place.read for word in (node.id, place.began_ms)]
-        for node in members:
-            if words:
-                await node.marked(("HSET", PASSES, *words))
+        read = [node for node in membership.nodes() if node.state == "member" and node.id in place.read]
+        words = [word for node in read for word in (node.id, place.began_ms)]
+        for node in read:
+            with contextlib.suppress(BackendUnavailable):
+                await node.only("HSET", PASSES, *words)
 
 
 def _without(table: Table, node_id: str) -> Table:

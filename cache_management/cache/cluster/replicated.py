@@ -81,7 +81,7 @@ class ReplicatedBackend(FullBackend):
         self._coordination = Coordination(membership)
         self._journal = ReplicatedJournal(membership)
         self._walk = Walk(membership)
-        self._relief = Relief(membership, self._walk, config)
+        self.relief = Relief(membership, self._walk, config)
         self._watched: tuple[tuple[str, ...], Callable[[Sequence[str] | None], None]] | None = None
         membership.reopened = self._watch_node
 
@@ -202,7 +202,7 @@ class ReplicatedBackend(FullBackend):
         except BackendRefused as exc:
             if not exc.reason.partition("it refused: ")[2].startswith("OOM"):
                 raise
-            if not await self._relief.make_room(sum(len(tail) for _, tail in copies.values())):
+            if not await self.relief.make_room(sum(len(tail) for _, tail in copies.values())):
                 raise
             await self.quorum.write(copies, self.level, version=version, given=given)
 
@@ -264,6 +264,11 @@ class ReplicatedBackend(FullBackend):
         self.keeper.begin()
         return await self._coordination.acquire(name, owner=owner, ttl_seconds=ttl_seconds)
 
+    async def acquire_fence(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
+        """Take a lease whose token `put_fenced` takes."""
+        self.keeper.begin()
+        return await self._coordination.acquire(name, owner=owner, ttl_seconds=ttl_seconds, is_fence=True)
+
     async def renew(self, name: str, *, owner: str, ttl_seconds: float) -> bool:
         return await self._coordination.renew(name, owner=owner, ttl_seconds=ttl_seconds)
 
@@ -299,16 +304,16 @@ class ReplicatedBackend(FullBackend):
         await self._delete(PIECE, names)
 
     async def surplus(self) -> Surplus:
-        return await self._relief.surplus()
+        return await self.relief.surplus()
 
     async def victims(self, aim: Mapping[str, int], limit: int) -> list[str]:
-        return await self._relief.victims(aim, limit)
+        return await self.relief.victims(aim, limit)
 
     async def sweep(self, aim: Mapping[str, int], limit: int) -> Swept:
-        return await self._relief.sweep(aim, limit)
+        return await self.relief.sweep(aim, limit)
 
     async def drop_expired(self, bookmark: str, limit: int) -> tuple[Swept, str | None]:
-        return await self._relief.drop_expired(bookmark, limit)
+        return await self.relief.drop_expired(bookmark, limit)
 
     async def heads(self, keys: Sequence[str]) -> dict[str, Head]:
         found = {}

@@ -151,7 +151,7 @@ class Syncing:
             await _raise_to(node, FLOOR, floor)
             await _raise_to(node, PROMISE, promise)
             await _raise_to(node, COLLECTED, collected)
-        await node.redis.call("HSET", PASSES, node.id, self._membership.now_ms())
+        await node.only("HSET", PASSES, node.id, self._membership.now_ms())
         return done
 
     def _tell(self, node: Node, what: str, detail: str) -> None:
@@ -211,4 +211,4 @@ async def _read_in_notes(node: Node, peer: Node, name: str) -> None:
 async def _raise_to(node: Node, key: str, least: bytes | None) -> None:
     held = await node.redis.call("GET", key)
     if least and (held or b"") < least:
-        await node.redis.call("SET", key, least)
+        await node.only("SET", key, least)

@@ -1,12 +1,13 @@
 -- Take, prolong or give back a lease on this node.
 -- KEYS: marker, floor, the lease, the last token given under its name.
--- ARGV: the expected marker, "take" / "keep" / "free" / "copy" (what another node holds), owner, ms, token, ms that the last token is kept.
+-- ARGV: the expected marker, what ("take"; "fence": take, and let later writes be newer than the token; "keep",
+--       "free"; "copy": what another node holds), owner, ms, token, ms that the last token is kept.
 -- Answers 1 when it was done, 0 when it was not, or the last token when a larger one is needed.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
     return redis.error_reply('CMMARKER ' .. (redis.call('GET', KEYS[1]) or ''))
 end
 local what, owner, token = ARGV[2], ARGV[3], ARGV[5]
-if what == 'take' then
+if what == 'take' or what == 'fence' then
     if redis.call('EXISTS', KEYS[3]) == 1 then
         return 0
     end
@@ -17,7 +18,7 @@ if what == 'take' then
     redis.call('SET', KEYS[3], owner, 'PX', ARGV[4])
     redis.call('SET', KEYS[4], token, 'PX', ARGV[6])
     -- Deletes and overwrites from now on are newer than what is computed under this lease; see put.lua.
-    if (redis.call('GET', KEYS[2]) or '') < token then
+    if what == 'fence' and (redis.call('GET', KEYS[2]) or '') < token then
         redis.call('SET', KEYS[2], token)
     end
     return 1

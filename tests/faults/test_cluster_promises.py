@@ -1,0 +1,378 @@
+"""What the replicated cache promises with a quorum, one promise after the other, on real nodes that are really hurt.
+
+The numbers are those of docs/design/0019-replicated-cache.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from redis import Redis
+
+from cache_management import CacheConfig, DistributedCache, ReplicationConfig
+from cache_management.cache.cluster.envelope import HEAD_BYTES, Versions, read_head, value_copy
+from cache_management.cache.cluster.values import encode_value
+from cache_management.cache.config import CacheBackend
+from cache_management.cache.errors import QuorumNotReached
+from cache_management.cache.events import Event, NodeEvent
+from cache_management.cache.records import Record
+from tests.conftest import OwnRedis, OwnRedisFactory
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+
+STRICT = CacheConfig(backend=CacheBackend.REDIS, strict=True, timeout_seconds=0.5)
+HOUR = 3600.0
+
+
+class World:
+    """Three nodes, and caches over them."""
+
+    def __init__(self, servers: list[OwnRedis], stack: AsyncExitStack) -> None:
+        self.servers = servers
+        self.events: list[Event] = []
+        self._stack = stack
+
+    @property
+    def nodes(self) -> list[str]:
+        return [f"127.0.0.1:{server.port}" for server in self.servers]
+
+    async def client(
+        self, *, replicas: int = 2, skew: float = 0.0, config: CacheConfig = STRICT, max_outage: float = HOUR
+    ) -> DistributedCache:
+        replication = ReplicationConfig(replicas=replicas, max_outage_seconds=max_outage)
+        cache = DistributedCache(
+            self.nodes,
+            replication_config=replication,
+            config=config,
+            clock=lambda: time.time() + skew,
+            listener=self.events.append,
+        )
+        return await self._stack.enter_async_context(cache)
+
+    def raw(self, place: int) -> Redis:
+        return Redis.from_url(self.servers[place].url)
+
+    def stored(self, place: int, key: str) -> bytes | None:
+        with self.raw(place) as client:
+            found = client.get(name_of(key))
+            assert found is None or isinstance(found, bytes)
+            return found
+
+    def whole(self, cache: DistributedCache) -> Callable[[], asyncio.Future[bool]]:
+        async def all_are_members() -> bool:
+            return all(status.state == "member" for status in await cache.statuses())
+
+        return lambda: asyncio.ensure_future(all_are_members())
+
+
+def name_of(key: str) -> str:
+    return f"e:cm1:dst:default:k{key}"
+
+
+@pytest.fixture
+async def world(own_redis: OwnRedisFactory) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        yield World([own_redis() for _ in range(3)], stack)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_s1_what_was_acknowledged_survives_each_node_in_turn(world: World, replicas: int) -> None:
+    cache = await world.client(replicas=replicas)
+    for number in range(60):
+        await cache.set(f"k{number}", number)
+
+    for server in world.servers:
+        server.kill()
+        for number in range(60, 80):
+            await cache.set(f"k{number}", number)
+        assert [await cache.get(f"k{number}") for number in range(80)] == list(range(80))
+        server.restart(empty=True)
+        await eventually(world.whole(cache))
+
+    assert [await cache.get(f"k{number}") for number in range(80)] == list(range(80))
+
+
+@pytest.mark.parametrize("skew", [-HOUR, HOUR])
+async def test_s2_s5_the_last_write_wins_whatever_the_clocks_say(world: World, skew: float) -> None:
+    here, there = await world.client(), await world.client(skew=skew)
+    for turn in range(5):
+        await here.set("k", f"here {turn}")
+        assert await there.get("k") == f"here {turn}"
+        await there.set("k", f"there {turn}", ttl_seconds=60)
+        assert await here.get("k") == f"there {turn}"
+
+    await here.delete("k")
+    assert await there.get("k") is None
+
+
+async def test_s3_a_deleted_value_does_not_come_back_with_a_node_that_missed_it(world: World) -> None:
+    cache = await world.client()
+    await cache.set("k", "old")
+    world.servers[2].pause()
+    assert await cache.delete("k")
+    world.servers[2].resume()
+    world.servers[0].kill()
+
+    assert await cache.get("k") is None
+    assert await cache.exists("k") is False
+
+
+async def test_s4_what_was_read_once_is_read_from_then_on(world: World) -> None:
+    cache = await world.client()
+    await cache.set("k", "old")
+    first = world.nodes.index(cache.get_node_for_key("k"))
+    # A write that reached one node only: nobody acknowledged it, and whoever has seen it must not unsee it.
+    version = Versions(lambda: time.time() + 1).next()
+    record = Record(encode_value("new", limit_bytes=100), time.time() + HOUR, 0)
+    with world.raw(first) as client:
+        client.set(name_of("k"), value_copy(version, name_of("k"), record))
+
+    assert await cache.get("k") == "new"
+
+    world.servers[first].kill()
+    assert await cache.get("k") == "new"
+
+
+async def test_s6_a_write_that_nobody_can_be_sure_of_says_so(world: World) -> None:
+    cache = await world.client()
+    await cache.set("k", "old")
+    world.servers[1].pause()
+    world.servers[2].pause()
+
+    with pytest.raises(QuorumNotReached) as caught:
+        await cache.set("k", "perhaps")
+
+    assert caught.value.indeterminate
+    world.servers[1].resume()
+    world.servers[2].resume()
+    await eventually(world.whole(cache))
+    assert await cache.get("k") in {"old", "perhaps"}
+
+
+@pytest.mark.parametrize("loss", ["flushed", "restarted empty", "restarted with an old snapshot"])
+async def test_s7_a_node_that_forgot_does_not_count(world: World, loss: str) -> None:
+    cache = await world.client()
+    await cache.set("other", "v")
+    if loss == "restarted with an old snapshot":
+        with world.raw(0) as client:
+            client.save()
+    world.servers[2].pause()
+    await cache.set("k", "v")  # on the first two
+    world.servers[1].pause()
+    world.servers[2].resume()
+    if loss == "flushed":
+        with world.raw(0) as client:
+            client.flushall()
+    else:
+        world.servers[0].kill()
+        world.servers[0].restart(empty=loss == "restarted empty")
+
+    # Two nodes answer, and neither has the value: that is no evidence of its absence.
+    for _ in range(5):
+        with pytest.raises(QuorumNotReached):
+            await cache.get("k")
+        await asyncio.sleep(0.1)
+
+    world.servers[1].resume()
+    await eventually(world.whole(cache))
+    assert await cache.get("k") == "v"
+
+
+async def test_s8_all_copies_end_at_the_same_moment(world: World) -> None:
+    cache = await world.client()
+    await cache.set("k", "v", ttl_seconds=60)
+    world.servers[1].kill()
+    world.servers[1].restart(empty=True)
+    await eventually(world.whole(cache))
+
+    heads = [read_head((world.stored(place, "k") or b"")[:HEAD_BYTES]) for place in range(3)]
+
+    assert len({head.moment_ms for head in heads}) == 1
+    assert len({head.version for head in heads}) == 1
+
+
+async def test_s9_a_shorter_life_hides_the_longer_one(world: World) -> None:
+    cache = await world.client()
+    await cache.set("k", "long", ttl_seconds=HOUR)
+    world.servers[2].pause()
+    await cache.set("k", "short", ttl_seconds=0.2)
+
+    async def is_over() -> bool:
+        return await cache.get("k") is None
+
+    await eventually(is_over)
+    world.servers[2].resume()
+    world.servers[0].kill()
+
+    for _ in range(10):
+        assert await cache.get("k") is None
+
+
+async def test_s10_a_node_that_was_away_too_long_comes_back_empty(world: World) -> None:
+    cache = await world.client(max_outage=0.5)
+    await cache.set("gone", "v")
+    await cache.set("kept", "v")
+    await cache.repair()
+    world.servers[2].pause()
+    await cache.delete("gone")
+
+    async def tombstone_is_forgotten() -> bool:
+        await cache.repair()
+        return world.stored(0, "gone") is None and world.stored(1, "gone") is None
+
+    await eventually(tombstone_is_forgotten, 30)
+    world.servers[2].resume()
+    await eventually(world.whole(cache))
+
+    assert world.stored(2, "gone") is None
+    assert any(isinstance(event, NodeEvent) and event.what == "given_up" for event in world.events)
+    world.servers[0].kill()
+    assert await cache.get("gone") is None
+    assert await cache.get("kept") == "v"
+
+
+async def test_s10_tombstones_stay_while_a_node_is_away(world: World) -> None:
+    cache = await world.client(max_outage=HOUR)
+    await cache.set("k", "v")
+    world.servers[2].pause()
+    await cache.delete("k")
+
+    await cache.repair()
+
+    assert world.stored(0, "k") is not None
+
+
+async def test_s11_eviction_uncovers_no_older_copy(world: World) -> None:
+    cache = await world.client()
+    await cache.set("k", "older")
+    older = world.stored(2, "k")
+    assert older is not None
+    await cache.set("k", "newer")
+    world.servers[2].pause()
+
+    done = await cache.backend.relief.evict([name_of("k")])
+
+    assert done.entries == 1
+    world.servers[2].resume()
+    with world.raw(2) as client:
+        client.set(name_of("k"), older)  # as if it had missed the second write
+    for place in range(2):
+        world.servers[place].kill()
+        for _ in range(5):
+            assert await cache.get("k") is None
+        world.servers[place].restart(empty=True)
+        await eventually(world.whole(cache))
+
+
+async def test_s12_s13_a_client_of_an_older_table_cannot_write_past_the_new_one(
+    world: World, own_redis: OwnRedisFactory
+) -> None:
+    old, new = await world.client(), await world.client()
+    for number in range(200):
+        await old.set(f"k{number}", 0)
+    world.servers.append(own_redis())
+    new.add_node(world.nodes[3])
+    assert new.get_available_nodes()[-1] == world.nodes[3]
+
+    writing = asyncio.create_task(write_on(old, rounds=20))
+    await new.rebalance()
+    last = await writing
+    new.remove_node(world.nodes[0])
+    await new.rebalance()
+    world.servers[0].stop()
+
+    assert [await new.get(f"k{number}") for number in range(200)] == [last] * 200
+    assert [await old.get(f"k{number}") for number in range(200)] == [last] * 200
+
+
+async def write_on(cache: DistributedCache, *, rounds: int) -> int:
+    for turn in range(rounds):
+        await cache.set_many({f"k{number}": turn for number in range(200)})
+    return rounds - 1
+
+
+@pytest.mark.parametrize("victim", ["source", "target"])
+async def test_s13_a_move_outlives_a_node_that_is_lost_in_the_middle(
+    world: World, own_redis: OwnRedisFactory, victim: str
+) -> None:
+    cache = await world.client()
+    for number in range(300):
+        await cache.set(f"k{number}", number)
+    world.servers.append(own_redis())
+    cache.add_node(world.nodes[3])
+    moves = cache.backend.keeper.moves
+    await cache.backend.keeper.grant_wishes()
+    lost = world.servers[0 if victim == "source" else 3]
+    moving = asyncio.create_task(moves.finish())
+    await asyncio.sleep(0.02)
+    lost.kill()
+    await asyncio.wait((moving,))
+    moving.exception()
+    lost.restart(empty=True)
+    await eventually(world.whole(cache))
+
+    await cache.rebalance()
+
+    assert [await cache.get(f"k{number}") for number in range(300)] == list(range(300))
+    assert cache.backend.membership.known_table().moving == b""
+
+
+async def test_s14_what_was_computed_under_an_older_lock_is_not_stored(world: World) -> None:
+    slow, quick = await world.client(), await world.client(skew=-HOUR)
+    assert await slow.acquire_lock("work", timeout=0, lease_seconds=0.2)
+    token = slow.fencing_token("work")
+    await quick.delete("k")
+    assert await quick.acquire_lock("other", timeout=0)
+
+    assert await slow.set("k", "out of date", fencing_token=token) is False
+    assert await quick.get("k") is None
+
+    newer = quick.fencing_token("other")
+    assert newer is not None
+    assert token is not None
+    assert newer > token
+    assert await quick.set("k", "fresh", fencing_token=newer)
+    assert await slow.get("k") == "fresh"
+
+
+async def test_s15_a_namespace_sees_its_own_only(world: World) -> None:
+    one = await world.client(config=STRICT.model_copy(update={"namespace": "one"}))
+    two = await world.client(config=STRICT.model_copy(update={"namespace": "two"}))
+    await one.set("k", "of one")
+
+    assert await two.get("k") is None
+    assert await two.delete("k") is False
+    assert await one.get("k") == "of one"
+
+
+async def test_l2_a_cache_whose_nodes_are_all_down_costs_a_miss_and_no_exception(world: World) -> None:
+    cache = await world.client(config=CacheConfig(backend=CacheBackend.REDIS))
+    await cache.set("k", "v")
+    for server in world.servers:
+        server.kill()
+
+    assert await cache.get("k") is None
+    assert await cache.set("k", "w") is False
+    assert await cache.exists("k") is False
+    with pytest.raises(QuorumNotReached):
+        await cache.delete("k")
+
+
+async def test_two_processes_that_begin_at_once_under_other_names_make_one_cluster(world: World) -> None:
+    named = [f"localhost:{server.port}" for server in world.servers]
+    caches = [
+        DistributedCache(nodes, config=STRICT) for nodes in (world.nodes, named, world.nodes, list(reversed(named)))
+    ]
+
+    await asyncio.gather(*(cache.set(f"k{place}", place) for place, cache in enumerate(caches)))
+
+    for cache in caches:
+        assert [await cache.get(f"k{place}") for place in range(4)] == [0, 1, 2, 3]
+    assert len({cache.backend.membership.known_table().cluster for cache in caches}) == 1
+    for cache in caches:
+        await cache.close()
