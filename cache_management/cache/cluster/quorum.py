@@ -361,8 +361,8 @@ class Quorum:
                 each.given = given[each.key] = version or given.get(each.key) or self.versions.next()
             sent = time.monotonic()
             refusal = await self._store(asked, left, level, "w" if version is None else "f") or refusal
-            # A lock that was taken just now asks for a newer version. Nobody has replaced this one yet: to read it, bring
-            # it to a majority and write another takes three round trips, and this was one.
+            # A lock that was taken just now asks for a newer version. Nobody has replaced this one yet: to read it,
+            # bring it to a majority and write another takes three round trips, and this was one.
             was_quick = time.monotonic() - sent <= _QUICK_SECONDS
             again = {}
             is_out_of_date = is_overtaken = False

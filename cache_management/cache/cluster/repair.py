@@ -168,7 +168,9 @@ class Repair:
             else:
                 members.append(node)
         away = [node for node in away if not membership.is_given_up(node)]
-        if away and members:
+        wanted = membership.replication
+        # Whoever is given up comes back empty: a majority must be left that knows.
+        if away and len(away) <= wanted.voters - wanted.quorum:
             await self._give_up(away, members)
 
     async def _give_up(self, away: list[Node], members: list[Node]) -> None:
