@@ -127,8 +127,9 @@ class Repair:
             route = membership.route(slot)
             if node not in route.nodes:
                 strays.append(name)
-            # Where the sums agree every keeper has the same keys: one of them is looked at for all.
-            if slot in differing or node not in route.keepers or (self._full and node is route.nodes[0]):
+            # Where the sums agree every keeper has the same keys: the first that answers is looked at for all.
+            first = next((each for each in route.nodes if each.state == "member"), node)
+            if slot in differing or node not in route.keepers or (self._full and node is first):
                 chosen.append(name)
         done = Levelled()
         if chosen:
