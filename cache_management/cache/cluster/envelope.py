@@ -11,6 +11,7 @@ Larger versions win, compared as text; the scripts in lua/ know the same places.
 from __future__ import annotations
 
 import math
+import os
 import secrets
 
 import msgspec
@@ -81,9 +82,11 @@ class Versions:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = VersionClock(clock)
-        self._client = b"%08x" % secrets.randbits(32)
+        self._client, self._pid = b"%08x" % secrets.randbits(32), os.getpid()
 
     def next(self) -> bytes:
+        if self._pid != os.getpid():  # a forked child must not give the versions of its parent
+            self._client, self._pid = b"%08x" % secrets.randbits(32), os.getpid()
         return b"%016x%s" % (self._clock.next(), self._client)
 
     def observe(self, version: bytes) -> None:

@@ -28,9 +28,9 @@ _AT_ONCE = 500
 
 
 class _Place(msgspec.Struct, frozen=True, array_like=True):
-    """How far a voter was read: the process that it was, and the id of its last entry ("" before the first)."""
+    """How far a voter was read: since which admission, and the id of its last entry ("" before the first)."""
 
-    run_id: str
+    admission: str
     entry: str
 
 
@@ -47,7 +47,7 @@ class _Cursor(msgspec.Struct, frozen=True):
 class _Page(msgspec.Struct, frozen=True):
     """What one voter holds behind a place; `is_gap`: it cannot tell."""
 
-    run_id: str
+    admission: str
     notes: list[tuple[str, str, bytes]]  # entry, note_id, note
     is_gap: bool = False
     last: str = ""
@@ -74,12 +74,12 @@ class ReplicatedJournal:
                 return node.run("note", [STREAM + stream], words)
 
             answers = await ask_enough(membership, slot_of(stream), ask)
-            places = {node.id: _Place(node.run_id or "", entry.decode()) for node, entry in answers.items()}
+            places = {node.id: _Place(node.admission, entry.decode()) for node, entry in answers.items()}
         return _Cursor(places).text()
 
     async def tail(self, stream: str) -> str:
         pages = await self._ask(stream, lambda node: self._newest(node, stream))
-        places = {node.id: _Place(page.run_id, page.last) for node, page in pages.items()}
+        places = {node.id: _Place(page.admission, page.last) for node, page in pages.items()}
         return _Cursor(places).text() if any(place.entry for place in places.values()) else ""
 
     async def read_after(self, stream: str, cursor: str, *, limit: int) -> tuple[list[bytes], str]:
@@ -108,10 +108,10 @@ class ReplicatedJournal:
                 pending[note_id].add(node.id)
                 place = entry
             is_at_end &= len(page.notes) < limit
-            places[node.id] = _Place(page.run_id, place)
+            places[node.id] = _Place(page.admission, place)
         if is_at_end:
             for node, tail in tails.items():
-                places.setdefault(node.id, _Place(tail.run_id, tail.last))
+                places.setdefault(node.id, _Place(tail.admission, tail.last))
         oldest = self._membership.now_ms() - _PENDING_MS
         left = {
             note_id: sorted(shown)
@@ -132,27 +132,27 @@ class ReplicatedJournal:
 
     async def _newest(self, node: Node, stream: str) -> _Page:
         (rows,) = await node.marked(("XREVRANGE", STREAM + stream, "+", "-", "COUNT", 1))
-        return _Page(node.run_id or "", [], last=rows[0][0].decode() if rows else "")
+        return _Page(node.admission, [], last=rows[0][0].decode() if rows else "")
 
     async def _page(self, node: Node, stream: str, held: _Cursor, limit: int) -> _Page:
-        run_id = node.run_id or ""
+        admission = node.admission
         place = held.places.get(node.id)
-        if held.places and (place is None or place.run_id != run_id):
+        if held.places and (place is None or place.admission != admission):
             # It was away, or was restarted and brought up to date: its entries have other places now.
-            return _Page(run_id, [], is_gap=True)
+            return _Page(admission, [], is_gap=True)
         entry = place.entry if place is not None else ""
         (rows,) = await node.marked(("XRANGE", STREAM + stream, entry or "-", "+", "COUNT", limit + 1))
         notes = [(row[0].decode(), row[1][1].decode(), row[1][3]) for row in rows]
         if entry:
             if not notes or notes[0][0] != entry:
-                return _Page(run_id, [], is_gap=True)
+                return _Page(admission, [], is_gap=True)
             notes = notes[1:]
         elif notes:
             (about,) = await node.marked(("XINFO", "STREAM", STREAM + stream))
             length = about[b"length"]
             if length >= _NOTES_KEPT or length != about.get(b"entries-added", length):
-                return _Page(run_id, [], is_gap=True)
-        return _Page(run_id, notes[:limit])
+                return _Page(admission, [], is_gap=True)
+        return _Page(admission, notes[:limit])
 
 
 def _read_cursor(stream: str, cursor: str) -> _Cursor:

@@ -28,6 +28,8 @@ logger = logging.getLogger("cache_management")
 _LOOK_SECONDS = 0.5
 _CLAIM_SECONDS = 20.0
 _MOST_MISSED = 20_000
+_REFRESH_SECONDS = 10.0  # the nodes' time, and a new table that no answer has told of
+_PAUSE_SECONDS = 0.01
 Wish = tuple[str, str]
 
 
@@ -47,6 +49,7 @@ class Keeper:
         self._owner = secrets.token_hex(8)
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
+        self._next_refresh = 0.0
         self._next_pass = time.monotonic() + self._pass_seconds() * (0.5 + secrets.randbelow(100) / 100)
         self.on_look: Callable[[], None] = lambda: None
         membership.woken = self.wake
@@ -99,7 +102,9 @@ class Keeper:
         self.on_look()
         if membership.table is None:
             return
-        if any(node.state != "member" for node in membership.nodes()) or not membership.is_confirmed:
+        is_whole = membership.is_confirmed and all(node.state == "member" for node in membership.nodes())
+        if not is_whole or time.monotonic() >= self._next_refresh:
+            self._next_refresh = time.monotonic() + _REFRESH_SECONDS
             await membership.refresh()
         for node in membership.nodes():
             if node.state != "member":
@@ -197,4 +202,8 @@ class Keeper:
                 (passes,) = await node.marked(("HVALS", PASSES))
                 latest = max([latest, *(int(at) for at in passes)])
         if membership.now_ms() - latest > 900 * self._pass_seconds():
-            await Repair(membership, listener=self._listener).run()
+            repair = Repair(membership, listener=self._listener)
+            bookmark: str | None = ""
+            while bookmark is not None:
+                _, bookmark = await repair.step(bookmark)
+                await asyncio.sleep(_PAUSE_SECONDS)  # the application comes first

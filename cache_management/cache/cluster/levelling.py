@@ -59,11 +59,19 @@ class Levelling:
         targets: Which voters to bring up to date; the others are only read.
         clear_before_ms: Forget tombstones and stubs that are older than this moment where all voters agree.
         tidy: Drop values past their time, and hand-offs that every keeper holds.
+        all_of_the_new: Of slots that move, a majority of the new list must take part.
     """
 
     def __init__(
-        self, membership: Membership, *, targets: Targets, clear_before_ms: int = 0, tidy: bool = False
+        self,
+        membership: Membership,
+        *,
+        targets: Targets,
+        clear_before_ms: int = 0,
+        tidy: bool = False,
+        all_of_the_new: bool = False,
     ) -> None:
+        self._all_of_the_new = all_of_the_new
         self._membership = membership
         self._targets = targets
         self._clear_before_ms = clear_before_ms
@@ -84,6 +92,9 @@ class Levelling:
         done = Levelled(seen=len(names))
         wanted: dict[Node, list[tuple[str, bytes, Collection[Node]]]] = {}
         for name, heads in held.items():
+            new_list, needed = routes[name].groups[-1]
+            if self._all_of_the_new and len(new_list & heads.keys()) < needed:
+                raise BackendUnavailable("the replicated cache", "too few of the nodes that slots move to answer")
             newest = max(heads.values(), key=lambda head: head[:VERSION_BYTES])
             if newest == NOTHING:
                 continue

@@ -617,9 +617,11 @@ def version_of_table(table: Table, token: bytes) -> bytes:
 
 async def look_at(node: Node) -> Seen:
     """Read what a node says of itself."""
-    marker, table, keys, promise = await node.redis.pipeline(
-        [("GET", MARKER), ("GET", TABLE), ("DBSIZE",), ("GET", PROMISE)]
+    began = time.monotonic()
+    marker, table, keys, promise, (seconds, micros) = await node.redis.pipeline(
+        [("GET", MARKER), ("GET", TABLE), ("DBSIZE",), ("GET", PROMISE), ("TIME",)]
     )
+    node.offset_seconds = int(seconds) + int(micros) / 1e6 - (began + time.monotonic()) / 2
     version, found = b"", None
     if table:
         version = table[:_VERSION_WIDTH]

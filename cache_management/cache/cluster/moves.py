@@ -27,7 +27,7 @@ from cache_management.cache.events import Listener, NodeEvent
 
 logger = logging.getLogger("cache_management")
 
-_STEPS = 8
+_STEPS = 2  # each reads the names of all that the old nodes hold
 
 
 class Moves:
@@ -114,7 +114,7 @@ class Moves:
             return {membership.by_id[node_id] for node_id in lists.placement.voters_of(slot)}
 
         targets = sorted({node for slot in slots for node in newcomers(slot)}, key=lambda node: node.address)
-        levelling = Levelling(membership, targets=lambda route: route.groups[-1][0])
+        levelling = Levelling(membership, targets=lambda route: route.groups[-1][0], all_of_the_new=True)
         for source in sorted(sources, key=lambda node: node.address):
             try:
                 async for names in keys_of(source, slots):
@@ -157,9 +157,18 @@ async def _moving(table: Table, addresses: dict[str, str], change: Callable[[lis
         table,
         placement=new.encode(),
         previous=table.placement,
-        moving=bits_of(changed_slots(old, new)),
+        moving=bits_of(_with_data_to_move(old, new)),
         addresses=addresses,
     )
+
+
+def _with_data_to_move(old: Placement, new: Placement) -> list[int]:
+    """Return the slots whose voters or keepers are others; another order alone asks for nothing."""
+    return [
+        slot
+        for slot in changed_slots(old, new)
+        if set(old.voters_of(slot)) != set(new.voters_of(slot)) or set(old.copies_of(slot)) != set(new.copies_of(slot))
+    ]
 
 
 def _switched(table: Table, slots: frozenset[int]) -> Table:

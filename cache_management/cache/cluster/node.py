@@ -96,6 +96,7 @@ class Node:
         self.offset_seconds: float | None = None
         self.state: State = "unknown"
         self.marker: bytes = b""
+        self.admission = ""
         self.breaker = Breaker(longest_pause_seconds=_LONGEST_PAUSE_SECONDS)
         self.is_marked_failed = False
         self._suspect_until = 0.0
@@ -104,7 +105,7 @@ class Node:
 
     def admit(self, marker: Marker) -> None:
         """Take what the server says from now on as said by this marker."""
-        self.id, self.marker = marker.node, marker.text()
+        self.id, self.marker, self.admission = marker.node, marker.text(), marker.admission
         self.state = "member" if marker.state == "member" else "syncing"
 
     def forget(self) -> None:

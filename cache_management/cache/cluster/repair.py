@@ -41,7 +41,7 @@ class Repair:
         self._membership = membership
         self._listener = listener
         self._full = full
-        self._differing: dict[str, frozenset[int]] = {}
+        self._differing: frozenset[int] | None = None
 
     async def differences(self) -> Differences:
         """Compare the nodes slot by slot, by their sums."""
@@ -96,7 +96,9 @@ class Repair:
         try:
             if node.breaker.state == "open":
                 raise BackendUnavailable(node.address, "it does not answer")
-            differing = await self._differing_at(node)
+            if self._differing is None:
+                self._differing = (await self.differences()).slots
+            differing = self._differing
             if not self._full and not differing:
                 return Levelled(), place.behind(node, 0).text()
             command = ("SCAN", place.cursor_at(node), "COUNT", limit, "TYPE", "string")
@@ -106,12 +108,6 @@ class Repair:
         names = [name for name in (raw.decode() for raw in raws) if name.startswith((ENTRY, PIECE))]
         done = await self._page(node, names, differing, clear_before_ms)
         return done, place.behind(node, int(after)).text()
-
-    async def _differing_at(self, node: Node) -> frozenset[int]:
-        """Return the slots that differ, as they were when this node's turn came."""
-        if node.id not in self._differing:
-            self._differing[node.id] = (await self.differences()).slots
-        return self._differing[node.id]
 
     async def _page(self, node: Node, names: list[str], differing: frozenset[int], clear_before_ms: int) -> Levelled:
         membership = self._membership
