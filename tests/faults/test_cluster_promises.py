@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from typing import Literal
 
 import pytest
 from redis import Redis
@@ -42,9 +43,17 @@ class World:
         return [f"127.0.0.1:{server.port}" for server in self.servers]
 
     async def client(
-        self, *, replicas: int = 2, skew: float = 0.0, config: CacheConfig = STRICT, max_outage: float = HOUR
+        self,
+        *,
+        replicas: int = 2,
+        skew: float = 0.0,
+        config: CacheConfig = STRICT,
+        max_outage: float = HOUR,
+        on_majority_loss: Literal["accept", "wait"] = "accept",
     ) -> DistributedCache:
-        replication = ReplicationConfig(replicas=replicas, max_outage_seconds=max_outage)
+        replication = ReplicationConfig(
+            replicas=replicas, max_outage_seconds=max_outage, on_majority_loss=on_majority_loss
+        )
         cache = DistributedCache(
             self.nodes,
             replication_config=replication,
@@ -181,6 +190,27 @@ async def test_s7_a_node_that_forgot_does_not_count(world: World, loss: str) -> 
     world.servers[1].resume()
     await eventually(world.whole(cache))
     assert await cache.get("k") == "v"
+
+
+@pytest.mark.parametrize("policy", ["accept", "wait"])
+async def test_when_two_nodes_forgot_nobody_guesses(world: World, policy: Literal["accept", "wait"]) -> None:
+    cache = await world.client(on_majority_loss=policy)
+    await cache.set("k", "v")
+    for place in (0, 1):
+        world.servers[place].kill()
+    for place in (0, 1):
+        world.servers[place].restart(empty=True)
+
+    if policy == "wait":
+        for _ in range(5):
+            with pytest.raises(QuorumNotReached):
+                await cache.get("k")
+            await asyncio.sleep(0.1)
+        assert await cache.accept_loss()
+
+    await eventually(world.whole(cache))
+    assert await cache.get("k") == "v"
+    assert any(isinstance(event, NodeEvent) and event.what == "data_loss_possible" for event in world.events)
 
 
 async def test_s8_all_copies_end_at_the_same_moment(world: World) -> None:

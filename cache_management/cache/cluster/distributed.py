@@ -356,6 +356,15 @@ class DistributedCache:
         await self.backend.keeper.look()
         return await Repair(self._membership, listener=self._tell).run()
 
+    async def accept_loss(self) -> list[str]:
+        """Let nodes count again although what they acknowledged may stand only where nobody can read it now.
+
+        For the operator of a cache with `on_majority_loss="wait"`, or who does not want to wait for the minute of
+        "accept". Returns the addresses of the nodes that count since.
+        """
+        await self._membership.connect()
+        return await self.backend.keeper.accept_loss()
+
     async def statuses(self) -> list[NodeStatus]:
         """Return how each node stands."""
         return await node_statuses(self._membership)

@@ -122,6 +122,17 @@ class Keeper:
             self._next_pass = time.monotonic() + self._pass_seconds()
             await self._claimed("cluster:pass", self._pass)
 
+    async def accept_loss(self) -> list[str]:
+        """Bring up what answers and does not count, whatever the others may have held; return the addresses."""
+        await self.membership.refresh()
+        back = []
+        for node in self.membership.nodes():
+            if node.state != "member":
+                with contextlib.suppress(BackendUnavailable):
+                    if await self._syncing.bring_up(node, accept_loss=True):
+                        back.append(node.address)
+        return back
+
     def _has_leavers(self) -> bool:
         membership = self.membership
         return membership.table is not None and bool(membership.leavers())

@@ -39,8 +39,11 @@ class Syncing:
         self._grace_seconds = grace_seconds
         self._waiting_since: dict[str, float] = {}
 
-    async def bring_up(self, node: Node) -> bool:
+    async def bring_up(self, node: Node, *, accept_loss: bool = False) -> bool:
         """Bring a node up to date; return whether it counts now.
+
+        Args:
+            accept_loss: Go on without what other nodes hold that do not count either.
 
         Raises:
             BackendUnavailable: A node did not answer; what was done is not lost, and may be gone on with.
@@ -61,7 +64,7 @@ class Syncing:
         slots = self._slots_of(node)
         peers = self._peers_of(slots, node)
         away = [peer for peer in peers if peer.state != "member"]
-        if away and not await self._may_go_without(node, away):
+        if away and not accept_loss and not await self._may_go_without(node, away):
             return False
         present = [peer for peer in peers if peer not in away]
         mark = Marker(table.cluster, node.id, node.run_id or "", table.epoch, "syncing")
