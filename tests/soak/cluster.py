@@ -74,12 +74,14 @@ def _round(totals: Totals, seed: int, seconds: float, target: str, mutant: str |
     rng = random.Random(seed)
     shape = rng.choice(_SHAPES)
     try:
-        with Arena(seed=seed, target=target, mutant=mutant, clients=rng.choice((2, 3, 4)), **shape) as arena:
-            if target != "naive" and rng.random() < 0.15:
+        if target != "naive" and rng.random() < 0.15:
+            # Many keys: what is to be seen is the loss of the node, not who loses a race.
+            with Arena(seed=seed, mutant=mutant, keys=500, **shape) as arena:
                 share = serve_without_one(arena, rng, seconds=8.0)
-                totals.served.append(round(share, 5))
-                if share < LEAST_SERVED:
-                    return f"only {share:.2%} of the operations succeeded without one node"
+            totals.served.append(round(share, 5))
+            if share < LEAST_SERVED:
+                return f"only {share:.2%} of the operations succeeded without one node"
+        with Arena(seed=seed, target=target, mutant=mutant, clients=rng.choice((2, 3, 4)), **shape) as arena:
             kind = "full" if rng.random() < 0.1 else "composed"
             verdict = run_round(arena, seconds=seconds, seed=seed, kind=kind, keep_in=keep_in)
     except (ClientGone, AssertionError) as exc:

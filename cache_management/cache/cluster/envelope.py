@@ -89,6 +89,13 @@ class Versions:
             self._client, self._pid = b"%08x" % secrets.randbits(32), os.getpid()
         return b"%016x%s" % (self._clock.next(), self._client)
 
+    def above(self, version: bytes) -> bytes:
+        """Give a version that is larger than another one, and smaller than those that are made from now on."""
+        # By chance: what this client gave itself in that millisecond counts up from its beginning.
+        given = b"%016x%s" % (int(version[:16], 16) + 1 + secrets.randbelow(2**16), self._client)
+        self.observe(given)
+        return given
+
     def observe(self, version: bytes) -> None:
         """Make every later version larger."""
         self._clock.observe(int(version[:16], 16))

@@ -361,8 +361,9 @@ class Quorum:
                 each.given = given[each.key] = version or given.get(each.key) or self.versions.next()
             sent = time.monotonic()
             refusal = await self._store(asked, left, level, "w" if version is None else "f") or refusal
-            # A lock that was taken just now asks for a newer version. Nobody has replaced this one yet: to read it,
-            # bring it to a majority and write another takes three round trips, and this was one.
+            # A lock that was taken just now asks for a newer version. Hardly anybody has replaced this one yet: to read
+            # it, bring it to a majority and write another takes three round trips, and this was one. Whoever did is
+            # newer than what lies just above the lock's token.
             was_quick = time.monotonic() - sent <= _QUICK_SECONDS
             again = {}
             is_out_of_date = is_overtaken = False
@@ -381,7 +382,9 @@ class Quorum:
                     perhaps_held.add(each.key)
                 if not newer:
                     is_out_of_date = True
-                elif each.key in perhaps_held and not (was_quick and all(_is_floor(held) for held in newer)):
+                elif each.key in perhaps_held and was_quick and all(_is_floor(held) for held in newer):
+                    given[each.key] = self.versions.above(max(newer))
+                elif each.key in perhaps_held:
                     is_overtaken = True
                 else:
                     del given[each.key]
