@@ -36,8 +36,8 @@ bench: $(BENCH)  ## speed beside other caches in one run; writes the chart and t
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench --chart --readme
 
-soak: $(STAMP)  ## ten minutes of jobs of every kind while workers, broker and database are hurt; ends with an account
-	$(BIN)/python -m tests.soak --minutes 10 $(ARGS)
+soak: $(STAMP)  ## ten minutes of jobs of every kind while workers, broker and database are hurt; ends with an account; OF=cluster: a replicated cache under composed faults
+	$(BIN)/python -m tests.soak$(addprefix .,$(OF)) --minutes 10 $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -22,7 +22,8 @@ from typing import Any
 import msgspec
 
 from tests.faults.cluster.arena import Arena, ClientGone
-from tests.faults.cluster.rounds import Verdict, run_round, serve_without_one
+from tests.faults.cluster.nemesis import RECOVERY_SECONDS
+from tests.faults.cluster.rounds import Verdict, differences_that_stay, run_round, serve_without_one
 
 LEAST_SERVED = 0.99
 _SHAPES: list[dict[str, Any]] = [
@@ -84,6 +85,7 @@ def _round(totals: Totals, seed: int, seconds: float, target: str, mutant: str |
         with Arena(seed=seed, target=target, mutant=mutant, clients=rng.choice((2, 3, 4)), **shape) as arena:
             kind = "full" if rng.random() < 0.1 else "composed"
             verdict = run_round(arena, seconds=seconds, seed=seed, kind=kind, keep_in=keep_in)
+            different = differences_that_stay(arena, RECOVERY_SECONDS)
     except (ClientGone, AssertionError) as exc:
         totals.rounds += 1
         return f"{type(exc).__name__}: {exc}"
@@ -94,6 +96,8 @@ def _round(totals: Totals, seed: int, seconds: float, target: str, mutant: str |
         f" {verdict.slowest_recovery_seconds:.1f} s at most: {verdict.counts() or 'nothing wrong'}",
         flush=True,
     )
+    if different:
+        return f"{len(different)} entries differ between their voters after the repair, such as {different[:3]}"
     return "" if verdict.is_good else verdict.told()
 
 

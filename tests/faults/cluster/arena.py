@@ -151,6 +151,9 @@ class Arena:
             self.clients = [self._start_client(at) for at in range(self._counts[1])]
             for client in (self.observer, *self.clients):
                 client.wait_ready()
+            for client in (self.observer, *self.clients):
+                # A cluster is made once, by all its nodes; who comes first makes it.
+                wait_until(lambda client=client: self._are_members(client.ask("states")), START_SECONDS)
             self._stack = stack.pop_all()
         return self
 
@@ -211,7 +214,9 @@ class Arena:
         wait_until(lambda: self._all_members(), timeout, pause=0.05)
 
     def _all_members(self) -> bool:
-        states = self.states()
+        return self._are_members(self.states())
+
+    def _are_members(self, states: list[str]) -> bool:
         return len(states) == len(self.nodes) and set(states) == {"member"}
 
     def history_files(self) -> list[Path]:

@@ -75,6 +75,17 @@ class Client:
     async def states(self) -> list[str]:
         return await self._target.states()
 
+    async def repair(self) -> bool:
+        """Bring every copy up to date; return whether it could be done now."""
+        try:
+            await self._target.repair()
+        except Unsure:
+            return False
+        return True
+
+    async def differences(self) -> list[str]:
+        return await self._target.differences()
+
     async def set(self, key: str, ttl_seconds: float | None = None) -> tuple[Outcome, str]:
         """Write a fresh value; return the outcome and the value."""
         value = self._fresh()

@@ -62,7 +62,7 @@ class DistributedTarget:
 
     async def repair(self) -> None:
         """Bring every copy up to date."""
-        await self.cache.repair()
+        await _answer(self.cache.repair())
 
     async def differences(self) -> list[str]:
         """Read every head on every node; return what its voters do not agree on."""

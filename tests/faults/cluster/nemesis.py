@@ -70,7 +70,7 @@ class Nemesis:
                     self._one(rng.choice(("freeze", "freeze", "client pause", *NETWORK)), but_not=at)
             case "within a stall":
                 at = self._node()
-                with self._fault(rng.choice(("freeze", "client pause", *NETWORK)), at):
+                with self.fault(rng.choice(("freeze", "client pause", *NETWORK)), at):
                     time.sleep(rng.uniform(0.1, 0.6))
                     self._forget(but_not=at)
                     time.sleep(rng.uniform(0, 0.6))
@@ -84,7 +84,7 @@ class Nemesis:
                 self._one(rng.choice(("freeze", *NETWORK)), but_not=at)
 
     def _one(self, name: str, *, but_not: int | None = None) -> None:
-        with self._fault(name, self._node(but_not)):
+        with self.fault(name, self._node(but_not)):
             if name not in BLIPS:
                 time.sleep(self._rng.uniform(0.2, 1.5))
 
@@ -122,7 +122,8 @@ class Nemesis:
     # Single faults, each with its end.
 
     @contextmanager
-    def _fault(self, name: str, at: int) -> Iterator[None]:
+    def fault(self, name: str, at: int) -> Iterator[None]:
+        """Let a node or its wires suffer for as long as the block lasts."""
         if name in NETWORK or name == "cut":
             with self._network(name, at):
                 yield

@@ -128,6 +128,16 @@ def serve_without_one(arena: Arena, rng: random.Random, *, seconds: float) -> fl
     return share_that_succeeded(arena, begin, end)
 
 
+def differences_that_stay(arena: Arena, seconds: float) -> list[str]:
+    """Repair until every copy of every entry has the same version on its voters; return what differs in the end."""
+    until = time.monotonic() + seconds
+    while True:
+        arena.observer.ask("repair", timeout=seconds + 30)
+        different: list[str] = arena.observer.ask("differences", timeout=seconds + 30)
+        if not different or time.monotonic() >= until:
+            return different
+
+
 def share_that_succeeded(arena: Arena, begin_ns: int, end_ns: int) -> float:
     """Return which part of all operations that began in a span were answered or acknowledged."""
     decode = msgspec.json.Decoder(Event).decode

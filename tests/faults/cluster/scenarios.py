@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from cache_management.cache.cluster.scripts import script
-from cache_management.cache.errors import BackendUnavailable
 from tests.faults.cluster.proxy import Mode
 from tests.faults.cluster.stage import KEYS, Player, Stage, within
+from tests.faults.cluster.targets import Unsure
 from tests.waiting import eventually
 
 Scenario = Callable[[Stage], Awaitable[None]]
@@ -164,7 +164,7 @@ async def a_short_life_that_one_node_missed(stage: Stage) -> None:
     player.lose(1)
     assert await player.set_all(0.4) == {"ok"}
     await asyncio.sleep(0.8)
-    with suppress(BackendUnavailable):
+    with suppress(Unsure):
         await player.repair()
 
     await other.get_all()

@@ -48,6 +48,8 @@ class Target(Protocol):
     async def get_many(self, keys: Sequence[str]) -> dict[str, str]: ...
     async def set_many(self, values: Mapping[str, str]) -> None: ...
     async def states(self) -> list[str]: ...
+    async def repair(self) -> None: ...
+    async def differences(self) -> list[str]: ...
     async def close(self) -> None: ...
 
 
@@ -81,6 +83,12 @@ class NaiveTarget:
 
     async def states(self) -> list[str]:
         return ["member"] * self._nodes
+
+    async def repair(self) -> None:
+        """Do nothing: it knows no repair."""
+
+    async def differences(self) -> list[str]:
+        return []
 
     async def close(self) -> None:
         await self._cache.aclose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -10,29 +11,37 @@ import pytest
 from tests.faults.cluster.arena import Arena
 from tests.faults.cluster.history import Operation, Recorder, read_history
 from tests.faults.cluster.nemesis import Nemesis
-from tests.faults.cluster.rounds import run_round
+from tests.faults.cluster.rounds import judge, run_round
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
 
 def test_a_naive_client_is_seen_to_lose_values() -> None:
-    with Arena(seed=1, target="naive", clients=2, offsets_seconds=(0.0,)) as arena:
-        verdict = run_round(arena, seconds=6, seed=1, kind="composed")
+    with Arena(seed=1, target="naive", clients=2, offsets_seconds=(0.0,), keys=200) as arena:
+        nemesis = Nemesis(arena, random.Random(1))
+        arena.work()
+        for at in (0, 1, 2):
+            nemesis.forget("kill empty", at)
+            with nemesis.fault("freeze", (at + 1) % 3):
+                time.sleep(0.6)
+            time.sleep(0.4)
+        arena.rest()
+        verdict = judge(arena, nemesis)
 
     counts = verdict.counts()
     assert not verdict.oddities
-    assert sum(counts.values()) >= 100, verdict.told()
-    assert counts["lost"] >= 10, verdict.told()
+    assert sum(counts.values()) >= 80, verdict.told()
+    assert counts["lost"] >= 50, verdict.told()
 
 
 def test_one_node_that_forgets_nothing_is_seen_to_keep_all(tmp_path: Path) -> None:
     """No false alarms: a lone server is right whatever happens to its answers, and to a client of it."""
     with Arena(seed=2, nodes=1, target="naive", offsets_seconds=(0.0,)) as arena:
-        first = run_round(arena, seconds=4, seed=2, kind="network", keep_in=tmp_path)
+        first = run_round(arena, seconds=3, seed=2, kind="network", keep_in=tmp_path)
         arena.work()
         arena.replace_client(1)
         arena.rest()
-        second = run_round(arena, seconds=4, seed=3, kind="stalling", keep_in=tmp_path)
+        second = run_round(arena, seconds=3, seed=3, kind="stalling", keep_in=tmp_path)
 
     assert first.is_good, first.told()
     assert second.is_good, second.told()
