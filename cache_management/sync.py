@@ -152,6 +152,17 @@ class LLMCache(_Face):
     _async_class = llm.LLMCache
 
 
+class DistributedCache(_Face):
+    """`cache_management.DistributedCache` for programs without asyncio."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Here, as it needs the extra "redis", which the others may do without.
+        from cache_management.cache.cluster.distributed import DistributedCache as AsyncCache
+
+        self._async_class = AsyncCache
+        super().__init__(*args, **kwargs)
+
+
 class SimilarityMatcher(_Face):
     """`cache_management.SimilarityMatcher` for programs without asyncio."""
 

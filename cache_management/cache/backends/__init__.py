@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_never, get_args
+from typing import TYPE_CHECKING, assert_never, get_args
 
 from cache_management.cache.backends.base import Backend
 from cache_management.cache.backends.wrapped import FullBackend
@@ -10,6 +10,9 @@ from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.config import CacheBackend, CacheConfig, EvictionPolicy
 from cache_management.cache.events import Listener, ignore
 from cache_management.cache.identity import Kind, storage_prefix
+
+if TYPE_CHECKING:
+    from cache_management.cache.crypto import Keyring
 
 
 def open_backend(config: CacheConfig, *, clock: Clock = system_clock, listener: Listener = ignore) -> Backend:
@@ -36,17 +39,29 @@ def enclose(
 
 
 def _encrypted(store: FullBackend, config: CacheConfig, listener: Listener) -> FullBackend:
-    if config.encryption_keys is None and config.encryption_keys_file is None:
+    keyring = open_keyring(config)
+    if keyring is None:
         return store
     from cache_management.cache.backends.encrypted import EncryptedBackend
+
+    return EncryptedBackend(store, keyring, listener=listener)
+
+
+def open_keyring(config: CacheConfig) -> Keyring | None:
+    """Return the keys that values are encrypted with, None when they are not to be.
+
+    Raises:
+        ImportError: The extra for it is not installed.
+        ConfigurationError: The keys cannot be used.
+    """
+    if config.encryption_keys is None and config.encryption_keys_file is None:
+        return None
     from cache_management.cache.crypto import Keyring
 
     if config.encryption_keys_file is not None:
-        keyring = Keyring.from_file(config.encryption_keys_file)
-    else:
-        text = config.encryption_keys.get_secret_value() if config.encryption_keys else ""
-        keyring = Keyring.from_text(text, where="encryption_keys")
-    return EncryptedBackend(store, keyring, listener=listener)
+        return Keyring.from_file(config.encryption_keys_file)
+    text = config.encryption_keys.get_secret_value() if config.encryption_keys else ""
+    return Keyring.from_text(text, where="encryption_keys")
 
 
 def _with_memory_in_front(store: FullBackend, config: CacheConfig, clock: Clock) -> FullBackend:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from cache_management.cache.backends import open_keyring
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.cluster.addresses import check_address, check_nodes
 from cache_management.cache.cluster.levelling import Levelled
@@ -93,6 +94,7 @@ class DistributedCache:
             listener=self._tell,
         )
         self._keys = KeySpace("dst", self.config.namespace)
+        self._keyring = open_keyring(self.config)
         self._locks = KeySpace("lck", self.config.namespace)
         self._held: dict[str, _Lock] = {}
         self._long_keys: dict[str, str] = {}
@@ -117,8 +119,8 @@ class DistributedCache:
             InvalidEntry: The value cannot be stored; nothing was changed.
             QuorumNotReached: With `strict`: too few nodes stored it. It may be seen later if it is `indeterminate`.
         """
-        record = self._record(value, ttl_seconds)
         storage_key = self._keys.to_storage(key)
+        record = self._record(storage_key, value, ttl_seconds)
         try:
             if fencing_token is None:
                 await self.backend.put(storage_key, record)
@@ -133,7 +135,8 @@ class DistributedCache:
 
     async def set_many(self, values: Mapping[str, Any], *, ttl_seconds: float | None = None) -> bool:
         """Store values; return whether all of them are stored for certain. See `set`."""
-        records = {self._keys.to_storage(key): self._record(value, ttl_seconds) for key, value in values.items()}
+        storage_keys = {key: self._keys.to_storage(key) for key in values}
+        records = {at: self._record(at, values[key], ttl_seconds) for key, at in storage_keys.items()}
         try:
             await self.backend.put_many(records)
         except BackendUnavailable as exc:
@@ -173,7 +176,8 @@ class DistributedCache:
 
     def _value(self, storage_key: str, record: Record) -> Any:
         try:
-            return decode_value(record.value, limit_bytes=self.config.max_entry_bytes)
+            encoded = record.value if self._keyring is None else self._keyring.open_sealed(record.value, storage_key)
+            return decode_value(encoded, limit_bytes=self.config.max_entry_bytes)
         except CorruptRecord as exc:
             self._tell(CorruptEvent(self.backend.name, storage_key, str(exc)))
             return _CORRUPT
@@ -205,14 +209,15 @@ class DistributedCache:
             self._tolerate(exc, "exists")
             return False
 
-    def _record(self, value: object, ttl_seconds: float | None) -> Record:
+    def _record(self, storage_key: str, value: object, ttl_seconds: float | None) -> Record:
         life = self.config.ttl_seconds if ttl_seconds is None else ttl_seconds
         if life is not None and life != -1 and not life > 0:
             raise InvalidInput(
                 f"ttl_seconds={ttl_seconds!r}: take a number above 0, -1 for never, None for the default"
             )
         expires_at = None if life is None or life == -1 else self._clock() + life
-        return Record(encode_value(value, limit_bytes=self.config.max_entry_bytes), expires_at, 0)
+        encoded = encode_value(value, limit_bytes=self.config.max_entry_bytes)
+        return Record(encoded if self._keyring is None else self._keyring.seal(encoded, storage_key), expires_at, 0)
 
     def _tolerate(self, error: BackendUnavailable, operation: str) -> None:
         if self.config.strict:
@@ -375,6 +380,8 @@ class DistributedCache:
             with contextlib.suppress(BackendUnavailable):
                 await self.release_lock(name)
         await self.backend.aclose()
+
+    aclose = close
 
     async def __aenter__(self) -> DistributedCache:
         return self

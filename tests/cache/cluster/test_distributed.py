@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import math
 from datetime import UTC, datetime
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from redis import Redis
 
 from cache_management import CachedResponse, DistributedCache, ReplicationConfig, ShardingStrategy
@@ -20,6 +22,7 @@ from cache_management.cache.errors import (
     InvalidInput,
     InvalidKey,
 )
+from cache_management.sync import DistributedCache as SyncDistributedCache
 from tests.cache.cluster.conftest import PATIENT
 from tests.conftest import OwnRedisFactory
 
@@ -278,3 +281,27 @@ async def test_the_other_levels_serve(nodes: list[str], level: Any) -> None:
         assert await cache.get("k") == "v"
         assert await cache.delete("k") is True
         assert await cache.get("k") is None
+
+
+async def test_values_are_sealed_when_there_are_keys(nodes: list[str]) -> None:
+    key = base64.b64encode(bytes(32)).decode()
+    sealed = PATIENT.model_copy(update={"encryption_keys": SecretStr(f"one: {key}")})
+    async with DistributedCache(nodes, config=sealed) as cache:
+        await cache.set("k", "a secret")
+
+        assert await cache.get("k") == "a secret"
+        assert await cache.get_many(["k"]) == {"k": "a secret"}
+    with Redis.from_url(f"redis://{nodes[0]}") as client:
+        assert b"a secret" not in (client.get("e:cm1:dst:default:kk") or b"")
+    async with DistributedCache(nodes, config=PATIENT) as cache:
+        assert await cache.get("k") is None
+
+
+def test_without_asyncio(nodes: list[str]) -> None:
+    with SyncDistributedCache(nodes, config=PATIENT) as cache:
+        assert cache.set("k", {"a": 1})
+        assert cache.get("k") == {"a": 1}
+        assert cache.get_node_for_key("k") in nodes
+        assert cache.acquire_lock("r", timeout=1)
+        assert cache.release_lock("r")
+        assert cache.delete("k")
