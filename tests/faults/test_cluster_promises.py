@@ -213,6 +213,22 @@ async def test_when_two_nodes_forgot_nobody_guesses(world: World, policy: Litera
     assert any(isinstance(event, NodeEvent) and event.what == "data_loss_possible" for event in world.events)
 
 
+async def test_a_client_that_begins_when_two_nodes_forgot_goes_on_with_the_third(world: World) -> None:
+    before = await world.client()
+    await before.set("k", "v")
+    await before.close()
+    for place in (0, 1):
+        world.servers[place].kill()
+    for place in (0, 1):
+        world.servers[place].restart(empty=True)
+
+    cache = await world.client()
+    await eventually(world.whole(cache))
+
+    assert await cache.get("k") == "v"
+    assert any(isinstance(event, NodeEvent) and event.what == "data_loss_possible" for event in world.events)
+
+
 async def test_s8_all_copies_end_at_the_same_moment(world: World) -> None:
     cache = await world.client()
     await cache.set("k", "v", ttl_seconds=60)

@@ -372,6 +372,7 @@ class DistributedCache:
 
     async def statuses(self) -> list[NodeStatus]:
         """Return how each node stands."""
+        self.backend.keeper.begin()
         return await node_statuses(self._membership)
 
     async def close(self) -> None:

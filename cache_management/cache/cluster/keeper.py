@@ -125,6 +125,8 @@ class Keeper:
     async def accept_loss(self) -> list[str]:
         """Bring up what answers and does not count, whatever the others may have held; return the addresses."""
         await self.membership.refresh()
+        if not self.membership.is_confirmed:
+            await self.membership.confirm_what_is_left()
         back = []
         for node in self.membership.nodes():
             if node.state != "member":

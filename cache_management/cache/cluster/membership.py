@@ -1,8 +1,7 @@
 """Which nodes there are and which count, agreed among the clients through the nodes themselves.
 
-The slot table is a value that a majority of the nodes must accept (single-decree Paxos for each epoch: promise,
-then accept; Lamport, "Paxos Made Simple", 2001). A node's marker moves on to the new epoch in the step in which it
-accepts the table, so that a client with an older one is turned away by it from then on.
+The slot table is a value that a majority of the nodes must accept, see agreement.py. A node's marker moves on to the
+new epoch in the step in which it accepts the table, so that a client with an older one is turned away from then on.
 """
 
 from __future__ import annotations
@@ -14,28 +13,35 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
 
 import msgspec
 
 from cache_management.cache.backends.guarded import Breaker
 from cache_management.cache.backends.redis_connection import retrieve
 from cache_management.cache.clock import Clock
-from cache_management.cache.cluster.envelope import NOTHING, VERSION_BYTES, Versions
-from cache_management.cache.cluster.node import MARKER, OWN_PREFIXES, PROMISE, TABLE, Marker, Node, read_marker
+from cache_management.cache.cluster.agreement import acceptances, promises
+from cache_management.cache.cluster.envelope import Versions
+from cache_management.cache.cluster.inspection import (
+    Seen,
+    listed,
+    look_at,
+    refuse_twins,
+    refuse_used,
+    several_clusters,
+    version_of_table,
+)
+from cache_management.cache.cluster.node import MARKER, TABLE, Marker, Node
 from cache_management.cache.cluster.slots import Placement, first_placement
-from cache_management.cache.cluster.table import Lists, Table, majority, read_table
+from cache_management.cache.cluster.table import Lists, Table, majority
 from cache_management.cache.config import CacheConfig, ReplicationConfig, ShardingStrategy
-from cache_management.cache.errors import BackendRefused, BackendUnavailable, ConfigurationError, CorruptRecord
+from cache_management.cache.errors import BackendRefused, BackendUnavailable, ConfigurationError
 from cache_management.cache.events import Listener, NodeChange, NodeEvent
 
 logger = logging.getLogger("cache_management")
 
 Change = Callable[[Table], Table | Awaitable[Table]]
 
-_VERSION_WIDTH = 10 + VERSION_BYTES  # of a table: its epoch, then its proposer's token
 _PROPOSALS = 8
-_KEYS_LOOKED_AT = 20
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -55,17 +61,6 @@ class Route(msgspec.Struct, frozen=True):
         """Tell whether these nodes are enough of every list."""
         given = set(nodes)
         return all(len(voters & given) >= needed for voters, needed in self.groups)
-
-
-class Seen(msgspec.Struct, frozen=True):
-    """What a node says of itself: its marker, its table with the version of it, and how many keys it holds."""
-
-    marker: Marker | None
-    marker_text: bytes
-    version: bytes
-    table: Table | None
-    keys: int
-    promise: bytes
 
 
 class Membership:
@@ -243,12 +238,12 @@ class Membership:
     async def _connect(self) -> None:
         nodes = list(self.configured.values())
         seen = await self._look_at(nodes)
-        _refuse_twins(nodes)
+        refuse_twins(nodes)
         known = [each for each in seen.values() if each.table is not None]
         strangers = [node for node, each in seen.items() if each.table is None and each.keys]
         clusters = {each.table.cluster for each in known if each.table}
         if len(clusters) > 1:
-            raise ConfigurationError(_several_clusters(seen))
+            raise ConfigurationError(several_clusters(seen))
         if strangers and not (known and all(seen[node].marker for node in strangers)):
             raise ConfigurationError(
                 f"node {strangers[0].address} holds {seen[strangers[0]].keys} keys that are not this cache's: give it"
@@ -300,7 +295,7 @@ class Membership:
         )
         for attempt in range(_PROPOSALS):
             token = self.versions.next()
-            held = await self._promise(nodes, token)
+            held = await promises(nodes, token, self.versions, lambda _, seen: True)
             tables = [each for each in held.values() if each.table is not None]
             # Somebody else began a moment ago: what it began is finished.
             table = max(tables, key=lambda each: each.version).table if tables else made
@@ -321,7 +316,7 @@ class Membership:
             marks = {
                 node: Marker(table.cluster, by_address[node.address], node.run_id or "", 1, "member") for node in nodes
             }
-            if len(await self._accept(nodes, token, table, held, marks)) >= majority(len(nodes)):
+            if len(await acceptances(nodes, token, table, held, marks)) >= majority(len(nodes)):
                 for node in nodes:
                     node.id = by_address[node.address]
                 self._install(table, version_of_table(table, token), is_confirmed=True)
@@ -340,14 +335,29 @@ class Membership:
             await self._propose(lambda table: table)
         except BackendUnavailable:
             # Too few to agree on anything. What can be read from one node still can.
+            if self.replication.on_majority_loss == "accept":
+                await self.confirm_what_is_left()
             await self._meet(self.nodes())
+
+    async def confirm_what_is_left(self) -> None:
+        """Go on with the newest table that is left, if every node answers and none that counts holds a newer one.
+
+        So many forgot that no majority can agree: nobody will ever know of a table that only they held.
+        """
+        seen = await self._look_at(self.nodes())
+        newest = max((each.version for each in seen.values()), default=b"")
+        if len(seen) == len(self.nodes()) and newest == self.version:
+            self.is_confirmed = True
+            for node, each in seen.items():
+                if not self._is_member(node, each):
+                    self._tell(node, "data_loss_possible", "most nodes forgot which slots there are")
 
     def _name(self, table: Table, seen: dict[Node, Seen]) -> None:
         """Find out which node of the table each address leads to: by what the server says, else by its address."""
         for node, each in seen.items():
             if each.marker is not None and each.marker.node in table.addresses:
                 if each.marker.cluster != table.cluster:
-                    raise ConfigurationError(_several_clusters(seen))
+                    raise ConfigurationError(several_clusters(seen))
                 node.id = each.marker.node
         taken = {node.id for node in self.known() if node.id}
         by_address = {address: node_id for node_id, address in table.addresses.items()}
@@ -371,13 +381,13 @@ class Membership:
             return
         if 2 * len(unnamed) > len(self.configured):
             raise ConfigurationError(
-                f"nodes {_listed(unnamed)} are no part of the replicated cache that the others belong to (its nodes:"
+                f"nodes {listed(unnamed)} are no part of the replicated cache that the others belong to (its nodes:"
                 f" {', '.join(sorted(table.addresses.values()))}): name its nodes, or leave out those that belong to it"
             )
         if unnamed:
             logger.warning(
                 "%s: no part of the replicated cache, whose nodes are %s; `cache-cli nodes add` lets a node take part",
-                _listed(unnamed),
+                listed(unnamed),
                 ", ".join(sorted(table.addresses.values())),
             )
 
@@ -470,6 +480,9 @@ class Membership:
             and marker.run_id == node.run_id
         )
 
+    def _is_member(self, node: Node, seen: Seen) -> bool:
+        return seen.marker is not None and seen.marker.state == "member" and self.is_own(node, seen.marker)
+
     def is_given_up(self, node: Node) -> bool:
         """Tell whether a node was away for so long that it comes back empty."""
         return self.table is not None and node.state != "member" and node.id in self.table.rejoin
@@ -497,7 +510,7 @@ class Membership:
             table = self.known_table()
             electors = [self.by_id[node_id] for node_id in table.electors()]
             token = self.versions.next()
-            promised = await self._promise(electors, token, members_of=table)
+            promised = await promises(electors, token, self.versions, self._is_member)
             newest = max(promised.values(), key=lambda each: each.version, default=None)
             if newest is not None and newest.table is not None and newest.table.epoch > table.epoch:
                 self._name(newest.table, promised)
@@ -536,10 +549,10 @@ class Membership:
             for node in newcomers:
                 if node not in fresh:
                     raise BackendUnavailable(node.address, "a new node must answer before it can be added")
-                _refuse_used(node, fresh[node], following)
+                refuse_used(node, fresh[node], following)
             seen |= fresh
             nodes |= set(newcomers)
-        _refuse_twins(list(nodes))
+        refuse_twins(list(nodes))
         marks = {}
         for node in nodes:
             each = seen.get(node)
@@ -549,7 +562,7 @@ class Membership:
                 marks[node] = Marker(following.cluster, node.id, node.run_id or "", following.epoch, "member")
             elif each.marker is not None and following.rejoin.get(node.id, 0) <= each.marker.epoch:
                 marks[node] = msgspec.structs.replace(each.marker, epoch=following.epoch)
-        accepted = {node.id for node in await self._accept(list(nodes), token, following, seen, marks)}
+        accepted = {node.id for node in await acceptances(list(nodes), token, following, seen, marks)}
         return all(
             len(accepted & table.electors()) >= majority(len(table.electors())) for table in (current, following)
         )
@@ -563,121 +576,6 @@ class Membership:
         self.configured[address] = node
         return node
 
-    async def _promise(
-        self, nodes: Sequence[Node], token: bytes, *, members_of: Table | None = None
-    ) -> dict[Node, Seen]:
-        """Ask for promises; return what those hold that gave one (with `members_of`: and count)."""
-
-        async def ask(node: Node) -> Seen | None:
-            promised, _ = await node.control("promise", [PROMISE, TABLE], [token])
-            if promised != token:
-                self.versions.observe(promised)
-                return None
-            seen = await look_at(node)
-            if members_of is None:
-                return seen
-            marker = seen.marker
-            is_member = marker is not None and self.is_own(node, marker) and marker.state == "member"
-            return seen if is_member else None
-
-        found = await asyncio.gather(*(ask(node) for node in nodes), return_exceptions=True)
-        _raise_others(found)
-        return {node: each for node, each in zip(nodes, found, strict=True) if isinstance(each, Seen)}
-
-    async def _accept(
-        self,
-        nodes: Sequence[Node],
-        token: bytes,
-        table: Table,
-        seen: dict[Node, Seen],
-        marks: dict[Node, Marker],
-    ) -> list[Node]:
-        version = version_of_table(table, token)
-        encoded = table.encode()
-
-        async def ask(node: Node) -> bool:
-            held = seen[node].marker_text if node in seen else NOTHING
-            mark = marks[node].text() if node in marks else NOTHING
-            return bool(await node.control("accept", [PROMISE, TABLE, MARKER], [token, version, encoded, held, mark]))
-
-        asked = [node for node in nodes if node in seen]
-        found = await asyncio.gather(*(ask(node) for node in asked), return_exceptions=True)
-        _raise_others(found)
-        return [node for node, each in zip(asked, found, strict=True) if each is True]
-
     async def aclose(self) -> None:
         for node in self.known():
             await node.aclose()
-
-
-def version_of_table(table: Table, token: bytes) -> bytes:
-    """Return what orders tables: the epoch, then who proposed it."""
-    return b"%010d%s" % (table.epoch, token)
-
-
-async def look_at(node: Node) -> Seen:
-    """Read what a node says of itself."""
-    began = time.monotonic()
-    marker, table, keys, promise, (seconds, micros) = await node.redis.pipeline(
-        [("GET", MARKER), ("GET", TABLE), ("DBSIZE",), ("GET", PROMISE), ("TIME",)]
-    )
-    node.offset_seconds = int(seconds) + int(micros) / 1e6 - (began + time.monotonic()) / 2
-    version, found = b"", None
-    if table:
-        version = table[:_VERSION_WIDTH]
-        try:
-            found = read_table(table[_VERSION_WIDTH:])
-        except CorruptRecord as exc:
-            raise ConfigurationError(f"node {node.address}: {exc}") from exc
-    if keys and marker is None and found is None:
-        picked = await node.redis.pipeline([("RANDOMKEY",)] * _KEYS_LOOKED_AT)
-        # What it kept of this cache when it forgot the rest is not somebody else's.
-        keys = keys if any(not name.startswith(OWN_PREFIXES) for name in picked if name) else 0
-    return Seen(read_marker(marker), marker or b"", version, found, keys, promise or b"")
-
-
-def _raise_others(found: Sequence[Any]) -> None:
-    for each in found:
-        if isinstance(each, BaseException) and not isinstance(each, BackendUnavailable):
-            raise each
-
-
-def _refuse_twins(nodes: Sequence[Node]) -> None:
-    by_process: dict[str, Node] = {}
-    for node in nodes:
-        if node.run_id:
-            other = by_process.setdefault(node.run_id, node)
-            if other is not node:
-                raise ConfigurationError(
-                    f"nodes {other.address} and {node.address} are one server: two copies on it would be lost together;"
-                    " name another server, or leave one of them out"
-                )
-
-
-def _refuse_used(node: Node, seen: Seen, table: Table) -> None:
-    if seen.marker is not None and seen.marker.cluster != table.cluster:
-        raise ConfigurationError(
-            f"node {node.address} belongs to another replicated cache: take it out there, or empty it, and add it again"
-        )
-    if seen.keys and seen.marker is None:
-        raise ConfigurationError(
-            f"node {node.address} holds {seen.keys} keys that are not this cache's: give it an empty database of its"
-            " own (host:port/1), or empty it"
-        )
-
-
-def _listed(nodes: Sequence[Node]) -> str:
-    return ", ".join(node.address for node in nodes)
-
-
-def _several_clusters(seen: dict[Node, Seen]) -> str:
-    by_cluster: dict[str, list[str]] = {}
-    for node, each in seen.items():
-        cluster = each.table.cluster if each.table else each.marker.cluster if each.marker else ""
-        if cluster:
-            by_cluster.setdefault(cluster, []).append(node.address)
-    groups = " and ".join(", ".join(sorted(nodes)) for nodes in by_cluster.values())
-    return (
-        f"these nodes belong to different replicated caches: {groups}; name the nodes of one, or empty those that"
-        " shall change over"
-    )

@@ -16,9 +16,10 @@ from collections.abc import Collection
 import msgspec
 
 from cache_management.cache.cluster.coordination import LEASE, TAG
+from cache_management.cache.cluster.inspection import look_at
 from cache_management.cache.cluster.journal import STREAM
 from cache_management.cache.cluster.levelling import Levelled, Levelling, keys_of
-from cache_management.cache.cluster.membership import Membership, look_at
+from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import COLLECTED, FLOOR, MARKER, PASSES, PROMISE, Marker, Node
 from cache_management.cache.cluster.slots import SLOTS, slot_of
 from cache_management.cache.errors import BackendUnavailable
