@@ -14,7 +14,8 @@ class Bookmark(msgspec.Struct, frozen=True):
     """A place within a walk: the nodes that were read to their end, those that did not answer, and the next place.
 
     A node that did not answer is not gone back to: what it holds was shown by others, or is shown by those to come.
-    `began_ms` is when the walk began, in the cluster's time.
+    `began_ms` is when the walk began, in the cluster's time. `is_counting_on` says that something was left for nodes
+    that come later to show.
     """
 
     began_ms: int = 0
@@ -23,6 +24,7 @@ class Bookmark(msgspec.Struct, frozen=True):
     cursor: int = 0
     read: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
+    is_counting_on: bool = False
 
     @classmethod
     def read_text(cls, text: str, *, now_ms: int = 0) -> Bookmark:
@@ -60,5 +62,10 @@ class Bookmark(msgspec.Struct, frozen=True):
             return msgspec.structs.replace(self, node=node.id, cursor=cursor)
         return msgspec.structs.replace(self, node="", cursor=0, read=(*self.read, node.id))
 
+    def counting_on_later(self) -> Bookmark:
+        return msgspec.structs.replace(self, is_counting_on=True)
+
     def skipped(self, node: Node) -> Bookmark:
-        return msgspec.structs.replace(self, node="", cursor=0, missed=(*self.missed, node.id))
+        """Return the place behind a node that did not answer; what was left for it to show the others show anew."""
+        read = () if self.is_counting_on else self.read
+        return Bookmark(began_ms=self.began_ms, read=read, missed=(*self.missed, node.id))

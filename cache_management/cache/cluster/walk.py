@@ -1,7 +1,8 @@
 """Lists what a replicated cache holds: node after node, each key once as a rule.
 
-A key is shown when its newest version, by a majority of its voters, is there to be served; and by each node that
-holds it, except where a node that was read before surely held it when it was read.
+A key is shown when its newest version, by a majority of its voters, is there to be served. Nodes that hold it do not
+show it when one that was read before surely held it then, and leave what is new to the last of them. It is shown
+twice when that one goes away before its turn.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Walk:
             return {}, None
         try:
             cursor, names = await self._names(node, kind + prefix, place.cursor_at(node), limit, of_type="string")
-            after = place.behind(node, cursor)
-            heads = await self._newest(names, place)
+            heads, is_counting_on = await self._newest(names, place, node)
+            after = (place.counting_on_later() if is_counting_on else place).behind(node, cursor)
         except BackendUnavailable:
             self._refuse_holes(place.skipped(node))
             return {}, place.skipped(node).text()
@@ -69,26 +70,33 @@ class Walk:
                 break
         return cursor, list(names)
 
-    async def _newest(self, names: Sequence[str], place: Bookmark) -> dict[str, Head]:
-        """Return the newest heads by name, less those that an earlier node of the walk has shown."""
+    async def _newest(self, names: Sequence[str], place: Bookmark, node: Node) -> tuple[dict[str, Head], bool]:
+        """Return the newest heads by name, and whether any are left for a later node to show.
+
+        Those that an earlier node of the walk has shown are left out, too.
+        """
         if not names:
-            return {}
+            return {}, False
         membership = self._membership
         by_node: dict[Node, list[str]] = {}
         routes = {name: membership.route(slot_of(name[2:])) for name in names}
         for name, route in routes.items():
-            for node in route.nodes:
-                if node.may_be_asked():
-                    by_node.setdefault(node, []).append(name)
-        found = await asyncio.gather(*(node.heads(keys) for node, keys in by_node.items()), return_exceptions=True)
+            for each in route.nodes:
+                if each.may_be_asked():
+                    by_node.setdefault(each, []).append(name)
+        found = await asyncio.gather(*(each.heads(keys) for each, keys in by_node.items()), return_exceptions=True)
         held: dict[str, dict[Node, bytes]] = {name: {} for name in names}
-        for (node, keys), heads in zip(by_node.items(), found, strict=True):
+        for (holder, keys), heads in zip(by_node.items(), found, strict=True):
             if not isinstance(heads, BaseException):
                 for name, head in zip(keys, heads, strict=True):
-                    held[name][node] = head
+                    held[name][holder] = head
             elif not isinstance(heads, BackendUnavailable):
                 raise heads
         showed = await self._unchanged(place)
+        later = {
+            each for each in membership.nodes() if each is not node and each.id not in (*place.read, *place.missed)
+        }
+        is_counting_on = False
         newest: dict[str, Head] = {}
         for name, heads_by_node in held.items():
             if not routes[name].agree(heads_by_node):
@@ -97,10 +105,14 @@ class Walk:
             if head == NOTHING:
                 continue
             is_older = moment_of(head[:VERSION_BYTES]) < place.began_ms - _STRAGGLERS_MS
-            if is_older and any(heads_by_node.get(node) for node in showed):
+            if is_older and any(heads_by_node.get(each) for each in showed):
+                continue
+            # Whether an earlier node had this when it was read cannot be told; that a later one has it now can.
+            if not is_older and any(heads_by_node.get(each) for each in later):
+                is_counting_on = True
                 continue
             newest[name] = read_head(head)
-        return newest
+        return newest, is_counting_on
 
     async def _unchanged(self, place: Bookmark) -> list[Node]:
         """Return the nodes that were read before and into which no copy came since the walk began."""
