@@ -95,11 +95,8 @@ class Platform:
         """
         from cache_management.cache.cluster.distributed import DistributedCache
 
+        require_nodes(self.settings)
         given = self.settings.distributed
-        if not given.enabled:
-            raise ConfigurationError(
-                "there is one store and no nodes: set distributed.enabled and distributed.nodes for a replicated cache"
-            )
         return DistributedCache(
             given.nodes, ShardingStrategy(given.sharding), given.replication(), config=self.settings
         )
@@ -170,8 +167,28 @@ class Platform:
             await self.manager.aclose()
         elif "llm_cache" in self.__dict__:
             await self.llm_cache.aclose()
+        elif "replicated" in self.__dict__:
+            await self.replicated.close()
         if "stores" in self.__dict__:
             self.stores.close()
+
+
+def require_nodes(settings: Settings) -> None:
+    """Return if the settings describe a replicated cache.
+
+    Raises:
+        ConfigurationError: They do not.
+    """
+    if settings.distributed.enabled:
+        return
+    if settings.is_cluster:
+        raise ConfigurationError(
+            "the nodes of a Redis Cluster are its own affair: see `redis-cli --cluster help`; the replicated cache"
+            " over nodes of its own is set up by distributed.enabled and distributed.nodes"
+        )
+    raise ConfigurationError(
+        "there is one store and no nodes: set distributed.enabled and distributed.nodes for a replicated cache"
+    )
 
 
 class _Neighbour(Platform):

@@ -30,6 +30,8 @@ _COMMANDS = {
     "evict": "evict:evict",
     "export": "transfer:export",
     "import-cache": "transfer:import_cache",
+    "repair": "repair:repair",
+    "nodes": "nodes:nodes",
     "stats": "report:stats",
     "metrics": "metrics:metrics",
     "config": "report:config",

@@ -109,6 +109,10 @@ def _follow(client: JobClient, job_id: str, *, timeout: float | None, quiet: boo
                 advance("verified", job.summary["verified"], job.total)
             if job.summary.get("checked"):
                 advance("vectors", job.summary["checked"], None)
+            if job.summary.get("brought"):
+                advance("brought", job.summary["brought"], None)
+            if job.summary.get("nodes"):
+                advance("nodes", job.summary["nodes_read"], job.summary["nodes"])
             if job.ended or job.state == "paused":
                 return job, False
             waited = time.monotonic() - started
@@ -220,6 +224,26 @@ def _evict_job_rows(job: JobView) -> dict[str, object]:
     return {"what": ", ".join(mode), "planned": planned, "removed": job.done, **evict_rows(job.summary)}
 
 
+def repair_rows(summary: Mapping[str, Any]) -> dict[str, object]:
+    """Return what a repair did, for a table; zeros that say nothing are left out."""
+    always = {"keys looked at": summary.get("looked_at", 0), "copies made": summary.get("copied", 0)}
+    rows = {
+        "brought to nodes that were behind": summary.get("brought"),
+        "bytes copied": summary.get("copied_bytes"),
+        "slots that differed": summary.get("slots_differing"),
+        "values past their time, dropped": summary.get("dropped"),
+        "forgotten: old deletions, hand-offs, strays": summary.get("cleared"),
+        "passed over: they do not count now": ", ".join(summary.get("passed_over", ())),
+        "slots still move": summary.get("waits"),
+    }
+    return always | {name: value for name, value in rows.items() if value}
+
+
+def _repair_job_rows(job: JobView) -> dict[str, object]:
+    mode = "every key" if job.params.get("full") else "slots that differ"
+    return {"what": mode, "nodes": job.summary.get("nodes"), **repair_rows(job.summary)}
+
+
 def export_rows(summary: Mapping[str, Any]) -> dict[str, object]:
     """Return what an export wrote, for a table."""
     rows = {
@@ -297,5 +321,6 @@ _ROWS: dict[str, Callable[[JobView], dict[str, object]]] = {
     "evict": _evict_job_rows,
     "export": _export_job_rows,
     "import": _import_job_rows,
+    "repair": _repair_job_rows,
     "warm": _warm_job_rows,
 }

@@ -8,7 +8,7 @@ from typing import Any
 from celery import Task, shared_task
 
 from cache_management.workers import runtime
-from cache_management.workers.messages import check_params, namespace_of, queue_of
+from cache_management.workers.messages import check_params, is_of_use, namespace_of, queue_of
 from cache_management.workers.queues import oldest_waiting
 
 logger = logging.getLogger("cache_management.workers")
@@ -38,8 +38,10 @@ def schedule(  # noqa: PLR0917 - a message has no names
     namespace: str | None,
     priority: int,
 ) -> None:
-    """Submit the job of a schedule's current period, unless somebody has."""
+    """Submit the job of a schedule's current period, unless somebody has, or it would have nothing to do."""
     here = runtime.current()
+    if not is_of_use(kind, here.settings):
+        return
     submitted = here.platform.stores.jobs.create_scheduled(
         name,
         kind,

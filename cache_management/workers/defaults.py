@@ -131,6 +131,10 @@ beat_schedule: dict[str, dict[str, Any]] = {
     "evict-leftovers": scheduled(
         "evict-leftovers", "evict", every_seconds=DAY, offset_seconds=2 * HOUR + 40 * 60, params={"leftovers": True}
     ),
+    # Both only where distributed.enabled is set. A full pass four times in the default of
+    # distributed.max_outage_seconds: a node that no pass saw for that long is given up.
+    "repair": scheduled("repair", "repair", every_seconds=300),
+    "repair-full": scheduled("repair-full", "repair", every_seconds=900, params={"full": True}),
     "prune": scheduled("prune", "prune", every_seconds=DAY, offset_seconds=3 * HOUR + 10 * 60),
     "audit-verify": scheduled("audit-verify", "audit-verify", every_seconds=DAY, offset_seconds=4 * HOUR),
 }

@@ -11,6 +11,7 @@ from typing import Any, Literal, assert_never
 import msgspec
 
 from cache_management import __version__
+from cache_management.cache.cluster.standing import NodeStanding, Standing
 from cache_management.cache.config import CacheBackend
 from cache_management.cache.redact import hide_password
 from cache_management.models.store.results import Mark
@@ -26,6 +27,7 @@ BEAT = "beat"
 OLDEST_BROKER = (6, 2)
 _SKEW_WARNS_SECONDS = 2.0
 _SKEW_FAILS_SECONDS = 60.0
+_NODES_APART_SECONDS = 1.0
 _SILENT_WORKER_SECONDS = 300.0
 _VISIBILITY_FACTOR = 5
 _LITTLE_BYTES, _LITTLE_SHARE = 1_000_000_000, 0.05
@@ -89,6 +91,8 @@ def about(settings: Settings) -> About:
 
 
 def _store(settings: Settings) -> str:
+    if settings.distributed.enabled:
+        return f"replicated://{','.join(sorted(settings.distributed.nodes))}"
     match settings.backend:
         case CacheBackend.REDIS:
             if settings.url and (settings.is_cluster or settings.sentinels or settings.url.startswith("unix:")):
@@ -211,6 +215,87 @@ def check_cache_server(cache: ServerFacts, broker: ServerFacts | None) -> list[F
             )
         )
     return found
+
+
+def check_nodes(standing: Standing, *, differing: int, consistency: str, broker: ServerFacts | None) -> list[Finding]:
+    """Check the nodes of a replicated cache.
+
+    Args:
+        differing: How many slots differ among the nodes that hold them.
+        consistency: What reads and writes wait for: "one", "quorum" or "all".
+    """
+    nodes = standing.nodes
+    if not standing.epoch:
+        found = [Finding("nodes", "ok", f"{len(nodes)} nodes are configured; the first use makes them one cache")]
+    else:
+        count = len(nodes) - len(standing.away)
+        moving = f", {standing.slots_moving} slots move" if standing.slots_moving else ""
+        found = [Finding("nodes", "ok", f"{count} of {len(nodes)} nodes count (epoch {standing.epoch}{moving})")]
+    for node in nodes:
+        found += _check_node(node, len(standing.away), standing.tolerated, consistency, broker)
+    if differing:
+        found.append(
+            Finding(
+                "copies",
+                "warn",
+                f"{differing} slots differ among their nodes",
+                "what one of them lacks is lost when the others go",
+                "run `cache-cli repair run`, or let beat: it does so every five minutes",
+            )
+        )
+    clocks = [node.clock_seconds for node in nodes if node.clock_seconds is not None]
+    if clocks and max(clocks) - min(clocks) > _NODES_APART_SECONDS:
+        found.append(
+            Finding(
+                "clocks of the nodes",
+                "warn",
+                f"the clocks of the nodes are {max(clocks) - min(clocks):,.1f} s apart",
+                "entries expire by the time of the nodes, too soon or too late",
+                "let all machines keep time by NTP",
+            )
+        )
+    forgetful = [node.address for node in nodes if node.keeps_log is False]
+    if forgetful:
+        told = f"{len(forgetful)} nodes keep no append-only file: restarted, they are read in whole from the others"
+        found.append(Finding("persistence of the nodes", "ok", f"{told}, and what all voters lose at once is lost"))
+    return found
+
+
+def _check_node(
+    node: NodeStanding, away: int, tolerated: int, consistency: str, broker: ServerFacts | None
+) -> Iterable[Finding]:
+    check = f"node {node.address}"
+    if node.state not in ("member", "unused"):
+        words = {
+            "unreachable": ("does not answer", "start it, or let it go: `cache-cli nodes remove`"),
+            "syncing": ("is being read in", "wait: `cache-cli nodes status` shows when it counts"),
+            "out": ("answers and does not count", "run `cache-cli repair run`; applications bring it up, too"),
+        }
+        what, way_out = words[node.state]
+        yield Finding(
+            check,
+            "fail" if away > tolerated else "warn",
+            f"{node.address} {what}{f': {node.why}' if node.why else ''}",
+            f"{away} nodes do not count, and {tolerated} may be away: "
+            + ("slots may be refused" if away > tolerated else "another one that goes may stop slots"),
+            way_out,
+        )
+    if node.policy not in (None, "noeviction"):
+        yield Finding(
+            f"policy of {node.address}",
+            "warn" if consistency == "one" else "fail",
+            f"{node.address} evicts by {node.policy}",
+            "a copy that one node drops by itself uncovers an older one elsewhere, and acknowledged entries are lost",
+            "set `maxmemory-policy noeviction` on it; entries are evicted by eviction_policy and `cache-cli evict`",
+        )
+    if broker is not None and node.run_id and node.run_id == broker.run_id:
+        yield Finding(
+            "broker apart from the cache",
+            "fail",
+            f"the broker and {node.address} are one server",
+            "a cache that fills it, evicts or is flushed takes the queues along",
+            "give the broker a server of its own: set broker_url",
+        )
 
 
 def check_skew(name: str, where: str, skew_seconds: float, doubt_seconds: float) -> Finding:

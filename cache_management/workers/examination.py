@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from cache_management.cache.cluster.standing import Standing, look_over
 from cache_management.cache.config import CacheBackend
 from cache_management.cache.errors import BackendRefused, CacheError
 from cache_management.cache.identity import KeySpace
@@ -70,10 +71,12 @@ class Metadata(msgspec.Struct):
 
 
 class Store(msgspec.Struct):
-    """What was read of the cache store; facts of a Redis only."""
+    """What was read of the cache store; facts of a Redis only, how the nodes stand of a replicated cache only."""
 
     shown: str
     facts: ServerFacts | None = None
+    standing: Standing | None = None
+    slots_differing: int = 0
 
 
 class Vectors(msgspec.Struct):
@@ -219,6 +222,13 @@ def _judge_store(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[
             part.failed or "",
             "every lookup is a miss, and nothing is stored",
             "start it, or set url",
+        )
+    elif store.standing is not None:
+        yield from doctor.check_nodes(
+            store.standing,
+            differing=store.slots_differing,
+            consistency=settings.distributed.consistency,
+            broker=broker.facts if broker else None,
         )
     elif store.facts is not None:
         yield from doctor.check_cache_server(store.facts, broker.facts if broker else None)
@@ -375,6 +385,8 @@ def _read_metadata(settings: Settings) -> Metadata:
 
 async def _read_store(settings: Settings) -> Store:
     shown = doctor.about(settings).store
+    if settings.distributed.enabled:
+        return await _read_nodes(settings, shown)
     if settings.backend is not CacheBackend.REDIS or settings.is_cluster:  # a cluster has no INFO of its own
         if _is_unmade(settings):
             return Store(f"{shown}, which is made at first use,")
@@ -400,6 +412,22 @@ async def _read_store(settings: Settings) -> Store:
         return Store(shown, doctor.server_facts(shown, {name: value for name, colon, value in lines if colon}, **skew))
     finally:
         await node.aclose()
+
+
+async def _read_nodes(settings: Settings, shown: str) -> Store:
+    from cache_management.cache.cluster.mending import lasting_differences
+    from cache_management.cache.cluster.repair import Repair
+
+    platform = open_platform(settings.model_copy(update={"strict": True, "timeout_seconds": SECONDS / 5}))
+    try:
+        cache = platform.replicated
+        standing = await look_over(cache.backend.membership)
+        differing = 0
+        if standing.epoch:
+            differing = len((await lasting_differences(Repair(cache.backend.membership, listener=cache.tell))).slots)
+        return Store(shown, standing=standing, slots_differing=differing)
+    finally:
+        await platform.aclose()
 
 
 def _is_unmade(settings: Settings) -> bool:

@@ -198,6 +198,17 @@ class PruneParams(_Params):
     stats_days: float = Field(default=90, ge=0, le=_CENTURY_DAYS)
 
 
+class RepairParams(_Params):
+    """Parameters of a repair job: what `cache/cluster/mending.py` calls so.
+
+    `full` looks at every key and forgets what may be forgotten, else only at those of slots that differ.
+    `keys_per_second` bounds how fast keys are looked at; 0 is no bound.
+    """
+
+    full: bool = False
+    keys_per_second: float = Field(default=5000, ge=0)
+
+
 class EvictParams(_Params):
     """Parameters of an evict job: what `cache/sweeping.py` calls wanted, with the parts of a selection.
 
@@ -257,7 +268,7 @@ class EvictParams(_Params):
 PARAMS: Final[dict[str, type[BaseModel]]] = {
     "warm": WarmParams,
     "embed": EmbedParams,
-    "repair": NoParams,
+    "repair": RepairParams,
     "stats": NoParams,
     "evict": EvictParams,
     "export": ExportParams,
@@ -267,7 +278,7 @@ PARAMS: Final[dict[str, type[BaseModel]]] = {
 }
 """What a job of each kind is told; also which kinds there are."""
 
-_OF_NO_NAMESPACE: Final = frozenset({"stats", "prune", "audit-verify"})
+_OF_NO_NAMESPACE: Final = frozenset({"stats", "prune", "audit-verify", "repair"})
 
 
 def namespace_of(kind: str, namespace: str) -> str:
@@ -276,6 +287,11 @@ def namespace_of(kind: str, namespace: str) -> str:
     What looks after all of them must not wait until one that is at its limit has room.
     """
     return "" if kind in _OF_NO_NAMESPACE else namespace
+
+
+def is_of_use(kind: str, settings: Settings) -> bool:
+    """Tell whether a scheduled job of a kind has anything to do under these settings."""
+    return kind != "repair" or settings.distributed.enabled
 
 
 def check_params(kind: str, params: Mapping[str, Any] | BaseModel) -> dict[str, Any]:

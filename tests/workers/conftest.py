@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cache.cluster.conftest import nodes as nodes  # noqa: PLC0414 - a fixture is passed on
+from tests.cache.cluster.conftest import three_servers as three_servers  # noqa: PLC0414
 from tests.workers.inline import Inline
 
 

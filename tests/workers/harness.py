@@ -36,7 +36,15 @@ def warm_items(count: int, *, start: int = 0) -> list[WarmItem]:
 class JobWorld:
     """Settings, stores and a client of one test, and the workers that it starts."""
 
-    def __init__(self, folder: Path, *, broker_url: str, cache_url: str, metadata_url: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        broker_url: str,
+        cache_url: str = "memory://",
+        metadata_url: str | None = None,
+        nodes: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.env = {
@@ -45,6 +53,8 @@ class JobWorld:
             "CACHE_DATA_DIR": str(folder),
             "CACHE_EMBEDDING_MODEL": "hashing",
         }
+        if nodes:
+            self.env |= {"CACHE_DISTRIBUTED__ENABLED": "true", "CACHE_DISTRIBUTED__NODES": ",".join(nodes)}
         if metadata_url:
             self.env["CACHE_METADATA_URL"] = metadata_url
         self.settings: Settings = load_settings(env=self.env).settings

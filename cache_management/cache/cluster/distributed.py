@@ -84,14 +84,14 @@ class DistributedCache:
         self._clock = clock
         self.listener = listener
         self._membership = Membership(
-            addresses, strategy, self.replication, config=self.config, clock=clock, listener=self._tell
+            addresses, strategy, self.replication, config=self.config, clock=clock, listener=self.tell
         )
         self.backend = ReplicatedBackend(
             self._membership,
             config=self.config,
             level=self.replication.consistency_level,
             clock=clock,
-            listener=self._tell,
+            listener=self.tell,
         )
         self._keys = KeySpace("dst", self.config.namespace)
         self._keyring = open_keyring(self.config)
@@ -99,7 +99,8 @@ class DistributedCache:
         self._held: dict[str, _Lock] = {}
         self._long_keys: dict[str, str] = {}
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
+        """Tell the listener of something."""
         fan_out([self.listener])(event)
 
     # Values.
@@ -179,7 +180,7 @@ class DistributedCache:
             encoded = record.value if self._keyring is None else self._keyring.open_sealed(record.value, storage_key)
             return decode_value(encoded, limit_bytes=self.config.max_entry_bytes)
         except CorruptRecord as exc:
-            self._tell(CorruptEvent(self.backend.name, storage_key, str(exc)))
+            self.tell(CorruptEvent(self.backend.name, storage_key, str(exc)))
             return _CORRUPT
 
     def _storage_key(self, key: str) -> str:
@@ -222,7 +223,7 @@ class DistributedCache:
     def _tolerate(self, error: BackendUnavailable, operation: str) -> None:
         if self.config.strict:
             raise error
-        self._tell(UnavailableEvent(error.backend, operation, error.reason))
+        self.tell(UnavailableEvent(error.backend, operation, error.reason))
 
     # Nodes. None of these waits for anything.
 
@@ -359,7 +360,7 @@ class DistributedCache:
         """Compare all copies, bring those that are behind up to date, and drop what is to be forgotten."""
         await self._membership.connect()
         await self.backend.keeper.look()
-        return await Repair(self._membership, listener=self._tell).run()
+        return await Repair(self._membership, listener=self.tell).run()
 
     async def accept_loss(self) -> list[str]:
         """Let nodes count again although what they acknowledged may stand only where nobody can read it now.

@@ -13,8 +13,9 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 
+from cache_management.cache.backends.redis_connection import retrieve
 from cache_management.cache.cluster.coordination import Coordination
-from cache_management.cache.cluster.levelling import Levelling
+from cache_management.cache.cluster.levelling import Levelled, Levelling
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.moves import Moves, MoveUnderWay
 from cache_management.cache.cluster.node import PASSES, Node
@@ -48,6 +49,7 @@ class Keeper:
         self._missed: dict[Node, set[str]] = {}
         self._owner = secrets.token_hex(8)
         self._task: asyncio.Task[None] | None = None
+        self._mending: asyncio.Task[bool] | None = None
         self._wake: asyncio.Event | None = None
         self._next_refresh = 0.0
         self._next_pass = time.monotonic() + self._pass_seconds() * (0.5 + secrets.randbelow(100) / 100)
@@ -75,10 +77,12 @@ class Keeper:
             self._next_pass = 0.0
 
     async def aclose(self) -> None:
-        task, self._task = self._task, None
-        if task is not None and task.get_loop() is asyncio.get_running_loop():
-            task.cancel()
-            await asyncio.wait((task,))
+        tasks = [task for task in (self._task, self._mending) if task is not None]
+        self._task = self._mending = None
+        for task in tasks:
+            if task.get_loop() is asyncio.get_running_loop():
+                task.cancel()
+                await asyncio.wait((task,))
 
     async def _run(self, wake: asyncio.Event) -> None:
         while True:
@@ -96,31 +100,76 @@ class Keeper:
                 logger.exception("looking after the replicated cache failed")
             await asyncio.sleep(0.05 + secrets.randbelow(100) / 1000)
 
+    def brought(self) -> Levelled:
+        """Return what this process ever brought to nodes that did not count, and to slots that moved."""
+        both = Levelled()
+        both.add(self._syncing.tally)
+        both.add(self.moves.tally)
+        return both
+
     async def look(self) -> None:
         """Do what is to be done now."""
-        membership = self.membership
         self.on_look()
-        if membership.table is None:
+        if self.membership.table is None:
             return
+        await self._mend()
+        await self._tell_missed()
+        if time.monotonic() >= self._next_pass:
+            self._next_pass = time.monotonic() + self._pass_seconds()
+            await self._claimed("cluster:pass", self._pass)
+
+    async def mend(self, *, seconds: float) -> bool:
+        """Bring nodes up to date and let moves go on, for about so long; return whether there is no more to wait for.
+
+        What was begun goes on behind the time, and the next call waits for it. False, too, while another process is
+        at it. What cannot be done now, such as for a node that does not answer, is not waited for.
+
+        Raises:
+            BackendUnavailable: Nodes that a move needs do not answer.
+        """
+        loop = asyncio.get_running_loop()
+        until = time.monotonic() + seconds
+        if self._mending is None or self._mending.get_loop() is not loop:
+            self._mending = loop.create_task(self._look_and_mend())
+            self._mending.add_done_callback(retrieve)
+        task = self._mending
+        await asyncio.wait((task,), timeout=seconds)
+        if not task.done():
+            return False
+        self._mending = None
+        if task.result():
+            return True
+        await asyncio.sleep(max(0.0, until - time.monotonic()))
+        return False
+
+    async def _look_and_mend(self) -> bool:
+        await self.membership.connect()
+        await self.membership.refresh()  # a node that was restarted may not have been asked since
+        return await self._mend()
+
+    async def _mend(self) -> bool:
+        """Do what is to be done about nodes and moves; return False when another process is at some of it."""
+        membership = self.membership
+        is_left = False
         is_whole = membership.is_confirmed and all(node.state == "member" for node in membership.nodes())
         if not is_whole or time.monotonic() >= self._next_refresh:
             self._next_refresh = time.monotonic() + _REFRESH_SECONDS
             await membership.refresh()
         for node in membership.nodes():
             if node.state != "member":
-                await self._claimed(f"cluster:sync:{node.id}", lambda node=node: self._bring_up(node))  # type: ignore[misc]
+                is_left |= not await self._claimed(
+                    f"cluster:sync:{node.id}",
+                    lambda node=node: self._bring_up(node),  # type: ignore[misc]
+                )
         try:
             await self.grant_wishes()
         except ConfigurationError as exc:
             # Whoever waits for the move hears of it.
             self.refused.append(exc)
             logger.warning("%s", exc)
-        if membership.table.moving or self._has_leavers():
-            await self._claimed("cluster:move", self.moves.finish)
-        await self._tell_missed()
-        if time.monotonic() >= self._next_pass:
-            self._next_pass = time.monotonic() + self._pass_seconds()
-            await self._claimed("cluster:pass", self._pass)
+        if membership.known_table().moving or self._has_leavers():
+            is_left |= not await self._claimed("cluster:move", self.moves.finish)
+        return not is_left
 
     async def accept_loss(self) -> list[str]:
         """Bring up what answers and does not count, whatever the others may have held; return the addresses."""
@@ -139,16 +188,19 @@ class Keeper:
         membership = self.membership
         return membership.table is not None and bool(membership.leavers())
 
-    async def _claimed(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
-        """Do work that one process is enough for; without a majority to ask, do it anyway: it may be done twice."""
+    async def _claimed(self, name: str, work: Callable[[], Awaitable[object]]) -> bool:
+        """Do work that one process is enough for; return whether this one did it.
+
+        Without a majority to ask, do it anyway: it may be done twice.
+        """
         owner = f"{self._owner}:{secrets.token_hex(4)}"
         try:
             token = await self._coordination.acquire(name, owner=owner, ttl_seconds=_CLAIM_SECONDS)
         except QuorumNotReached:
             await work()
-            return
+            return True
         if token is None:
-            return
+            return False
         renewal = asyncio.get_running_loop().create_task(self._renew(name, owner))
         try:
             await work()
@@ -156,6 +208,7 @@ class Keeper:
             renewal.cancel()
             with contextlib.suppress(BackendUnavailable):
                 await self._coordination.release(name, owner=owner)
+        return True
 
     async def _renew(self, name: str, owner: str) -> None:
         while True:

@@ -125,7 +125,7 @@ class Levelling:
         by_node: dict[Node, list[str]] = {}
         for name, route in routes.items():
             for node in route.nodes:
-                if node.state != "unknown" or node is required:
+                if node is required or (node.state != "unknown" and node.breaker.may_call()):
                     by_node.setdefault(node, []).append(name)
         found = await asyncio.gather(*(node.heads(keys) for node, keys in by_node.items()), return_exceptions=True)
         held: dict[str, dict[Node, bytes]] = {name: {} for name in routes}

@@ -219,6 +219,21 @@ class Membership:
         """Tell whether there is a table to go by."""
         return self.table is not None
 
+    async def is_made(self) -> bool:
+        """Tell whether any of the configured nodes holds a table; nothing is made.
+
+        Raises:
+            ConfigurationError: A node is none that could be used.
+            BackendUnavailable: None of them answers.
+        """
+        if self.is_known():
+            return True
+        seen = await self._look_at(self.configured.values())
+        if not seen:
+            names = ", ".join(self.configured)
+            raise BackendUnavailable("the replicated cache", f"none of its nodes answers: {names}")
+        return any(each.table is not None for each in seen.values())
+
     def known_table(self) -> Table:
         """Return the table.
 
@@ -376,7 +391,8 @@ class Membership:
         unnamed = [node for node in self.configured.values() if node.id not in table.addresses]
         taken = {node.id for node in self.configured.values()}
         left = [node_id for node_id in table.addresses if node_id not in taken]
-        if len(unnamed) == len(left) == 1 and not await self._answers(table, left[0]):
+        may_be_left = len(unnamed) == len(left) == 1 and unnamed[0].address not in table.gone
+        if may_be_left and not await self._answers(table, left[0]):
             unnamed[0].id = left[0]
             return
         if 2 * len(unnamed) > len(self.configured):

@@ -28,6 +28,7 @@ from cache_management.cache.events import Listener, NodeEvent
 logger = logging.getLogger("cache_management")
 
 _STEPS = 2  # each reads the names of all that the old nodes hold
+_GONE = 100
 
 
 class Moves:
@@ -36,6 +37,7 @@ class Moves:
     def __init__(self, membership: Membership, *, listener: Listener) -> None:
         self._membership = membership
         self._listener = listener
+        self.tally = Levelled()
 
     async def add(self, address: str) -> None:
         """Let a node take part; its share of the slots begins to move.
@@ -118,7 +120,9 @@ class Moves:
         for source in sorted(sources, key=lambda node: node.address):
             try:
                 async for names in keys_of(source, slots):
-                    done.add(await levelling.level(names, required=source))
+                    some = await levelling.level(names, required=source)
+                    done.add(some)
+                    self.tally.add(some)
                 for target in targets:
                     of_target = {slot for slot in slots if target in newcomers(slot)}
                     if target is not source and target.state == "member":
@@ -159,6 +163,7 @@ async def _moving(table: Table, addresses: dict[str, str], change: Callable[[lis
         previous=table.placement,
         moving=bits_of(_with_data_to_move(old, new)),
         addresses=addresses,
+        gone=tuple(address for address in table.gone if address not in addresses.values()),
     )
 
 
@@ -186,6 +191,7 @@ def _pruned(table: Table) -> Table:
         table,
         addresses={node_id: address for node_id, address in table.addresses.items() if node_id in stay},
         rejoin={node_id: epoch for node_id, epoch in table.rejoin.items() if node_id in stay},
+        gone=(*table.gone, *(table.addresses[node_id] for node_id in table.addresses if node_id not in stay))[-_GONE:],
     )
 
 

@@ -39,6 +39,7 @@ class Syncing:
         self._listener = listener
         self._grace_seconds = grace_seconds
         self._waiting_since: dict[str, float] = {}
+        self.tally = Levelled()
 
     async def bring_up(self, node: Node, *, accept_loss: bool = False) -> bool:
         """Bring a node up to date; return whether it counts now.
@@ -149,7 +150,9 @@ class Syncing:
         levelling = Levelling(self._membership, targets=lambda route: (node,))
         for peer in peers:
             async for names in keys_of(peer, slots):
-                done.add(await levelling.level(names, required=peer))
+                some = await levelling.level(names, required=peer)
+                done.add(some)
+                self.tally.add(some)
             await read_in_the_rest(self._membership, node, peer, slots)
             floor, promise, collected = await peer.marked(("GET", FLOOR), ("GET", PROMISE), ("GET", COLLECTED))
             await _raise_to(node, FLOOR, floor)

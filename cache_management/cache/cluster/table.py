@@ -19,7 +19,8 @@ class Table(msgspec.Struct, frozen=True):
 
     `addresses` has every node by node_id, as whoever added it reaches it. `moving` has one bit for each slot that
     still has two lists: `previous` and `placement`. `rejoin` names nodes that were given up while they were away,
-    with the epoch since which their old markers count no more.
+    with the epoch since which their old markers count no more. `gone` has addresses of nodes that were removed: a
+    client that still names one must not take it for a node that came since.
     """
 
     cluster: str
@@ -30,6 +31,7 @@ class Table(msgspec.Struct, frozen=True):
     previous: bytes = b""
     moving: bytes = b""
     rejoin: dict[str, int] = {}
+    gone: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)
