@@ -18,7 +18,7 @@ from cache_management import CacheConfig, DistributedCache, ReplicationConfig
 from cache_management.cache.cluster.envelope import HEAD_BYTES, Versions, read_head, value_copy
 from cache_management.cache.cluster.values import encode_value
 from cache_management.cache.config import CacheBackend
-from cache_management.cache.errors import QuorumNotReached
+from cache_management.cache.errors import BackendUnavailable, QuorumNotReached
 from cache_management.cache.events import Event, NodeEvent
 from cache_management.cache.records import Record
 from tests.conftest import OwnRedis, OwnRedisFactory
@@ -26,7 +26,7 @@ from tests.waiting import eventually
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
-STRICT = CacheConfig(backend=CacheBackend.REDIS, strict=True, timeout_seconds=0.5)
+STRICT = CacheConfig(backend=CacheBackend.REDIS, strict=True, timeout_seconds=1.0)
 HOUR = 3600.0
 
 
@@ -61,7 +61,16 @@ class World:
             clock=lambda: time.time() + skew,
             listener=self.events.append,
         )
-        return await self._stack.enter_async_context(cache)
+        await self._stack.enter_async_context(cache)
+
+        async def is_there() -> bool:
+            try:
+                return bool(await cache.statuses())
+            except BackendUnavailable:
+                return False  # a busy machine: the first start needs every node to answer in time
+
+        await eventually(is_there, 30)
+        return cache
 
     def raw(self, place: int) -> Redis:
         return Redis.from_url(self.servers[place].url)

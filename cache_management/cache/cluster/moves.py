@@ -27,6 +27,8 @@ from cache_management.cache.events import Listener, NodeEvent
 
 logger = logging.getLogger("cache_management")
 
+_TRIES = 5
+_PAUSE_SECONDS = 0.2
 _STEPS = 2  # each reads the names of all that the old nodes hold
 _GONE = 100
 
@@ -90,7 +92,7 @@ class Moves:
         membership = self._membership
         await membership.connect()
         done = Levelled()
-        size = 0
+        size = failures = 0
         while True:
             await membership.refresh()
             table = membership.known_table()
@@ -100,8 +102,17 @@ class Moves:
                 return done
             size = size or -(-len(slots) // _STEPS)
             batch = frozenset(slots[:size])
-            done.add(await self._copy(table, batch))
-            await membership.propose(lambda table, batch=batch: _switched(table, batch))  # type: ignore[misc]
+            try:
+                done.add(await self._copy(table, batch))
+                await membership.propose(lambda table, batch=batch: _switched(table, batch))  # type: ignore[misc]
+            except BackendUnavailable:
+                # A node that comes back, or another process that moves the same slots: what was copied stays copied.
+                failures += 1
+                if failures >= _TRIES:
+                    raise
+                await asyncio.sleep(_PAUSE_SECONDS * failures)
+                continue
+            failures = 0
             pace()
 
     async def _copy(self, table: Table, slots: frozenset[int]) -> Levelled:
