@@ -14,7 +14,7 @@ from typing import Literal
 import pytest
 from redis import Redis
 
-from cache_management import CacheConfig, DistributedCache, ReplicationConfig
+from cache_management import CacheConfig, DistributedCache, LLMCache, ReplicationConfig
 from cache_management.cache.cluster.envelope import HEAD_BYTES, Versions, read_head, value_copy
 from cache_management.cache.cluster.values import encode_value
 from cache_management.cache.config import CacheBackend
@@ -431,3 +431,18 @@ async def test_two_processes_that_begin_at_once_under_other_names_make_one_clust
     assert len({cache.backend.membership.known_table().cluster for cache in caches}) == 1
     for cache in caches:
         await cache.close()
+
+
+async def test_l4_many_callers_of_several_processes_compute_once(world: World) -> None:
+    caches = [LLMCache(CacheConfig(backend="redis"), backend=(await world.client()).backend) for _ in range(3)]
+    computed = []
+
+    async def compute() -> str:
+        computed.append(1)
+        await asyncio.sleep(0.2)
+        return "answer"
+
+    answers = await asyncio.gather(*(cache.get_or_compute("cold", compute) for cache in caches for _ in range(25)))
+
+    assert {answer.response for answer in answers} == {"answer"}
+    assert len(computed) == 1

@@ -60,6 +60,7 @@ class DistributedCache:
         sharding_strategy: How slots are given to nodes; used when the cluster is made, later the nodes know.
         replication_config: Copies and consistency.
         config: Credentials, TLS, time budget, namespace, default TTL and limits; its backend is not used.
+        strict: Raise where too few nodes answer, instead of a miss or a False; None does as `config` says.
         listener: Hears of events; see `cache/events.py`.
     """
 
@@ -70,6 +71,7 @@ class DistributedCache:
         replication_config: ReplicationConfig | None = None,
         *,
         config: CacheConfig | None = None,
+        strict: bool | None = None,
         clock: Clock = system_clock,
         listener: Listener = ignore,
     ) -> None:
@@ -81,6 +83,8 @@ class DistributedCache:
             ) from None
         addresses, self.replication = check_nodes(nodes, replication_config or ReplicationConfig())
         self.config = config or CacheConfig(backend=CacheBackend.REDIS)
+        if strict is not None:
+            self.config = self.config.model_copy(update={"strict": strict})
         self._clock = clock
         self.listener = listener
         self._membership = Membership(

@@ -158,6 +158,15 @@ async def test_a_node_of_another_cluster_is_refused(nodes: list[str], own_redis:
         assert await other.get("k") == "theirs"
 
 
+async def test_strict_raises_where_others_see_a_miss(unused_tcp_port: int) -> None:
+    nobody = [f"127.0.0.1:{unused_tcp_port}/{database}" for database in range(3)]
+    async with DistributedCache(nobody) as cache, DistributedCache(nobody, strict=True) as strict:
+        assert await cache.get("k") is None
+        assert await cache.set("k", "v") is False
+        with pytest.raises(BackendUnavailable):
+            await strict.get("k")
+
+
 async def test_the_first_start_needs_every_node(nodes: list[str], unused_tcp_port: int) -> None:
     async with DistributedCache([*nodes[:2], f"127.0.0.1:{unused_tcp_port}"], config=PATIENT) as cache:
         with pytest.raises(BackendUnavailable, match=f"needs every node, and 127.0.0.1:{unused_tcp_port}"):
