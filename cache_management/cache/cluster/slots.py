@@ -25,8 +25,8 @@ import heapq
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import NamedTuple, Self, TypeVar
+from functools import cached_property, lru_cache
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import xxhash
@@ -119,26 +119,32 @@ class Placement(msgspec.Struct, frozen=True, dict=True):
         body = zstandard.ZstdCompressor(level=3).compress(msgspec.msgpack.encode(self))
         return xxhash.xxh3_64_digest(body) + body
 
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
+    @staticmethod
+    def decode(data: bytes) -> Placement:
         """Read what `encode` made.
 
         Raises:
             CorruptRecord: It is no table, or not whole, or says what no table can say.
         """
-        body = data[_SUM_BYTES:]
-        if len(data) < _SUM_BYTES or xxhash.xxh3_64_digest(body) != data[:_SUM_BYTES]:
-            raise CorruptRecord("the bytes are no slot table, or not all of one: their sum differs")
-        try:
-            if not 0 <= zstandard.frame_content_size(body) <= _MAX_TABLE_BYTES:
-                raise CorruptRecord("the bytes are no slot table: they say no size, or one beyond every table")
-            found = msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(body), type=cls)
-        except (zstandard.ZstdError, msgspec.DecodeError) as exc:
-            raise CorruptRecord(f"the bytes are no slot table: {exc}") from exc
-        problem = _problem_of(found)
-        if problem is not None:
-            raise CorruptRecord(f"the slot table cannot be used: {problem}")
-        return found
+        return _decoded(data)
+
+
+# To look at every slot takes tens of ms, in which an event loop stands still, and a client reads few tables but often.
+@lru_cache(maxsize=8)
+def _decoded(data: bytes) -> Placement:
+    body = data[_SUM_BYTES:]
+    if len(data) < _SUM_BYTES or xxhash.xxh3_64_digest(body) != data[:_SUM_BYTES]:
+        raise CorruptRecord("the bytes are no slot table, or not all of one: their sum differs")
+    try:
+        if not 0 <= zstandard.frame_content_size(body) <= _MAX_TABLE_BYTES:
+            raise CorruptRecord("the bytes are no slot table: they say no size, or one beyond every table")
+        found = msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(body), type=Placement)
+    except (zstandard.ZstdError, msgspec.DecodeError) as exc:
+        raise CorruptRecord(f"the bytes are no slot table: {exc}") from exc
+    problem = _problem_of(found)
+    if problem is not None:
+        raise CorruptRecord(f"the slot table cannot be used: {problem}")
+    return found
 
 
 def slot_of(key: str) -> int:
