@@ -16,6 +16,7 @@ from rich.console import Console
 
 from tests.bench import (
     backends,
+    cluster,
     embedding,
     eviction,
     flight,
@@ -55,6 +56,7 @@ TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
     transfer.NAME: lambda quick: transfer.measure(
         sizes=transfer.QUICK_SIZES if quick else transfer.SIZES, rounds=1 if quick else 3
     ),
+    cluster.NAME: lambda quick: cluster.measure(cluster.QUICK if quick else cluster.FULL),
 }
 
 

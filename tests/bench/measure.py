@@ -246,19 +246,28 @@ def _processor() -> str:
 
 def columns(report: Report) -> list[str]:
     """Return the heads of a report's columns."""
-    unit = report.rows[0].unit if report.rows else ""
-    return ["what", "entry", f"ours, {unit}", "p99", "beside", unit, "p99", "ratio", "10-90 %", "CPU", "goal"]
+    units = {row.unit for row in report.rows}
+    unit = units.pop() if len(units) == 1 else ""
+    ours = f"ours, {unit}" if unit else "ours"
+    return ["what", "entry", ours, "p99", "beside", unit or "theirs", "p99", "ratio", "10-90 %", "CPU", "goal"]
 
 
-def cells(row: Comparison) -> list[str]:
+def rows_of(report: Report) -> list[list[str]]:
+    """Return the rows as text; where each has a unit of its own, it stands behind the numbers."""
+    is_mixed = len({row.unit for row in report.rows}) > 1
+    return [cells(row, with_unit=is_mixed) for row in report.rows]
+
+
+def cells(row: Comparison, *, with_unit: bool = False) -> list[str]:
     """Return a row as text, one cell for each column."""
+    unit = f" {row.unit}" if with_unit else ""
     return [
         row.what,
         "" if row.entry_bytes is None else _size(row.entry_bytes),
-        _number(row.ours.median),
+        _number(row.ours.median) + unit,
         _number(row.ours.p99),
         row.reference,
-        _number(row.theirs.median),
+        _number(row.theirs.median) + unit,
         _number(row.theirs.p99),
         _number(row.ratio),
         "" if row.runs == 1 else f"{_number(row.ratio_low)}-{_number(row.ratio_high)}",
@@ -272,8 +281,8 @@ def as_table(report: Report) -> Table:
     table = Table(title=report.title, box=box.SIMPLE_HEAD, title_justify="left")
     for head in columns(report):
         table.add_column(head, justify="left" if head in TEXT_COLUMNS else "right", no_wrap=True)
-    for row in report.rows:
-        table.add_row(*cells(row))
+    for row in rows_of(report):
+        table.add_row(*row)
     table.caption = "\n".join(report.notes)
     table.caption_justify = "left"
     return table

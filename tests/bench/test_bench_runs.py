@@ -11,6 +11,7 @@ from rich.console import Console
 from cache_management.cache.codec import pack, unpack
 from tests.bench import (
     backends,
+    cluster,
     embedding,
     eviction,
     flight,
@@ -224,3 +225,35 @@ async def test_a_job_stands_beside_a_bare_loop_and_a_bare_task():
         ("from submit to start", "a Celery task of no job"),
     ]
     assert all(row.ours.median > 0 and row.theirs.median > 0 for row in report.rows)
+
+
+async def test_the_replicated_cache_stands_beside_clients_that_promise_less():
+    report = await cluster.measure(
+        cluster.Sizes(
+            rounds=1,
+            run_seconds=0.001,
+            kills=1,
+            stops=1,
+            hurt_seconds=0.2,
+            cluster_kills=1,
+            entries=200,
+            missed=50,
+            versioned=2_000,
+        )
+    )
+
+    measured = {(row.what, row.reference) for row in report.rows}
+    assert {
+        ("quorum: get", "naive"),
+        ("one: get, 50 at once", "redis-py"),
+        ("quorum: set", "redis-py RedisCluster"),
+        ("memory of a copy", "SET with PX"),
+        ("gap of get after SIGKILL", "naive"),
+        ("gap of set after SIGSTOP", "naive"),
+        ("Redis Cluster: all slots writable after SIGKILL", "redis-py RedisCluster"),
+        ("an empty node is read in", "bare copy"),
+        ("repair, 50 missed", "bare walk"),
+    } <= measured
+    assert all(row.ours.median > 0 and row.theirs.median > 0 for row in report.rows)
+    moved = next(row for row in report.rows if row.what == "copies moved when it comes")
+    assert moved.ours.median > 0
