@@ -239,6 +239,10 @@ async def test_nodes_come_and_go_with_every_strategy(
         statuses = {status.address: status for status in await cache.statuses()}
         assert set(statuses) == {fourth, *nodes[1:]}
         assert all(status.slots_first > 16_384 / 3 * 0.97 for status in statuses.values())
+        # Who still names the nodes of the beginning finds the others, and does not take the old one for the new one.
+        async with DistributedCache(nodes, replication_config=ReplicationConfig(replicas=1), config=PATIENT) as old:
+            assert await old.get("k7") == 7
+            assert sorted(old.get_available_nodes()) == sorted([fourth, *nodes[1:]])
 
 
 async def test_too_few_nodes_may_not_be_left(cache: DistributedCache, nodes: list[str]) -> None:
