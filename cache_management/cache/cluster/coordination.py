@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,44 +18,13 @@ from cache_management.cache.cluster.envelope import token_of
 from cache_management.cache.cluster.membership import Membership, Route
 from cache_management.cache.cluster.node import FLOOR, Node
 from cache_management.cache.cluster.slots import slot_of
+from cache_management.cache.cluster.voters import ask_all, ask_enough
 from cache_management.cache.errors import BackendUnavailable, QuorumNotReached
 
 T = TypeVar("T")
 LEASE, TAG = "l:", "t:"
 _TOKEN_LIFE_MS = 7 * 24 * 3600 * 1000
 _TRIES = 6
-
-
-async def ask_all(
-    route: Route, ask: Callable[[Node], asyncio.Future[T]], *, nodes: Sequence[Node] | None = None
-) -> dict[Node, T]:
-    """Ask every voter that may be asked; return the answers of those that count."""
-    asked = [node for node in (route.nodes if nodes is None else nodes) if node.may_be_asked()]
-    found = await asyncio.gather(*(ask(node) for node in asked), return_exceptions=True)
-    answers: dict[Node, T] = {}
-    for node, each in zip(asked, found, strict=True):
-        if not isinstance(each, BaseException):
-            answers[node] = each
-        elif not isinstance(each, BackendUnavailable):
-            raise each
-    return answers
-
-
-async def ask_enough(membership: Membership, slot: int, ask: Callable[[Node], asyncio.Future[T]]) -> dict[Node, T]:
-    """Ask every voter of a slot until a majority answers; asking twice must be harmless.
-
-    Raises:
-        QuorumNotReached: It does not, after the table was looked at anew.
-    """
-    await membership.connect()
-    for attempt in range(3):
-        route = membership.route(slot)
-        answers = await ask_all(route, ask)
-        if route.agree(answers):
-            return answers
-        await asyncio.sleep(0.01 * attempt)
-        await membership.refresh()
-    raise QuorumNotReached("too few of its nodes answered", indeterminate=True)
 
 
 def _leased(node: Node, keys: Sequence[str], args: Sequence[Argument]) -> asyncio.Future[Any]:

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 
 from cache_management.cache.backends.redis_connection import Argument
-from cache_management.cache.cluster.coordination import ask_enough
 from cache_management.cache.cluster.envelope import moment_of
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.slots import slot_of
+from cache_management.cache.cluster.voters import ask_enough
 from cache_management.cache.errors import JournalGap
 
 STREAM = "j:"

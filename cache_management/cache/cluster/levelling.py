@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 import msgspec
@@ -11,6 +10,7 @@ from cache_management.cache.cluster.envelope import NOTHING, VALUE, VERSION_BYTE
 from cache_management.cache.cluster.membership import Membership, Route
 from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.slots import slot_of
+from cache_management.cache.cluster.voters import heads_on_voters
 from cache_management.cache.errors import BackendUnavailable
 
 ENTRY, PIECE = "e:", "s:"
@@ -122,20 +122,9 @@ class Levelling:
         return done
 
     async def _heads(self, routes: dict[str, Route], required: Node | None) -> dict[str, dict[Node, bytes]]:
-        by_node: dict[Node, list[str]] = {}
-        for name, route in routes.items():
-            for node in route.nodes:
-                if node is required or (node.state != "unknown" and node.breaker.may_call()):
-                    by_node.setdefault(node, []).append(name)
-        found = await asyncio.gather(*(node.heads(keys) for node, keys in by_node.items()), return_exceptions=True)
-        held: dict[str, dict[Node, bytes]] = {name: {} for name in routes}
-        for (node, keys), heads in zip(by_node.items(), found, strict=True):
-            if isinstance(heads, BackendUnavailable) and node is not required:
-                continue
-            if isinstance(heads, BaseException):
-                raise heads
-            for name, head in zip(keys, heads, strict=True):
-                held[name][node] = head
+        held = await heads_on_voters(
+            routes, lambda node: node.state != "unknown" and node.breaker.may_call(), required=required
+        )
         return {name: heads for name, heads in held.items() if heads}
 
     def _is_needed(self, node: Node, route: Route, heads: dict[Node, bytes], version: bytes) -> bool:

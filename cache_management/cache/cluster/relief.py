@@ -19,6 +19,7 @@ from cache_management.cache.cluster.levelling import ENTRY, Levelling
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.slots import slot_of
+from cache_management.cache.cluster.voters import heads_on_voters
 from cache_management.cache.cluster.walk import Walk
 from cache_management.cache.config import CacheConfig, EvictionPolicy
 from cache_management.cache.errors import BackendUnavailable
@@ -125,21 +126,12 @@ class Relief:
         """
         membership = self._membership
         routes = {name: membership.route(slot_of(name[2:])) for name in names}
-        by_node: dict[Node, list[str]] = {}
-        for name, route in routes.items():
-            for node in route.nodes:
-                if node.may_be_asked():
-                    by_node.setdefault(node, []).append(name)
-        found = await asyncio.gather(*(node.heads(keys) for node, keys in by_node.items()), return_exceptions=True)
-        held: dict[str, dict[Node, bytes]] = {name: {} for name in names}
-        for (node, keys), heads in zip(by_node.items(), found, strict=True):
-            if not isinstance(heads, BaseException):
-                for name, head in zip(keys, heads, strict=True):
-                    held[name][node] = head[:VERSION_BYTES]
+        held = await heads_on_voters(routes, Node.may_be_asked)
         older: dict[Node, list[tuple[str, bytes, bytes]]] = {}
         newest: dict[Node, list[tuple[str, bytes, bytes]]] = {}
         now_ms = membership.now_ms()
-        for name, versions in held.items():
+        for name, heads in held.items():
+            versions = {node: head[:VERSION_BYTES] for node, head in heads.items()}
             if not routes[name].agree(versions):
                 continue
             version = max(versions.values())

@@ -17,6 +17,7 @@ from cache_management.cache.cluster.envelope import NOTHING, VERSION_BYTES, Head
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import CAME_IN, Node
 from cache_management.cache.cluster.slots import slot_of
+from cache_management.cache.cluster.voters import heads_on_voters
 from cache_management.cache.errors import BackendUnavailable, QuorumNotReached
 from cache_management.cache.patterns import escape_glob
 
@@ -78,20 +79,8 @@ class Walk:
         if not names:
             return {}, False
         membership = self._membership
-        by_node: dict[Node, list[str]] = {}
         routes = {name: membership.route(slot_of(name[2:])) for name in names}
-        for name, route in routes.items():
-            for each in route.nodes:
-                if each.may_be_asked():
-                    by_node.setdefault(each, []).append(name)
-        found = await asyncio.gather(*(each.heads(keys) for each, keys in by_node.items()), return_exceptions=True)
-        held: dict[str, dict[Node, bytes]] = {name: {} for name in names}
-        for (holder, keys), heads in zip(by_node.items(), found, strict=True):
-            if not isinstance(heads, BaseException):
-                for name, head in zip(keys, heads, strict=True):
-                    held[name][holder] = head
-            elif not isinstance(heads, BackendUnavailable):
-                raise heads
+        held = await heads_on_voters(routes, Node.may_be_asked)
         showed = await self._unchanged(place)
         later = {
             each for each in membership.nodes() if each is not node and each.id not in (*place.read, *place.missed)
