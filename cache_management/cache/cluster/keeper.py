@@ -27,7 +27,7 @@ from cache_management.cache.events import Listener
 logger = logging.getLogger("cache_management")
 
 _LOOK_SECONDS = 0.5
-_CLAIM_SECONDS = 20.0
+_CLAIM_SECONDS = 5.0  # so long a node waits when whoever brings it up dies, or its release is lost
 _MOST_MISSED = 20_000
 _REFRESH_SECONDS = 10.0  # the nodes' time, and a new table that no answer has told of
 _PAUSE_SECONDS = 0.01
