@@ -78,6 +78,7 @@ async def a_connection_that_breaks_during_a_sync(stage: Stage) -> None:
         player.lose(at)
         await player.get_all()
         player.find(at)
+        await eventually(player.can_get_all)
 
 
 async def an_acknowledgement_by_a_minority(stage: Stage) -> None:
@@ -176,14 +177,16 @@ async def a_client_that_missed_a_move(stage: Stage) -> None:
     """It writes where the keys were, and must be told where they are."""
     late = await stage.player(housekeeping=False)
     mover = await stage.player()
-    assert await late.set_all() == {"ok"}
+    keys = [f"m{at}" for at in range(80)]  # few of them have moved so that it shows
+    assert await late.set_all(keys=keys) == {"ok"}
     await mover.add_node(stage.start_node())
 
-    await late.set_all()
+    await late.set_all(keys=keys)
     for at in range(3):
         mover.lose(at)
-        await mover.get_all()
+        await mover.get_all(keys)
         mover.find(at)
+        await eventually(mover.can_get_all)
 
 
 async def a_write_that_is_tried_again(stage: Stage) -> None:
