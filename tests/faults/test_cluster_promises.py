@@ -16,6 +16,7 @@ from redis import Redis
 
 from cache_management import CacheConfig, DistributedCache, LLMCache, ReplicationConfig
 from cache_management.cache.cluster.envelope import HEAD_BYTES, Versions, read_head, value_copy
+from cache_management.cache.cluster.slots import slot_of
 from cache_management.cache.cluster.values import encode_value
 from cache_management.cache.config import CacheBackend
 from cache_management.cache.errors import BackendUnavailable, QuorumNotReached
@@ -375,6 +376,42 @@ async def test_s13_a_move_outlives_a_node_that_is_lost_in_the_middle(
 
     assert [await cache.get(f"k{number}") for number in range(300)] == list(range(300))
     assert cache.backend.membership.known_table().moving == b""
+
+
+async def test_s13_a_slot_that_comes_back_brings_nothing_old_along(world: World, own_redis: OwnRedisFactory) -> None:
+    cache = await world.client(max_outage=1.0)
+    await cache.set_many({f"k{number}": number for number in range(200)})
+    world.servers.append(own_redis())
+    cache.add_node(world.nodes[3])
+    await cache.rebalance()
+    for number in range(200):
+        await cache.delete(f"k{number}")
+
+    async def all_is_forgotten() -> bool:
+        await cache.repair()
+        return all(world.stored(place, "k7") is None for place in range(4))
+
+    # What was left on the old nodes of slots that moved, as if the repair had passed it over.
+    await eventually(all_is_forgotten, 30)
+    table = cache.backend.membership.known_table()
+    left = {}
+    for number in range(200):
+        route = cache.backend.membership.route(slot_of(f"cm1:dst:default:kk{number}"))
+        for place, node in enumerate(world.nodes):
+            if node not in {voter.address for voter in route.nodes}:
+                record = Record(encode_value(number, limit_bytes=100), None, 0)
+                name = name_of(f"k{number}")
+                left[place, name] = value_copy(Versions(time.time).next(), name, record)
+    for (place, name), copy in left.items():
+        with world.raw(place) as client:
+            client.set(name, copy)
+    assert left
+    assert not table.moving
+
+    cache.remove_node(world.nodes[3])
+    await cache.rebalance()
+
+    assert await cache.get_many([f"k{number}" for number in range(200)]) == {}
 
 
 async def test_s14_what_was_computed_under_an_older_lock_is_not_stored(world: World) -> None:

@@ -10,9 +10,10 @@ The table says how far a move is: whoever finds one under way goes on with it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -20,6 +21,7 @@ from cache_management.cache.cluster.levelling import Levelled, Levelling, keys_o
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.slots import Placement, changed_slots, next_placement
+from cache_management.cache.cluster.strays import drop_strays
 from cache_management.cache.cluster.syncing import read_in_the_rest
 from cache_management.cache.cluster.table import Lists, Table, bits_of, majority
 from cache_management.cache.errors import BackendUnavailable, ConfigurationError
@@ -49,12 +51,14 @@ class Moves:
             BackendUnavailable: It does not answer, or no majority of the nodes agrees.
         """
         new_id = secrets.token_hex(8)
+        clean = await self._clean_up()
 
         async def change(table: Table) -> Table:
             if address in table.addresses.values():
                 return table
             _refuse_two_moves(table)
-            return await _moving(table, {**table.addresses, new_id: address}, lambda nodes: [*nodes, new_id])
+            addresses = {**table.addresses, new_id: address}
+            return clean.check(table, await _moving(table, addresses, lambda nodes: [*nodes, new_id]), {new_id})
 
         await self._membership.propose(change)
         self._listener(NodeEvent(node=address, what="added", detail="its slots move to it"))
@@ -68,14 +72,31 @@ class Moves:
         """
         await self._membership.connect()
         gone = self._id_of(address)
+        clean = await self._clean_up(but=gone)
 
         async def change(table: Table) -> Table:
             if gone not in Placement.decode(table.placement).nodes:
                 return table
             _refuse_two_moves(table)
-            return await _moving(table, table.addresses, lambda nodes: [node for node in nodes if node != gone])
+            following = await _moving(table, table.addresses, lambda nodes: [node for node in nodes if node != gone])
+            return clean.check(table, following, set())
 
         await self._membership.propose(change)
+
+    async def _clean_up(self, *, but: str = "") -> _Clean:
+        """Drop strays, so that no node gets a slot of which it holds something old."""
+        membership = self._membership
+        await membership.connect()
+        await membership.refresh()
+        table = membership.known_table()
+        _refuse_two_moves(table)
+        clean: set[str] = set()
+        for node in membership.nodes():
+            if node.id != but and node.state == "member" and node.breaker.state == "closed":
+                with contextlib.suppress(BackendUnavailable):
+                    await drop_strays(membership, node)
+                    clean.add(node.id)
+        return _Clean(table.epoch, frozenset(clean))
 
     def _id_of(self, address: str) -> str:
         for node in self._membership.nodes():
@@ -162,6 +183,31 @@ class Moves:
                 await node.redis.call("FLUSHDB")
             except BackendUnavailable:
                 logger.warning("%s was removed and does not answer: empty it before it is used again", node.address)
+
+
+class _Clean(msgspec.Struct, frozen=True):
+    """Which nodes hold nothing of slots that are not theirs, in which epoch."""
+
+    epoch: int
+    nodes: frozenset[str]
+
+    def check(self, table: Table, following: Table, new: Collection[str]) -> Table:
+        """Return the following table if only clean nodes, or new ones, get slots in it.
+
+        Raises:
+            BackendUnavailable: Others do, or the table is not the one that was cleaned up for.
+        """
+        old, placement = Placement.decode(table.placement), Placement.decode(following.placement)
+        gainers = {
+            node_id
+            for slot in changed_slots(old, placement)
+            for node_id in set(placement.voters_of(slot)) - set(old.voters_of(slot))
+        }
+        missing = [table.addresses[node_id] for node_id in sorted(gainers - self.nodes - set(new))]
+        if table.epoch != self.epoch or missing:
+            where = f": {', '.join(missing)} must answer, as slots move there" if missing else ": try again"
+            raise BackendUnavailable("the replicated cache", "its nodes cannot change now" + where)
+        return following
 
 
 async def _moving(table: Table, addresses: dict[str, str], change: Callable[[list[str]], list[str]]) -> Table:

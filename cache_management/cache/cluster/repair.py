@@ -17,6 +17,7 @@ from cache_management.cache.cluster.levelling import ENTRY, PIECE, Levelled, Lev
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import COLLECTED, DIGESTS, PASSES, Node
 from cache_management.cache.cluster.slots import slot_of
+from cache_management.cache.cluster.strays import drop_strays_among
 from cache_management.cache.cluster.table import Table
 from cache_management.cache.errors import BackendUnavailable
 from cache_management.cache.events import Listener, NodeEvent
@@ -131,20 +132,8 @@ class Repair:
         if chosen:
             done.add(await levelling.level(chosen))
         if strays and self._full:
-            await self._drop_strays(node, strays, done)
+            done.cleared += await drop_strays_among(membership, node, strays)
         return done
-
-    async def _drop_strays(self, node: Node, names: list[str], done: Levelled) -> None:
-        """Drop what a node holds of slots that are not its any more, once the voters hold it."""
-        membership = self._membership
-        own = await node.heads(names)
-        for name, head in zip(names, own, strict=True):
-            slot = slot_of(name[2:])
-            route = membership.route(slot)
-            found = await asyncio.gather(*(keeper.heads([name]) for keeper in route.keepers), return_exceptions=True)
-            if all(not isinstance(each, BaseException) and each[0][:24] >= head[:24] for each in found) and head:
-                await node.shed([name], [slot], [head[:24]], [b""])
-                done.cleared += 1
 
     # What a pass tells the nodes.
 
