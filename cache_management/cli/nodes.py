@@ -12,9 +12,10 @@ import click
 from cache_management.cache.errors import BackendUnavailable, CacheError, ConfigurationError
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.invalidate import is_wanted
 from cache_management.cli.output import Advance, Styled, json_option, note, print_json, print_table, progress
 from cache_management.cli.watching import Command
-from cache_management.wiring import Platform
+from cache_management.wiring import Platform, require_nodes
 
 if TYPE_CHECKING:
     from cache_management.cache.cluster.distributed import DistributedCache
@@ -141,6 +142,35 @@ def drain(cli: CliContext, address: str, wait: bool, as_json: bool) -> int:
         await cache.backend.keeper.moves.remove(address)
 
     return _gone(cli, "drain", address, begin, wait=wait, as_json=as_json)
+
+
+@nodes.command("accept-loss")
+@click.option("--confirm/--no-confirm", " /--yes", default=True, show_default=True, help="Ask before.")
+@json_option
+@pass_cli
+def accept_loss(cli: CliContext, confirm: bool, as_json: bool) -> int:
+    """Let nodes count again although what they acknowledged may stand only where nobody can read it now.
+
+    For when more nodes lost what they held than may be away: with distributed.on_majority_loss `wait` nobody else
+    decides that, with `accept` it happens by itself after a minute. Exit code 1 when no node counts that did not.
+    """
+    require_nodes(cli.settings)
+    if confirm and not is_wanted("What only the nodes that are away hold may be lost. Go on without it?"):
+        note("Nothing was changed.")
+        return ExitCode.FAILED
+
+    async def work(platform: Platform) -> list[str]:
+        with cli.audited("cluster.accept_loss", {}):
+            return await platform.replicated.accept_loss()
+
+    back = cli.run(work)
+    if as_json:
+        print_json({"back": back})
+    elif back:
+        click.echo(f"These count again: {', '.join(back)}.")
+    else:
+        click.echo("No node counts now that did not: those that are away do not answer, or there are none.")
+    return ExitCode.OK if back else ExitCode.FAILED
 
 
 Begin = Callable[["DistributedCache", str], Awaitable[None]]

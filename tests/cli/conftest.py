@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from cache_management.cli.main import run
+from tests.cache.cluster.conftest import nodes as nodes  # noqa: PLC0414 - a fixture is passed on
+from tests.cache.cluster.conftest import three_servers as three_servers  # noqa: PLC0414
 
 
 class Result(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cache_management.cache.cluster.standing import NodeStanding, Standing
 from cache_management.cache.errors import MetadataUnavailable
 from cache_management.models.store.results import Mark
 from cache_management.settings import load_settings
@@ -73,6 +74,40 @@ def test_a_broker(changes: dict[str, Any], expected: dict[str, str]) -> None:
 def test_a_cache_server_beside_its_broker(changes: dict[str, Any], expected: dict[str, str]) -> None:
     assert levels(doctor.check_cache_server(msgspec.structs.replace(WELL, **changes), WELL)) == expected
     assert "broker apart from the cache" not in levels(doctor.check_cache_server(WELL, None))
+
+
+def node(at: int, **changes: Any) -> NodeStanding:
+    well = NodeStanding(f"n{at}", "member", policy="noeviction", keeps_log=True, run_id=f"run {at}", clock_seconds=5.0)
+    return msgspec.structs.replace(well, **changes)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "differing", "expected"),
+    [
+        ({}, {}, 0, {}),
+        ({"keeps_log": False}, {}, 0, {}),
+        ({"clock_seconds": 5.9}, {"clock_seconds": None}, 0, {}),
+        ({"clock_seconds": 6.1}, {}, 0, {"clocks of the nodes": "warn"}),
+        ({}, {}, 3, {"copies": "warn"}),
+        ({"policy": "allkeys-lru"}, {}, 0, {"policy of n1": "fail"}),
+        ({"policy": None}, {}, 0, {}),
+        ({"run_id": "a"}, {}, 0, {"broker apart from the cache": "fail"}),
+        ({"state": "unreachable", "why": "refused"}, {}, 0, {"node n1": "warn"}),
+        ({"state": "out"}, {"state": "syncing"}, 0, {"node n1": "fail", "node n2": "fail"}),
+    ],
+)
+def test_nodes_of_a_replicated_cache(
+    first: dict[str, Any], second: dict[str, Any], differing: int, expected: dict[str, str]
+) -> None:
+    standing = Standing(3, 0, 1, (node(1, **first), node(2, **second), node(3)))
+
+    assert levels(doctor.check_nodes(standing, differing=differing, consistency="quorum", broker=WELL)) == expected
+
+
+def test_with_consistency_one_a_node_that_evicts_is_no_failure() -> None:
+    standing = Standing(3, 0, 0, (node(1, policy="allkeys-lru"),))
+
+    assert levels(doctor.check_nodes(standing, differing=0, consistency="one", broker=None)) == {"policy of n1": "warn"}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -185,3 +186,30 @@ def test_a_job_needs_no_node_that_is_away(make_inline: Callable[..., Inline], ow
 
     assert (job.state, job.summary["passed_over"], job.summary["copied"]) == ("succeeded", [nodes[0]], 20)
     assert are_level(nodes[1:])
+
+
+def test_an_evict_job_makes_room_on_all_nodes_alike(make_inline: Callable[..., Inline], nodes: list[str]) -> None:
+    inline = open_on(make_inline, nodes)
+    for at in range(400):
+        # By chance: what repeats itself would be compressed.
+        big = CachedResponse(prompt="p", response=secrets.token_hex(10_000), model="m", timestamp=datetime.now(UTC))
+        inline.do(inline.platform.llm_cache.set(f"big {at}", big))
+    used = [int(status.used_bytes or 0) for status in inline.do(inline.platform.replicated.statuses())]
+    limited = open_limited(make_inline, nodes, int(max(used) / 0.95))
+
+    job = limited.run("evict", {"policy": True, "keys_per_second": 0})
+
+    left = [len(copies_on(address)) for address in nodes]
+    assert (job.state, job.summary["policy"]) == ("succeeded", job.done)
+    assert left == [COUNT + 400 - job.done] * 3
+    assert 20 < job.done <= 400, "what goes from one node goes from all: it is not asked for three times"
+    assert are_level(nodes)
+    assert repaired(limited, full=True).summary["copied"] == 0
+
+
+def open_limited(make_inline: Callable[..., Inline], nodes: list[str], limit_bytes: int) -> Inline:
+    return make_inline(
+        CACHE_DISTRIBUTED__ENABLED="true",
+        CACHE_DISTRIBUTED__NODES=",".join(nodes),
+        CACHE_REDIS_MEMORY_LIMIT=str(limit_bytes),
+    )

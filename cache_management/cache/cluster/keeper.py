@@ -27,6 +27,7 @@ from cache_management.cache.events import Listener
 logger = logging.getLogger("cache_management")
 
 _LOOK_SECONDS = 0.5
+_LOOKS = 6
 _CLAIM_SECONDS = 5.0  # so long a node waits when whoever brings it up dies, or its release is lost
 _MOST_MISSED = 20_000
 _REFRESH_SECONDS = 10.0  # the nodes' time, and a new table that no answer has told of
@@ -47,7 +48,7 @@ class Keeper:
         self._syncing = Syncing(membership, listener=listener)
         self._coordination = Coordination(membership)
         self._missed: dict[Node, set[str]] = {}
-        self._owner = secrets.token_hex(8)
+        self.owner = secrets.token_hex(8)
         self._task: asyncio.Task[None] | None = None
         self._mending: asyncio.Task[bool] | None = None
         self._wake: asyncio.Event | None = None
@@ -144,7 +145,12 @@ class Keeper:
 
     async def _look_and_mend(self) -> bool:
         await self.membership.connect()
-        await self.membership.refresh()  # a node that was restarted may not have been asked since
+        # A node that was restarted may not have been asked since; one that was away is asked again within two seconds.
+        for _ in range(_LOOKS):
+            await self.membership.refresh()
+            if all(node.breaker.state == "closed" for node in self.membership.nodes()):
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
         return await self._mend()
 
     async def _mend(self) -> bool:
@@ -193,7 +199,11 @@ class Keeper:
 
         Without a majority to ask, do it anyway: it may be done twice.
         """
-        owner = f"{self._owner}:{secrets.token_hex(4)}"
+        nodes = self.membership.nodes()
+        if 2 * sum(node.state == "member" for node in nodes) <= len(nodes):
+            await work()  # asking would take many seconds, and come to nothing
+            return True
+        owner = f"{self.owner}:{secrets.token_hex(4)}"
         try:
             token = await self._coordination.acquire(name, owner=owner, ttl_seconds=_CLAIM_SECONDS)
         except QuorumNotReached:

@@ -36,7 +36,7 @@ class Place(msgspec.Struct, frozen=True):
 
     `brought` copies went to nodes that did not count, and to slots that moved. `differing` is how many slots differed
     when the pass began. `read` nodes were gone through; those that did not count are in `passed_over`, by address.
-    `waits` says why a move could not go on.
+    `waits` says why a move could not go on. `mended_by` is the keeper that brings, and how much it had brought by then.
     """
 
     step: Literal["nodes", "pass", "done"] = "nodes"
@@ -48,6 +48,7 @@ class Place(msgspec.Struct, frozen=True):
     read: int = 0
     passed_over: tuple[str, ...] = ()
     waits: str = ""
+    mended_by: tuple[str, int] = ("", 0)
 
 
 def summary_of(place: Place) -> dict[str, Any]:
@@ -109,13 +110,18 @@ class Mending:
 
     async def _mend(self, place: Place, seconds: float) -> Place:
         await self._membership.connect()
-        waits, before = "", self._keeper.brought().copied
-        is_done = True
+        keeper = self._keeper
+        owner, before = place.mended_by
+        if owner != keeper.owner:
+            before = keeper.brought().copied
+        waits, is_done = "", True
         try:
-            is_done = await self._keeper.mend(seconds=seconds)
+            is_done = await keeper.mend(seconds=seconds)
         except BackendUnavailable as exc:
             waits = str(exc)
-        place = msgspec.structs.replace(place, brought=place.brought + self._keeper.brought().copied - before)
+        # It goes on between two parts.
+        after = keeper.brought().copied
+        place = msgspec.structs.replace(place, brought=place.brought + after - before, mended_by=(keeper.owner, after))
         if not is_done:
             return place
         differing = len((await self._repair.differences()).slots)

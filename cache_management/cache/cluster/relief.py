@@ -79,8 +79,11 @@ class Relief:
     async def sweep(self, aim: Mapping[str, int], limit: int) -> Swept:
         """Remove up to about `limit` entries from nodes that are above their aim."""
         done = Swept()
-        for node, room in (await self._rooms()).items():
-            if node.id not in aim or room.used <= aim[node.id] or done.entries >= limit:
+        for node in await self._rooms():
+            if node.id not in aim or done.entries >= limit:
+                continue
+            # Now, not before: what went from the nodes before went from this one, too.
+            if (await _room(node)).used <= aim[node.id]:
                 continue
             names = await self._picked(node, min(_VICTIMS_AT_ONCE, limit - done.entries))
             some = await self.evict(names)
@@ -96,7 +99,8 @@ class Relief:
         """Evict so that a write that was refused for want of memory may succeed; return whether anything went."""
         freed = Swept()
         for node, room in (await self._rooms()).items():
-            if room.most and room.used + size_bytes > self._config.eviction_high_watermark * room.most:
+            most = self._config.eviction_high_watermark * room.most - size_bytes
+            if room.most and room.used > most and (not freed.entries or (await _room(node)).used > most):
                 some = await self.evict(await self._picked(node, _VICTIMS_AT_ONCE))
                 freed = Swept(freed.entries + some.entries, freed.size_bytes + some.size_bytes)
         return freed.entries > 0

@@ -95,8 +95,8 @@ class Repair:
         if node.state != "member" or node.breaker.state == "open":
             await membership.refresh()
         try:
-            if node.breaker.state == "open":
-                raise BackendUnavailable(node.address, "it does not answer")
+            if node.state != "member" or node.breaker.state == "open":
+                raise BackendUnavailable(node.address, "it does not count, or does not answer")
             if self._differing is None:
                 self._differing = (await self.differences()).slots
             differing = self._differing
