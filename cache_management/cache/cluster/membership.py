@@ -268,7 +268,7 @@ class Membership:
             newest = max(known, key=lambda each: each.version)
             if newest.table is not None:
                 self._name(newest.table, seen)
-                await self._name_the_rest(newest.table)
+                await self._name_the_rest(newest.table, seen)
             await self._adopt(newest, seen)
         elif len(seen) < len(nodes):
             missing = ", ".join(node.address for node in nodes if node not in seen)
@@ -382,7 +382,7 @@ class Membership:
                 node.id = node_id
                 taken.add(node_id)
 
-    async def _name_the_rest(self, table: Table) -> None:
+    async def _name_the_rest(self, table: Table, seen: dict[Node, Seen]) -> None:
         """Find out about addresses that neither a server nor the table explains.
 
         A server that forgot what it was may be reached under another address than the table's: it is the one node
@@ -396,6 +396,13 @@ class Membership:
             unnamed[0].id = left[0]
             return
         if 2 * len(unnamed) > len(self.configured):
+            silent = [node for node in unnamed if node not in seen]
+            if silent:
+                # They may be the table's under other addresses, and say so when they are back.
+                raise BackendUnavailable(
+                    "the replicated cache",
+                    f"it cannot be told yet which nodes they are: {listed(silent)} do not answer",
+                )
             raise ConfigurationError(
                 f"nodes {listed(unnamed)} are no part of the replicated cache that the others belong to (its nodes:"
                 f" {', '.join(sorted(table.addresses.values()))}): name its nodes, or leave out those that belong to it"

@@ -173,7 +173,8 @@ class _Half(asyncio.Protocol):
 
     @property
     def _out(self) -> asyncio.Transport | None:
-        return None if self._other is None else self._other._transport
+        transport = None if self._other is None else self._other._transport
+        return None if transport is None or transport.is_closing() else transport
 
     def follow(self) -> None:
         """Send on what may go now, and come back for the rest."""

@@ -90,8 +90,10 @@ class Stage:
         self.nodes.append(node)
         return node
 
-    async def player(self, *, offset_seconds: float = 0.0, housekeeping: bool = True, **replication: Any) -> Player:
-        """Let a client with wires of its own join; it is connected when this returns."""
+    async def player(
+        self, *, offset_seconds: float = 0.0, housekeeping: bool = True, waits: bool = True, **replication: Any
+    ) -> Player:
+        """Let a client with wires of its own join; it is connected when this returns, unless it does not wait."""
         wires = [self._board.wire(node.port) for node in self.nodes]
         number = self._players
         self._players += 1
@@ -110,8 +112,8 @@ class Stage:
         recorder = Recorder(Path(spec.history), number)
         self._stack.callback(recorder.close)
         made = Player(spec, target, recorder, wires)
-        # Some nodes say twice who they are before a first table stands.
-        await eventually(made.all_members, timeout=20)
+        if waits:
+            await eventually(made.all_members, timeout=20)
         return made
 
     def empty(self, at: int) -> None:
