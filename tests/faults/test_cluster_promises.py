@@ -303,6 +303,43 @@ async def test_s10_tombstones_stay_while_a_node_is_away(world: World) -> None:
     assert world.stored(0, "k") is not None
 
 
+async def test_s10_no_tombstone_is_forgotten_before_the_copies_it_hides(world: World) -> None:
+    cache = await world.client(replicas=1, max_outage=1.0)
+    await cache.set("k", "old")
+    copies = [world.stored(place, "k") for place in range(3)]
+    voter = copies.index(None)  # the third one votes, and keeps hand-offs
+    await cache.delete("k")
+    with world.raw(voter) as client:
+        client.set(name_of("k"), next(filter(None, copies)))  # kept while one of the two was away
+
+    grave = world.stored((voter + 1) % 3, "k")
+    assert grave is not None
+    deleted_at = read_head(grave).moment_ms
+
+    async def tombstone_may_be_forgotten() -> bool:
+        return cache.backend.membership.now_ms() > deleted_at + 1100
+
+    await eventually(tombstone_may_be_forgotten)
+    await cache.repair()
+
+    assert [world.stored(place, "k") for place in range(3)] == [None, None, None]
+    world.servers[(voter + 1) % 3].kill()
+    assert await cache.get("k") is None
+
+
+async def test_a_write_that_was_held_up_for_long_comes_too_late(world: World) -> None:
+    cache = await world.client()
+    await cache.set("k", "now")
+    node = cache.backend.membership.nodes()[0]
+    version = cache.backend.membership.versions.next()
+    late = value_copy(version, name_of("k"), Record(encode_value("late", limit_bytes=100), None, 0))
+
+    with pytest.raises(BackendUnavailable, match="CMLATE"):
+        await node.put("w", [name_of("k")], [0], [late], until_ms=cache.backend.membership.now_ms() - 1)
+
+    assert await cache.get("k") == "now"
+
+
 async def test_s11_eviction_uncovers_no_older_copy(world: World) -> None:
     cache = await world.client()
     await cache.set("k", "older")

@@ -17,6 +17,9 @@ ENTRY, PIECE = "e:", "s:"
 _KEYS_A_PAGE = 500
 _BYTES_AT_ONCE = 2 * 2**20
 
+Shed = tuple[str, bytes, bytes]
+"""A name, the version that is to be dropped, and the stub to leave, empty for nothing."""
+
 Targets = Callable[[Route], Collection[Node]]
 
 
@@ -155,7 +158,8 @@ class Levelling:
 
     async def _clear(self, routes: dict[str, Route], held: dict[str, dict[Node, bytes]], done: Levelled) -> None:
         now_ms = self._membership.now_ms()
-        sheds: dict[Node, list[tuple[str, bytes, bytes]]] = {}
+        sheds: dict[Node, list[Shed]] = {}
+        graves: dict[Node, list[Shed]] = {}
         for name, heads in held.items():
             route = routes[name]
             known = [head for head in heads.values() if head]
@@ -164,15 +168,16 @@ class Levelling:
             version = max(known)[:VERSION_BYTES]
             head = read_head(max(known))
             keepers = [node for node in route.keepers if not self._membership.is_given_up(node)]
-            is_level = all(heads.get(node, NOTHING)[:VERSION_BYTES] == version for node in keepers)
-            if not is_level:
+            if any(heads.get(node, NOTHING)[:VERSION_BYTES] != version or node.state != "member" for node in keepers):
                 continue
             voters = [node for node in route.nodes if not self._membership.is_given_up(node)]
             is_whole = set(heads) >= set(voters) and all(node.state == "member" for node in voters)
             if is_whole and self._is_old_grave(head):
                 for node, copy in heads.items():
                     if copy:
-                        sheds.setdefault(node, []).append((name, version, NOTHING))
+                        # Older copies first: once the tombstone is gone nothing hides them.
+                        first = copy[:VERSION_BYTES] != version
+                        (sheds if first else graves).setdefault(node, []).append((name, copy[:VERSION_BYTES], NOTHING))
                 done.cleared += 1
                 continue
             for node, copy in heads.items():
@@ -183,7 +188,7 @@ class Levelling:
                     stub = b"%sx%014d" % (copy[:VERSION_BYTES], read_head(copy).moment_ms)
                     sheds.setdefault(node, []).append((name, copy[:VERSION_BYTES], stub))
                     done.emptied += 1
-        for node, those in sheds.items():
+        for node, those in (*sheds.items(), *graves.items()):
             names = [name for name, _, _ in those]
             await node.shed(
                 names, [slot_of(name[2:]) for name in names], [each[1] for each in those], [each[2] for each in those]

@@ -42,6 +42,8 @@ logger = logging.getLogger("cache_management")
 Change = Callable[[Table], Table | Awaitable[Table]]
 
 _PROPOSALS = 8
+WRITE_LIFE_MS = 60_000
+"""How long a write may be under way, and how far the clocks of nodes may be apart."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -128,9 +130,13 @@ class Membership:
     def now_ms(self) -> int:
         return int(self.now() * 1000)
 
+    def writes_until(self) -> int:
+        """Return the moment, in ms, after which a write that is sent now comes too late."""
+        return self.now_ms() + WRITE_LIFE_MS
+
     def copies_until(self) -> int:
         """Return the moment, in ms, until which what was just read may be copied to another node."""
-        return self.now_ms() + int(250 * self.replication.max_outage_seconds)
+        return self.now_ms() + min(WRITE_LIFE_MS, int(250 * self.replication.max_outage_seconds))
 
     def route(self, slot: int) -> Route:
         """Return who votes for a slot.

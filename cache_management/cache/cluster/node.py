@@ -162,9 +162,11 @@ class Node:
         """Read the heads of copies; an empty one for none."""
         return self._run("heads", [MARKER, *keys], [self.marker])
 
-    def put(self, how: str, keys: Sequence[str], slots: Sequence[int], copies: Sequence[bytes]) -> asyncio.Future[Any]:
+    def put(
+        self, how: str, keys: Sequence[str], slots: Sequence[int], copies: Sequence[bytes], *, until_ms: int
+    ) -> asyncio.Future[Any]:
         """Store copies that are newer than what is held; see lua/put.lua for `how` and the answers."""
-        args: list[Argument] = [self.marker, how]
+        args: list[Argument] = [self.marker, f"{how}{until_ms}"]
         for slot, copy in zip(slots, copies, strict=True):
             args += [slot, copy]
         return self._run("put", [MARKER, DIGESTS, FLOOR, CAME_IN, *keys], args, sum(map(len, copies)))
@@ -173,7 +175,7 @@ class Node:
         self, keys: Sequence[str], slots: Sequence[int], copies: Sequence[bytes], *, until_ms: int
     ) -> asyncio.Future[list[bytes]]:
         """Store what another node holds, unless it arrives after `until_ms` (the cluster's time)."""
-        return self.put(f"c{until_ms}", keys, slots, copies)
+        return self.put("c", keys, slots, copies, until_ms=until_ms)
 
     def shed(
         self, keys: Sequence[str], slots: Sequence[int], versions: Sequence[bytes], stubs: Sequence[bytes]

@@ -426,6 +426,7 @@ class Quorum:
                 [each.key for each in batch],
                 [each.slot for each in batch],
                 [each.given + copies[each.key][1] for each in batch],
+                until_ms=self.membership.writes_until(),
             )
 
             def took(replies: Sequence[bytes]) -> None:

@@ -14,9 +14,9 @@ import msgspec
 
 from cache_management.cache.backends.base import Surplus, Swept
 from cache_management.cache.backends.redis_connection import Command
-from cache_management.cache.cluster.envelope import NOTHING, STUB, VERSION_BYTES, grave, read_head
+from cache_management.cache.cluster.envelope import NOTHING, STUB, VERSION_BYTES, grave, moment_of, read_head
 from cache_management.cache.cluster.levelling import ENTRY, Levelling
-from cache_management.cache.cluster.membership import Membership
+from cache_management.cache.cluster.membership import WRITE_LIFE_MS, Membership
 from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.slots import slot_of
 from cache_management.cache.cluster.voters import heads_on_voters
@@ -126,7 +126,8 @@ class Relief:
     async def evict(self, names: Sequence[str]) -> Swept:
         """Take entries from all their voters: older copies first, so that none is ever uncovered.
 
-        Where a voter does not answer, the others keep a stub of the version: what that one holds stays hidden.
+        Where a voter does not answer, the others keep a stub of the version: what that one holds stays hidden. The
+        same is left of what was written a moment ago, as older writes of it may still be under way.
         """
         membership = self._membership
         routes = {name: membership.route(slot_of(name[2:])) for name in names}
@@ -139,7 +140,9 @@ class Relief:
             if not routes[name].agree(versions):
                 continue
             version = max(versions.values())
-            is_whole = set(versions) == set(routes[name].nodes)
+            # A write of an older version that is still under way would find nothing newer: not for an old entry.
+            is_settled = moment_of(version) < now_ms - 2 * WRITE_LIFE_MS
+            is_whole = set(versions) == set(routes[name].nodes) and is_settled
             for node, each in versions.items():
                 if each == NOTHING:
                     continue

@@ -1,8 +1,8 @@
 -- Store copies, each only where nothing newer is held.
 -- KEYS: marker, digests (hash: slot -> sum), floor, when the last copy came in, then the records.
--- ARGV: the marker that the client expects, how ("w" write, "f" write under a fencing token, "c" and a moment in
---       ms: copy of what another node holds, not after that moment), then for each record its slot and what to store
---       (see cluster/envelope.py).
+-- ARGV: the marker that the client expects, how ("w" write, "f" write under a fencing token, "c" copy of what another
+--       node holds) and the moment in ms after which it comes too late, then for each record its slot and what to
+--       store (see cluster/envelope.py).
 -- Answers for each record the head that was held before ("" for none), and "!" before it when it was not stored.
 -- A write below the floor is answered with "!" and the floor: a lease was given since its version was made.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
@@ -10,12 +10,10 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
 end
 local HEAD, VERSION, MODULUS = 39, 24, 2 ^ 48
 local how = string.sub(ARGV[2], 1, 1)
-if how == 'c' then
-    -- A copy that was held up for long could bring back what was deleted and forgotten since.
-    local now = redis.call('TIME')
-    if now[1] * 1000 + now[2] / 1000 > tonumber(string.sub(ARGV[2], 2)) then
-        return redis.error_reply('CMLATE this copy is out of date')
-    end
+-- What was held up for long could bring back what was deleted or evicted, and forgotten, since.
+local now = redis.call('TIME')
+if now[1] * 1000 + now[2] / 1000 > tonumber(string.sub(ARGV[2], 2)) then
+    return redis.error_reply('CMLATE this write comes too late')
 end
 local floor = how == 'w' and redis.call('GET', KEYS[3]) or ''
 
@@ -50,6 +48,6 @@ for place = 5, #KEYS do
     end
 end
 if came_in then
-    redis.call('SET', KEYS[4], redis.call('TIME')[1])
+    redis.call('SET', KEYS[4], now[1])
 end
 return answers
