@@ -33,7 +33,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FULL = Sizes(
-    rounds=15, run_seconds=0.04, kills=7, stops=5, cluster_kills=3, entries=100_000, missed=10_000, versioned=20_000
+    rounds=12, run_seconds=0.04, kills=5, stops=5, cluster_kills=3, entries=100_000, missed=10_000, versioned=20_000
 )
 QUICK = Sizes(
     rounds=3, run_seconds=0.02, kills=1, stops=1, cluster_kills=1, entries=10_000, missed=1_000, versioned=2_000
