@@ -72,14 +72,21 @@ def test_every_command_is_named() -> None:
 
 def test_every_promise_names_a_test_that_exists() -> None:
     promises = table("What is promised")
+    by_level = table("The replicated cache")
 
     assert promises
-    for row in promises:
-        shown_by = re.findall(r"`([^`]+)`", row[2])
+    assert by_level
+    for row in [*promises, *by_level]:
+        shown_by = re.findall(r"`([^`]+)`", row[-1])
         assert shown_by, row
         for each in shown_by:
             path, _, name = each.partition("::")
             assert f"def {name}(" in (ROOT / path).read_text() if name else (ROOT / path).is_file(), row
+
+
+def test_each_level_says_whether_it_gives_a_promise() -> None:
+    for promise, *levels, _ in table("The replicated cache"):
+        assert [level.partition(":")[0] in ("yes", "no") for level in levels] == [True] * 3, promise
 
 
 def test_both_commands_stand_on_the_first_screen() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from cache_management.cache.errors import BackendUnavailable, CacheError, ConfigurationError
+from cache_management.cache.events import Event, NodeEvent
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.invalidate import is_wanted
@@ -160,7 +162,7 @@ def accept_loss(cli: CliContext, confirm: bool, as_json: bool) -> int:
         return ExitCode.FAILED
 
     async def work(platform: Platform) -> list[str]:
-        with cli.audited("cluster.accept_loss", {}):
+        with fates_written(cli, platform.replicated), cli.audited("cluster.accept_loss", {}):
             return await platform.replicated.accept_loss()
 
     back = cli.run(work)
@@ -171,6 +173,22 @@ def accept_loss(cli: CliContext, confirm: bool, as_json: bool) -> int:
     else:
         click.echo("No node counts now that did not: those that are away do not answer, or there are none.")
     return ExitCode.OK if back else ExitCode.FAILED
+
+
+@contextmanager
+def fates_written(cli: CliContext, cache: DistributedCache) -> Iterator[None]:
+    """Write into the audit log what befalls nodes meanwhile: one is removed, given up, or data may be lost."""
+    from cache_management.cache.cluster.mending import FATES
+
+    heard: list[Event] = []
+    cache.listener = heard.append
+    try:
+        yield
+    finally:
+        for event in heard:
+            if isinstance(event, NodeEvent) and event.what in FATES:
+                with cli.audited(f"cluster.{event.what}", {"node": event.node}):
+                    pass
 
 
 Begin = Callable[["DistributedCache", str], Awaitable[None]]
@@ -192,7 +210,7 @@ def _change(cli: CliContext, what: str, address: str, begin: Begin, *, wait: boo
         membership = cache.backend.membership
         await membership.connect()
         await membership.refresh()
-        with progress(quiet=as_json) as advance:
+        with fates_written(cli, cache), progress(quiet=as_json) as advance:
             if wait and membership.known_table().moving:
                 note("The slots of an earlier change move first.")
                 await _wait(cache, advance, "earlier")

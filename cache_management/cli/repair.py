@@ -10,6 +10,7 @@ import click
 from cache_management.cache.errors import InvalidInput
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.nodes import fates_written
 from cache_management.cli.output import json_option, note, print_json, print_pairs, progress
 from cache_management.cli.watching import follow, repair_rows, waiting_options
 from cache_management.wiring import Platform, require_nodes
@@ -118,7 +119,7 @@ def _run_here(cli: CliContext, params: RepairParams, *, as_json: bool) -> ExitCo
 
         mending = Mending(platform.replicated, full=params.full, keys_per_second=params.keys_per_second)
         place = Place()
-        with progress(quiet=as_json) as advance:
+        with fates_written(cli, platform.replicated), progress(quiet=as_json) as advance:
             while place.step != "done":
                 place = await mending.advance(place)
                 if place.brought:

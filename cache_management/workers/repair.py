@@ -13,7 +13,7 @@ import msgspec
 from celery import Task, shared_task
 
 from cache_management.cache.cluster.distributed import DistributedCache
-from cache_management.cache.cluster.mending import PAGE, STEP_SECONDS, Mending, Place, summary_of
+from cache_management.cache.cluster.mending import FATES, PAGE, STEP_SECONDS, Mending, Place, summary_of
 from cache_management.cache.errors import CacheError, ConfigurationError
 from cache_management.cache.events import Event, Listener, NodeEvent
 from cache_management.models.store.audit import digest
@@ -26,7 +26,6 @@ from cache_management.workers.messages import RepairParams
 logger = logging.getLogger("cache_management.workers")
 
 _SINGLE = 50
-_TO_THE_AUDIT_LOG = ("added", "removed", "given_up", "data_loss_possible")
 
 
 async def scan(platform: Platform, claim: Claim) -> Progress:
@@ -77,7 +76,7 @@ class _Writing:
 
     def __call__(self, event: Event) -> None:
         self._listener(event)
-        if isinstance(event, NodeEvent) and event.what in _TO_THE_AUDIT_LOG:
+        if isinstance(event, NodeEvent) and event.what in FATES:
             # Not here: the database may be away, and the loop must not wait for it.
             asyncio.get_running_loop().run_in_executor(None, self._write, event)
 

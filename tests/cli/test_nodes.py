@@ -184,3 +184,26 @@ def test_a_loss_is_accepted_only_when_somebody_says_so(
     assert (refused.code, "give --no-confirm" in refused.err) == (2, True)
     assert (accepted.code, sorted(accepted.data["back"])) == (0, sorted(nodes[:2]))
     assert set(states(on_nodes).values()) == {"member"}
+    assert "cluster.data_loss_possible" in on_nodes("audit", "tail").out
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(120)
+def test_a_node_that_died_is_replaced(cli: Cli, monkeypatch: pytest.MonkeyPatch, own_redis: OwnRedisFactory) -> None:
+    servers = [own_redis() for _ in range(4)]
+    nodes = [f"127.0.0.1:{server.port}" for server in servers]
+    monkeypatch.setenv("CACHE_DISTRIBUTED__ENABLED", "true")
+    monkeypatch.setenv("CACHE_DISTRIBUTED__NODES", ",".join(nodes[:3]))
+    fill(cli)
+    servers[0].kill()
+
+    told = states(cli)[nodes[0]]
+    added = cli("nodes", "add", nodes[3])
+    removed = cli("nodes", "remove", nodes[0])
+
+    assert told == "unreachable"
+    assert (added.code, removed.code) == (0, 0), (added, removed)
+    assert states(cli) == dict.fromkeys(nodes[1:], "member")
+    assert are_level(nodes[1:])
+    assert len(copies_on(nodes[3])) >= COUNT
+    assert "cluster.removed" in cli("audit", "tail").out

@@ -28,6 +28,9 @@ _LONGEST_PAUSE_SECONDS = 1.0
 _LOOKS = 3
 _BETWEEN_LOOKS_SECONDS = 0.2
 
+FATES = ("added", "removed", "given_up", "data_loss_possible")
+"""What befalls a node that is to be written down."""
+
 Sleep = Callable[[float], Awaitable[object]]
 
 

@@ -53,7 +53,7 @@ class ReplicatedBackend(FullBackend):
     Args:
         membership: The nodes and the slot table.
         config: The memory limits and the eviction policy of the nodes.
-        level: What reads and writes wait for; deletes always wait for a majority.
+        level: What reads and writes wait for; deletes wait for a majority at least.
         hedge_seconds: How long to wait for a node before the next one is asked as well.
         clock: The application's; records carry their expiry in it, the nodes keep it in their own time.
     """
@@ -210,7 +210,7 @@ class ReplicatedBackend(FullBackend):
         return await self._delete(ENTRY, keys)
 
     async def _delete(self, kind: str, keys: Sequence[str]) -> int:
-        """Leave tombstones at a majority, whatever the level: what is believed gone must be gone."""
+        """Leave tombstones at a majority at least, whatever the level: what is believed gone must be gone."""
         await self.membership.connect()
         self.keeper.begin()
         level: Level = "all" if self.level == "all" else "quorum"
