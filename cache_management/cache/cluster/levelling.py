@@ -80,14 +80,14 @@ class Levelling:
         self._clear_before_ms = clear_before_ms
         self._tidy = tidy
 
-    async def level(self, names: Sequence[str], *, required: Node | None = None) -> Levelled:
+    async def level(self, names: Sequence[str], *, required: Collection[Node] = ()) -> Levelled:
         """Bring the copies of some entries to the same version.
 
         Args:
-            required: Which node must be read; others that do not answer are left out.
+            required: Which nodes must be read; others that do not answer are left out, and get no copies either.
 
         Raises:
-            BackendUnavailable: It did not answer, or one that should get a copy did not.
+            BackendUnavailable: One of them did not answer, or one that should get a copy could not take it.
         """
         until_ms = self._membership.copies_until()
         routes = {name: self._membership.route(slot_of(name[2:])) for name in names}
@@ -121,10 +121,10 @@ class Levelling:
         for source, those in wanted.items():
             await self._copy(source, those, until_ms, done)
         if self._tidy or self._clear_before_ms:
-            await self._clear(routes, await self._heads(routes, None), done)
+            await self._clear(routes, await self._heads(routes, ()), done)
         return done
 
-    async def _heads(self, routes: dict[str, Route], required: Node | None) -> dict[str, dict[Node, bytes]]:
+    async def _heads(self, routes: dict[str, Route], required: Collection[Node]) -> dict[str, dict[Node, bytes]]:
         held = await heads_on_voters(
             routes, lambda node: node.state != "unknown" and node.breaker.may_call(), required=required
         )

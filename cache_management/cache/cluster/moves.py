@@ -152,7 +152,7 @@ class Moves:
         for source in sorted(sources, key=lambda node: node.address):
             try:
                 async for names in keys_of(source, slots):
-                    some = await levelling.level(names, required=source)
+                    some = await levelling.level(names, required=(source,))
                     done.add(some)
                     self.tally.add(some)
                 for target in targets:

@@ -150,7 +150,8 @@ class Syncing:
         levelling = Levelling(self._membership, targets=lambda route: (node,))
         for peer in peers:
             async for names in keys_of(peer, slots):
-                some = await levelling.level(names, required=peer)
+                # The node itself, too: it would count without what it could not be asked for.
+                some = await levelling.level(names, required=(peer, node))
                 done.add(some)
                 self.tally.add(some)
             await read_in_the_rest(self._membership, node, peer, slots)

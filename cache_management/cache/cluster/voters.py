@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from cache_management.cache.cluster.membership import Membership, Route
@@ -46,26 +46,26 @@ async def ask_enough(membership: Membership, slot: int, ask: Callable[[Node], as
 
 
 async def heads_on_voters(
-    routes: Mapping[str, Route], may_ask: Callable[[Node], bool], *, required: Node | None = None
+    routes: Mapping[str, Route], may_ask: Callable[[Node], bool], *, required: Collection[Node] = ()
 ) -> dict[str, dict[Node, bytes]]:
     """Return the heads of entries, by name and by those of their voters that answered; an empty head for none.
 
     Args:
         routes: By the name under which a node keeps the entry.
-        required: Which node must answer.
+        required: Which nodes must answer.
 
     Raises:
-        BackendUnavailable: It did not.
+        BackendUnavailable: One of them did not.
     """
     by_node: dict[Node, list[str]] = {}
     for name, route in routes.items():
         for node in route.nodes:
-            if node is required or may_ask(node):
+            if node in required or may_ask(node):
                 by_node.setdefault(node, []).append(name)
     found = await asyncio.gather(*(node.heads(names) for node, names in by_node.items()), return_exceptions=True)
     held: dict[str, dict[Node, bytes]] = {name: {} for name in routes}
     for (node, names), heads in zip(by_node.items(), found, strict=True):
-        if isinstance(heads, BackendUnavailable) and node is not required:
+        if isinstance(heads, BackendUnavailable) and node not in required:
             continue
         if isinstance(heads, BaseException):
             raise heads

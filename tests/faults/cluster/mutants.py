@@ -108,7 +108,7 @@ def repair_without_compare(patch: Patch) -> None:
         ),
     )
 
-    async def level(self: Levelling, names: Sequence[str], *, required: Node | None = None) -> Levelled:
+    async def level(self: Levelling, names: Sequence[str], *, required: Collection[Node] = ()) -> Levelled:
         until_ms = self._membership.copies_until()
         for name in names:
             route = self._membership.route(slot_of(name[2:]))
@@ -212,7 +212,7 @@ def silent_peers_are_passed_over(patch: Patch) -> None:
     """A node is read in from those who answer."""
     level = Levelling.level
 
-    async def lenient(self: Levelling, names: Sequence[str], *, required: Node | None = None) -> Levelled:
+    async def lenient(self: Levelling, names: Sequence[str], *, required: Collection[Node] = ()) -> Levelled:
         return await level(self, names)
 
     patch.setattr(Levelling, "level", lenient)

@@ -7,7 +7,7 @@ and may not do (answer wrongly) is left to it: the scenarios themselves assert o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from cache_management.cache.cluster.scripts import script
@@ -63,11 +63,20 @@ async def a_sync_that_comes_to_a_halt(stage: Stage) -> None:
 
 async def a_connection_that_breaks_during_a_sync(stage: Stage) -> None:
     """Who said which keys it has, and then did not say what is in them, has not been read."""
+    await _sync_with_breaks(stage, (1, 2))
+
+
+async def a_node_that_breaks_off_while_it_is_read_in(stage: Stage) -> None:
+    """Who did not say what it has did not get what it lacks either."""
+    await _sync_with_breaks(stage, (0,))
+
+
+async def _sync_with_breaks(stage: Stage, broken: Sequence[int]) -> None:
     player = await stage.player(housekeeping=False)
     await _set_and_tidy(player)
     helper = await stage.player()
     stage.nodes[0].kill()
-    for at in (1, 2):
+    for at in broken:
         helper.wires[at].trap(script("heads").digest.encode(), None, times=3)
     stage.nodes[0].restart(empty=True)
     await eventually(_trapped(helper))
@@ -237,6 +246,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     a_forgetful_node_that_came_back,
     a_sync_that_comes_to_a_halt,
     a_connection_that_breaks_during_a_sync,
+    a_node_that_breaks_off_while_it_is_read_in,
     an_acknowledgement_by_a_minority,
     a_delete_that_one_node_missed,
     a_write_that_one_node_missed,
