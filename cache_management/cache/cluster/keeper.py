@@ -30,7 +30,7 @@ _LOOK_SECONDS = 0.5
 _LOOKS = 6
 _CLAIM_SECONDS = 5.0  # so long a node waits when whoever brings it up dies, or its release is lost
 _MOST_MISSED = 20_000
-_REFRESH_SECONDS = 10.0  # the nodes' time, and a new table that no answer has told of
+_REFRESH_SECONDS = 2.0  # an idle process, too, shall notice soon that a node forgot what it held
 _PAUSE_SECONDS = 0.01
 Wish = tuple[str, str]
 

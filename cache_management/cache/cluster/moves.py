@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
+from cache_management.cache.backends.redis_connection import retrieve
 from cache_management.cache.cluster.levelling import Levelled, Levelling, keys_of
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import Node
@@ -42,6 +43,7 @@ class Moves:
         self._membership = membership
         self._listener = listener
         self.tally = Levelled()
+        self._finishing: asyncio.Task[Levelled] | None = None
 
     async def add(self, address: str) -> None:
         """Let a node take part; its share of the slots begins to move.
@@ -104,12 +106,28 @@ class Moves:
                 return node.id
         raise ConfigurationError(f"{address} is not one of the nodes: {_names(self._membership)}")
 
-    async def finish(self, *, pace: Callable[[], object] = lambda: None) -> Levelled:
+    async def finish(self) -> Levelled:
         """Move all slots that are to move; return what was copied. May be broken off and called again.
+
+        Those who ask for it in one event loop share the work.
 
         Raises:
             BackendUnavailable: A node that must be read or written does not answer.
         """
+        loop = asyncio.get_running_loop()
+        if self._finishing is None or self._finishing.done() or self._finishing.get_loop() is not loop:
+            self._finishing = loop.create_task(self._finish())
+            self._finishing.add_done_callback(retrieve)
+        return await asyncio.shield(self._finishing)
+
+    async def aclose(self) -> None:
+        """Break off a move that this event loop is at; whoever looks next goes on with it."""
+        task = self._finishing
+        if task is not None and task.get_loop() is asyncio.get_running_loop() and not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+
+    async def _finish(self) -> Levelled:
         membership = self._membership
         await membership.connect()
         done = Levelled()
@@ -134,7 +152,6 @@ class Moves:
                 await asyncio.sleep(_PAUSE_SECONDS * failures)
                 continue
             failures = 0
-            pace()
 
     async def _copy(self, table: Table, slots: frozenset[int]) -> Levelled:
         membership = self._membership
