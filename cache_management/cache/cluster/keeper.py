@@ -84,6 +84,7 @@ class Keeper:
             if task.get_loop() is asyncio.get_running_loop():
                 task.cancel()
                 await asyncio.wait((task,))
+        await self.moves.aclose()
 
     async def _run(self, wake: asyncio.Event) -> None:
         while True:
