@@ -234,7 +234,7 @@ def repair_rows(summary: Mapping[str, Any]) -> dict[str, object]:
         "values past their time, dropped": summary.get("dropped"),
         "forgotten: old deletions, hand-offs, strays": summary.get("cleared"),
         "passed over: they do not count now": ", ".join(summary.get("passed_over", ())),
-        "slots still move": summary.get("waits"),
+        "nodes or moves that had to be left": summary.get("waits"),
     }
     return always | {name: value for name, value in rows.items() if value}
 

@@ -144,6 +144,11 @@ class Keeper:
         await asyncio.sleep(max(0.0, until - time.monotonic()))
         return False
 
+    @property
+    def is_mending(self) -> bool:
+        """Tell whether what `mend` began in this process goes on."""
+        return self._mending is not None and not self._mending.done()
+
     async def _look_and_mend(self) -> bool:
         await self.membership.connect()
         # A node that was restarted may not have been asked since; one that was away is asked again within two seconds.
@@ -164,10 +169,12 @@ class Keeper:
             await membership.refresh()
         for node in membership.nodes():
             if node.state != "member":
-                is_left |= not await self._claimed(
+                is_ours = await self._claimed(
                     f"cluster:sync:{node.id}",
                     lambda node=node: self._bring_up(node),  # type: ignore[misc]
                 )
+                # Where it does not answer, others try in vain: they are not waited for.
+                is_left |= not is_ours and node.breaker.state == "closed"
         try:
             await self.grant_wishes()
         except ConfigurationError as exc:

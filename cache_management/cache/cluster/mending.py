@@ -25,6 +25,7 @@ from cache_management.cache.errors import BackendUnavailable
 PAGE = 500
 STEP_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 1.0
+_MOST_WAITS = 600
 _LOOKS = 3
 _BETWEEN_LOOKS_SECONDS = 0.2
 
@@ -39,7 +40,8 @@ class Place(msgspec.Struct, frozen=True):
 
     `brought` copies went to nodes that did not count, and to slots that moved. `differing` is how many slots differed
     when the pass began. `read` nodes were gone through; those that did not count are in `passed_over`, by address.
-    `waits` says why a move could not go on. `mended_by` is the keeper that brings, and how much it had brought by then.
+    `waits` says why something had to be left. `waited` is for how many parts others were waited for. `mended_by` is the
+    keeper that brings, and how much it had brought by then.
     """
 
     step: Literal["nodes", "pass", "done"] = "nodes"
@@ -51,6 +53,7 @@ class Place(msgspec.Struct, frozen=True):
     read: int = 0
     passed_over: tuple[str, ...] = ()
     waits: str = ""
+    waited: int = 0
     mended_by: tuple[str, int] = ("", 0)
 
 
@@ -125,6 +128,10 @@ class Mending:
         # It goes on between two parts.
         after = keeper.brought().copied
         place = msgspec.structs.replace(place, brought=place.brought + after - before, mended_by=(keeper.owner, after))
+        if not is_done and not keeper.is_mending:
+            place = msgspec.structs.replace(place, waited=place.waited + 1)
+            is_done = place.waited >= _MOST_WAITS
+            waits = "another process is at them, and does not come to an end"
         if not is_done:
             return place
         differing = len((await self._repair.differences()).slots)

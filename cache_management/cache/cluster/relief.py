@@ -14,7 +14,15 @@ import msgspec
 
 from cache_management.cache.backends.base import Surplus, Swept
 from cache_management.cache.backends.redis_connection import Command
-from cache_management.cache.cluster.envelope import NOTHING, STUB, VERSION_BYTES, grave, moment_of, read_head
+from cache_management.cache.cluster.envelope import (
+    NOTHING,
+    STUB,
+    VALUE,
+    VERSION_BYTES,
+    grave,
+    moment_of,
+    read_head,
+)
 from cache_management.cache.cluster.levelling import ENTRY, Levelling
 from cache_management.cache.cluster.membership import WRITE_LIFE_MS, Membership
 from cache_management.cache.cluster.node import Node
@@ -112,14 +120,13 @@ class Relief:
         names = list({raw.decode() for raw in found if raw and raw.startswith(ENTRY.encode())})
         if not names:
             return []
+        # What is left of entries that are gone is small, and would count as gone once more.
+        heads = {name: read_head(head) for name, head in zip(names, await node.heads(names), strict=True) if head}
+        names = [name for name, head in heads.items() if head.kind == VALUE]
         if self._config.eviction_policy == EvictionPolicy.TTL:
-            heads = await node.heads(names)
-            moments = {
-                name: read_head(head).moment_ms or 2**62 for name, head in zip(names, heads, strict=True) if head
-            }
-            return sorted(moments, key=moments.__getitem__)[:limit]
+            return sorted(names, key=lambda name: heads[name].moment_ms or 2**62)[:limit]
         commands: list[Command] = [("OBJECT", "IDLETIME", name) for name in names]
-        idle = await node.marked(*commands)
+        idle = await node.marked(*commands) if commands else []
         ranked = sorted(zip(names, idle, strict=True), key=lambda pair: -(pair[1] or 0))
         return [name for name, _ in ranked[:limit]]
 
