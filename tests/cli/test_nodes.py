@@ -82,23 +82,29 @@ def test_a_node_that_forgot_is_told_and_a_repair_makes_it_level(on_nodes: Cli, n
 
 
 def test_nodes_come_and_go_and_a_configuration_of_before_still_finds_them(
-    on_nodes: Cli, nodes: list[str], new_node: Callable[[], str]
+    on_nodes: Cli, nodes: list[str], own_redis: OwnRedisFactory
 ) -> None:
     fill(on_nodes)
-    fourth = new_node()
+    server = own_redis()
+    fourth = f"127.0.0.1:{server.port}"
 
     added = on_nodes("nodes", "add", fourth)
     of_four = states(on_nodes)
     gone = on_nodes("nodes", "drain", nodes[1], "--json")
     of_three = states(on_nodes)
+    would_remove = on_nodes("invalidate", "--all", "--dry-run", "--json").data["would_remove"]
+    level = are_level([nodes[0], nodes[2], fourth])
+    server.kill()
+    repaired = on_nodes("repair", "run", "--json").data["summary"]
 
     assert (added.code, f"{fourth} takes part" in added.out, "distributed.nodes" in added.err) == (0, True, True)
     assert of_four == dict.fromkeys([*nodes, fourth], "member")
     assert (gone.code, gone.data["done"]) == (0, True)
-    assert of_three == dict.fromkeys([nodes[0], nodes[2], fourth], "member"), "the one that went is taken for none"
+    assert of_three == dict.fromkeys([nodes[0], nodes[2], fourth], "member")
+    assert (level, would_remove) == (True, COUNT)
+    # Empty, and named in the configuration: it must not be taken for the one that came and is away.
+    assert repaired["passed_over"] == [fourth]
     assert copies_on(nodes[1]) == {}
-    assert are_level([nodes[0], nodes[2], fourth])
-    assert on_nodes("invalidate", "--all", "--dry-run", "--json").data["would_remove"] == COUNT
     log = on_nodes("audit", "tail").out
     assert ("cluster.add" in log, "cluster.drain" in log) == (True, True)
 
