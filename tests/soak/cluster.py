@@ -83,7 +83,7 @@ def _round(totals: Totals, seed: int, seconds: float, target: str, mutant: str |
             if share < LEAST_SERVED:
                 return f"only {share:.2%} of the operations succeeded without one node"
         with Arena(seed=seed, target=target, mutant=mutant, clients=rng.choice((2, 3, 4)), **shape) as arena:
-            kind = "full" if rng.random() < 0.1 else "composed"
+            kind = rng.choices(("composed", "moves", "full"), (7, 2, 1))[0] if target != "naive" else "composed"
             verdict = run_round(arena, seconds=seconds, seed=seed, kind=kind, keep_in=keep_in)
             different = differences_that_stay(arena, RECOVERY_SECONDS)
     except (ClientGone, AssertionError) as exc:
@@ -91,7 +91,7 @@ def _round(totals: Totals, seed: int, seconds: float, target: str, mutant: str |
         return f"{type(exc).__name__}: {exc}"
     totals.add(verdict)
     print(
-        f"seed {seed} {shape}: {verdict.operations} operations, {verdict.acknowledged} acknowledged,"
+        f"seed {seed} {kind} {shape}: {verdict.operations} operations, {verdict.acknowledged} acknowledged,"
         f" {verdict.unsure} unsure, {verdict.refused} refused, {len(verdict.acts)} acts, back in"
         f" {verdict.slowest_recovery_seconds:.1f} s at most: {verdict.counts() or 'nothing wrong'}",
         flush=True,

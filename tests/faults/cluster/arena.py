@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +24,7 @@ from tests.faults.cluster.targets import ClientSpec
 from tests.waiting import wait_until
 
 START_SECONDS = 60.0
+MOVE_SECONDS = 60.0
 
 
 class ClientGone(Exception):
@@ -130,6 +134,7 @@ class Arena:
         self._replication = dict(replication or {})
         self._stack = ExitStack()
         self._started = 0
+        self._guest: OwnRedis | None = None
         self.nodes: list[OwnRedis] = []
         self.wires: list[list[Wire]] = []
         self.clients: list[ClientHandle] = []
@@ -192,6 +197,16 @@ class Arena:
         self.clients[at].wait_ready()
         self.clients[at].ask("work")
 
+    @contextmanager
+    def frozen_client(self, at: int) -> Iterator[None]:
+        """Let a client stand still, in the middle of whatever it does."""
+        process = self.clients[at].process
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+
     def work(self) -> None:
         for client in self.clients:
             client.ask("work")
@@ -218,6 +233,28 @@ class Arena:
 
     def _are_members(self, states: list[str]) -> bool:
         return len(states) == len(self.nodes) and set(states) == {"member"}
+
+    def join_or_leave(self) -> str:
+        """Add a node to the cluster, or take it out again; return which, when the keys have moved."""
+        if self._guest is None:
+            self._guest = OwnRedis(self.folder / "guest", appendonly=self._appendonly)
+            self._stack.callback(self._guest.stop)
+        is_in = self._guest in self.nodes
+        address = f"127.0.0.1:{self._guest.port}"
+        if is_in:
+            is_done = self.observer.ask("move", away=address, timeout=MOVE_SECONDS)
+        else:
+            self._guest.restart(empty=True)
+            self.nodes.append(self._guest)
+            is_done = self.observer.ask("move", to=address, timeout=MOVE_SECONDS)
+        until = time.monotonic() + MOVE_SECONDS
+        while not is_done:
+            assert time.monotonic() < until, f"the move did not come to its end within {MOVE_SECONDS:g} s"
+            time.sleep(0.1)
+            is_done = self.observer.ask("move", timeout=MOVE_SECONDS)
+        if is_in:
+            self.nodes.remove(self._guest)
+        return "leave" if is_in else "join"
 
     def history_files(self) -> list[Path]:
         return sorted(self.folder.glob("history-*.jsonl"))

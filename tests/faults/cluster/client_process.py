@@ -83,6 +83,14 @@ class Client:
             return False
         return True
 
+    async def move(self, to: str | None = None, away: str | None = None) -> bool:
+        """Add or remove a node, or go on with it (neither); return whether all keys are where they belong."""
+        try:
+            await self._target.move(to=to, away=away)
+        except Unsure:
+            return False
+        return True
+
     async def differences(self) -> list[str]:
         return await self._target.differences()
 

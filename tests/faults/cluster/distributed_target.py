@@ -92,10 +92,13 @@ class DistributedTarget:
         """Never look after the nodes from here."""
         self.cache.backend.keeper.begin = lambda: None  # type: ignore[method-assign]
 
-    async def add_node(self, address: str) -> None:
-        """Add a node and wait until the keys are where they belong."""
-        self.cache.add_node(address)
-        await self.cache.rebalance()
+    async def move(self, *, to: str | None = None, away: str | None = None) -> None:
+        """Add or remove a node, and wait until the keys are where they belong."""
+        if to is not None:
+            self.cache.add_node(to)
+        if away is not None:
+            self.cache.remove_node(away)
+        await _answer(self.cache.rebalance())
 
     async def close(self) -> None:
         await self.cache.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from tests.conftest import OwnRedis
@@ -22,7 +23,8 @@ STALLING = ("freeze", "client pause", "pause writes", "refuse writes")
 BLIPS = ("kill connections", "forget scripts", "cut")
 NETWORK = tuple(mode.value for mode in Mode if mode is not Mode.PASS)
 # "full": nodes that are out of memory, so that entries are evicted; absence is no loss then.
-KINDS = ("forgetting", "stalling", "network", "composed", "full")
+# "moves": a node joins or leaves while others are hurt.
+KINDS = ("forgetting", "stalling", "network", "composed", "full", "moves")
 RECOVERY_SECONDS = 30.0
 
 
@@ -47,6 +49,8 @@ class Nemesis:
                 self._forget()
             case "stalling":
                 self._one(self._rng.choice(STALLING + BLIPS))
+            case "moves":
+                self._move()
             case "full":
                 self._one("no memory" if self._rng.random() < 0.7 else self._rng.choice(("freeze", *NETWORK)))
             case "network":
@@ -62,7 +66,7 @@ class Nemesis:
 
     def _composed(self) -> None:
         rng = self._rng
-        match rng.choice(("then stall", "then stall", "within a stall", "one", "clients too")):
+        match rng.choice(("then stall", "then stall", "within a stall", "one", "clients too", "a client stands still")):
             case "then stall":
                 at = self._forget()
                 for _ in range(rng.choice((1, 1, 2))):
@@ -76,12 +80,32 @@ class Nemesis:
                     time.sleep(rng.uniform(0, 0.6))
             case "one":
                 self._one(rng.choice(STALLING + BLIPS + NETWORK))
+            case "a client stands still":
+                victim = rng.randrange(len(self._arena.clients))
+                with self._arena.frozen_client(victim):
+                    self._say(f"freeze client {victim}")
+                    at = self._forget()
+                    time.sleep(rng.uniform(0.3, 1.5))
+                self._one(rng.choice(("freeze", *NETWORK)), but_not=at)
             case _:
                 at = self._forget()
                 victim = rng.randrange(len(self._arena.clients))
                 self._say(f"kill client {victim}")
                 self._arena.replace_client(victim)
                 self._one(rng.choice(("freeze", *NETWORK)), but_not=at)
+
+    def _move(self) -> None:
+        """Let a node join or leave, and hurt one that is there, or comes, or goes."""
+        with ThreadPoolExecutor(1) as pool:
+            move = pool.submit(self._arena.join_or_leave)
+            time.sleep(self._rng.choice((0, self._rng.uniform(0, 0.5))))
+            if self._rng.random() < 0.6:
+                at = self._forget()
+                if self._rng.random() < 0.5:
+                    self._one(self._rng.choice(("freeze", *NETWORK)), but_not=at)
+            else:
+                self._one(self._rng.choice(("freeze", "client pause", *NETWORK)))
+            self._say(move.result())
 
     def _one(self, name: str, *, but_not: int | None = None) -> None:
         with self.fault(name, self._node(but_not)):
@@ -160,7 +184,7 @@ class Nemesis:
     @contextmanager
     def _network(self, name: str, at: int) -> Iterator[None]:
         rng = self._rng
-        wires = [wires[at] for wires in self._arena.wires]
+        wires = [wires[at % len(wires)] for wires in self._arena.wires]  # a node that joined has no wires of its own
         chosen: Sequence[Wire] = wires if rng.random() < 0.5 else [rng.choice(wires)]
         late = rng.random() < 0.6
         self._say(f"{name} {at} for {len(chosen)} of {len(wires)}{', late' if late and name in HOLDING else ''}")

@@ -67,7 +67,7 @@ class Player(Client):
 
     async def add_node(self, node: OwnRedis) -> None:
         """Add a node and wait until the keys are where they belong."""
-        await self.target.add_node(f"127.0.0.1:{node.port}")
+        await self.target.move(to=f"127.0.0.1:{node.port}")
 
     async def all_members(self) -> bool:
         states = await self.states()

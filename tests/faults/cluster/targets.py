@@ -50,6 +50,7 @@ class Target(Protocol):
     async def states(self) -> list[str]: ...
     async def repair(self) -> None: ...
     async def differences(self) -> list[str]: ...
+    async def move(self, *, to: str | None, away: str | None) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -89,6 +90,9 @@ class NaiveTarget:
 
     async def differences(self) -> list[str]:
         return []
+
+    async def move(self, *, to: str | None, away: str | None) -> None:
+        """Do nothing: its nodes are what they are."""
 
     async def close(self) -> None:
         await self._cache.aclose()
