@@ -61,6 +61,7 @@ def test_jobs_of_every_kind_while_a_node_is_killed_and_comes_back_empty(
         servers[1].kill()
         from_the_others = ask(world, left)
         servers[1].restart(empty=True)
+        # The worker may have brought it up by itself by now.
         by_command = subprocess.run(
             [sys.executable, "-m", "cache_management.cli", "repair", "run"],
             env=world.inherited_env() | world.env,
@@ -77,9 +78,7 @@ def test_jobs_of_every_kind_while_a_node_is_killed_and_comes_back_empty(
         assert repaired.summary["passed_over"] == []
         assert level_after_repair
         assert from_the_others == len(left)
-        assert (by_command.returncode, "brought to nodes that were behind" in by_command.stdout) == (0, True), (
-            by_command
-        )
+        assert (by_command.returncode, "copies made" in by_command.stdout) == (0, True), by_command
         assert imported.summary["added"] == 400 - len(left), "what was removed since comes back, and nothing else"
         assert ask(world, prompts) == 400
         assert len(copies_on(nodes[0])) >= 400
