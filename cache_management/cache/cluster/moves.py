@@ -20,7 +20,7 @@ import msgspec
 from cache_management.cache.backends.redis_connection import retrieve
 from cache_management.cache.cluster.levelling import Levelled, Levelling, keys_of
 from cache_management.cache.cluster.membership import Membership
-from cache_management.cache.cluster.node import Node
+from cache_management.cache.cluster.node import MARKER, Node, read_marker
 from cache_management.cache.cluster.slots import Placement, changed_slots, next_placement
 from cache_management.cache.cluster.strays import drop_strays
 from cache_management.cache.cluster.syncing import read_in_the_rest
@@ -31,6 +31,7 @@ from cache_management.cache.events import Listener, NodeEvent
 logger = logging.getLogger("cache_management")
 
 _TRIES = 5
+_NO_PROMISE = "cluster:none"  # a node that is let go need not keep its own
 _PAUSE_SECONDS = 0.2
 _STEPS = 2  # each reads the names of all that the old nodes hold
 _GONE = 100
@@ -197,7 +198,10 @@ class Moves:
         for node in gone:
             self._listener(NodeEvent(node=node.address, what="removed", detail="its slots have moved"))
             try:
-                await node.redis.call("FLUSHDB")
+                held = await node.redis.call("GET", MARKER)
+                marker = read_marker(held)
+                if marker is not None and (marker.cluster, marker.node) == (table.cluster, node.id):
+                    await node.control("empty", [MARKER, _NO_PROMISE], [held])
             except BackendUnavailable:
                 logger.warning("%s was removed and does not answer: empty it before it is used again", node.address)
 

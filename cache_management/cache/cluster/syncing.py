@@ -16,6 +16,7 @@ from collections.abc import Collection
 import msgspec
 
 from cache_management.cache.cluster.coordination import LEASE, TAG
+from cache_management.cache.cluster.envelope import NOTHING
 from cache_management.cache.cluster.inspection import look_at
 from cache_management.cache.cluster.journal import STREAM
 from cache_management.cache.cluster.levelling import Levelled, Levelling, keys_of
@@ -70,8 +71,13 @@ class Syncing:
             return False
         present = [peer for peer in peers if peer not in away]
         mark = Marker(table.cluster, node.id, node.run_id or "", table.epoch, "syncing")
-        await self._make_room(node, present, fresh=seen.keys == 0, is_known=self._is_still_good(node, marker))
-        if not await membership.remark(node, await self._held(node), mark):
+        held = seen.marker_text
+        if await self._is_out_of_date(node, present, is_known=self._is_still_good(node, marker)):
+            # Only what it was when it was looked at: another client may have brought it up meanwhile.
+            if not await node.control("empty", [MARKER, PROMISE], [held]):
+                return False
+            held = NOTHING
+        if not await membership.remark(node, held, mark):
             return False
         node.admit(mark)
         membership.is_out(node, "it is behind")
@@ -127,23 +133,14 @@ class Syncing:
             and table.rejoin.get(node.id, 0) <= marker.epoch
         )
 
-    async def _make_room(self, node: Node, peers: list[Node], *, fresh: bool, is_known: bool) -> None:
-        """Empty a node that holds what others have forgotten since: it would come back."""
-        if fresh:
-            return
+    async def _is_out_of_date(self, node: Node, peers: list[Node], *, is_known: bool) -> bool:
+        """Tell whether a node holds what others have forgotten since: it would come back."""
         collected = 0
         for peer in peers:
             (at,) = await peer.marked(("GET", COLLECTED))
             collected = max(collected, int(at or 0))
         passed = await node.redis.call("HGET", PASSES, node.id)
-        if not is_known or int(passed or 0) < collected:
-            promise = await node.redis.call("GET", PROMISE)
-            await node.redis.call("FLUSHDB")
-            if promise:
-                await node.redis.call("SET", PROMISE, promise)
-
-    async def _held(self, node: Node) -> bytes:
-        return await node.redis.call("GET", MARKER) or b""
+        return not is_known or int(passed or 0) < collected
 
     async def _read_in(self, node: Node, slots: Collection[int], peers: list[Node]) -> Levelled:
         done = Levelled()
