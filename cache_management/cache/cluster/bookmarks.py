@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -14,8 +14,8 @@ class Bookmark(msgspec.Struct, frozen=True):
     """A place within a walk: the nodes that were read to their end, those that did not answer, and the next place.
 
     A node that did not answer is not gone back to: what it holds was shown by others, or is shown by those to come.
-    `began_ms` is when the walk began, in the cluster's time. `is_counting_on` says that something was left for nodes
-    that come later to show.
+    `began_ms` is when the walk began, in the cluster's time. `counts_on` are nodes that something was left
+    for to show, as they were in `epoch`.
     """
 
     began_ms: int = 0
@@ -24,7 +24,8 @@ class Bookmark(msgspec.Struct, frozen=True):
     cursor: int = 0
     read: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
-    is_counting_on: bool = False
+    counts_on: tuple[str, ...] = ()
+    epoch: int = 0
 
     @classmethod
     def read_text(cls, text: str, *, now_ms: int = 0) -> Bookmark:
@@ -62,10 +63,20 @@ class Bookmark(msgspec.Struct, frozen=True):
             return msgspec.structs.replace(self, node=node.id, cursor=cursor)
         return msgspec.structs.replace(self, node="", cursor=0, read=(*self.read, node.id))
 
-    def counting_on_later(self) -> Bookmark:
-        return msgspec.structs.replace(self, is_counting_on=True)
+    def counting_on(self, nodes: Iterable[Node], *, epoch: int) -> Bookmark:
+        """Return the place with more nodes that something was left for."""
+        more = sorted({node.id for node in nodes} - set(self.counts_on))
+        return msgspec.structs.replace(self, counts_on=(*self.counts_on, *more), epoch=epoch) if more else self
+
+    def in_epoch(self, epoch: int) -> Bookmark:
+        """Return the place; the beginning, when slots have left nodes that have yet to show something."""
+        if self.epoch == epoch or set(self.counts_on) <= {*self.read, *self.missed}:
+            return self
+        return Bookmark(began_ms=self.began_ms, missed=self.missed)
 
     def skipped(self, node: Node) -> Bookmark:
         """Return the place behind a node that did not answer; what was left for it to show the others show anew."""
-        read = () if self.is_counting_on else self.read
-        return Bookmark(began_ms=self.began_ms, read=read, missed=(*self.missed, node.id))
+        missed = (*self.missed, node.id)
+        if node.id in self.counts_on:
+            return Bookmark(began_ms=self.began_ms, missed=missed)
+        return msgspec.structs.replace(self, node="", cursor=0, missed=missed)

@@ -42,14 +42,15 @@ class Walk:
         membership = self._membership
         await membership.connect()
         place = Bookmark.read_text(bookmark, now_ms=membership.now_ms())
+        place = place.in_epoch(membership.known_table().epoch)
         node = place.at(membership.nodes())
         if node is None:
             self._refuse_holes(place)
             return {}, None
         try:
             cursor, names = await self._names(node, kind + prefix, place.cursor_at(node), limit, of_type="string")
-            heads, is_counting_on = await self._newest(names, place, node)
-            after = (place.counting_on_later() if is_counting_on else place).behind(node, cursor)
+            heads, counted_on = await self._newest(names, place, node)
+            after = place.counting_on(counted_on, epoch=membership.known_table().epoch).behind(node, cursor)
         except BackendUnavailable:
             self._refuse_holes(place.skipped(node))
             return {}, place.skipped(node).text()
@@ -71,21 +72,21 @@ class Walk:
                 break
         return cursor, list(names)
 
-    async def _newest(self, names: Sequence[str], place: Bookmark, node: Node) -> tuple[dict[str, Head], bool]:
-        """Return the newest heads by name, and whether any are left for a later node to show.
+    async def _newest(self, names: Sequence[str], place: Bookmark, node: Node) -> tuple[dict[str, Head], set[Node]]:
+        """Return the newest heads by name, and the later nodes that any are left for to show.
 
         Those that an earlier node of the walk has shown are left out, too.
         """
         if not names:
-            return {}, False
+            return {}, set()
         membership = self._membership
         routes = {name: membership.route(slot_of(name[2:])) for name in names}
         held = await heads_on_voters(routes, Node.may_be_asked)
         showed = await self._unchanged(place)
-        later = {
+        later = [
             each for each in membership.nodes() if each is not node and each.id not in (*place.read, *place.missed)
-        }
-        is_counting_on = False
+        ]
+        counted_on: set[Node] = set()
         newest: dict[str, Head] = {}
         for name, heads_by_node in held.items():
             if not routes[name].agree(heads_by_node):
@@ -97,11 +98,13 @@ class Walk:
             if is_older and any(heads_by_node.get(each) for each in showed):
                 continue
             # Whether an earlier node had this when it was read cannot be told; that a later one has it now can.
-            if not is_older and any(heads_by_node.get(each) for each in later):
-                is_counting_on = True
+            # Only of a keeper: another voter drops its copy as soon as the keepers have theirs.
+            holders = [each for each in later if each in routes[name].keepers and heads_by_node.get(each)]
+            if holders and not is_older:
+                counted_on.add(holders[-1])
                 continue
             newest[name] = read_head(head)
-        return newest, is_counting_on
+        return newest, counted_on
 
     async def _unchanged(self, place: Bookmark) -> list[Node]:
         """Return the nodes that were read before and into which no copy came since the walk began."""
@@ -114,6 +117,7 @@ class Walk:
         return unchanged
 
     def _text(self, place: Bookmark) -> str | None:
+        place = place.in_epoch(self._membership.known_table().epoch)
         if place.at(self._membership.nodes()) is not None:
             return place.text()
         self._refuse_holes(place)
