@@ -10,9 +10,12 @@ Larger versions win, compared as text; the scripts in lua/ know the same places.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import re
 import secrets
+from collections.abc import Iterable
 
 import msgspec
 
@@ -26,6 +29,7 @@ HEAD_BYTES = 39
 VALUE, DELETED, STUB = b"v", b"d", b"x"
 NOTHING = b""
 """The version of what was never written: smaller than every other."""
+_READABLE = re.compile(rb"[0-9a-f]{24}[vdx][0-9]{14}")
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
@@ -50,6 +54,25 @@ def read_head(stored: bytes) -> Head:
     if len(moment) != 14 or kind not in (VALUE, DELETED, STUB) or not moment.isdigit():
         raise CorruptRecord("a copy on a node has no readable head")
     return Head(stored[:24], kind, int(moment))
+
+
+def readable(stored: bytes | None) -> bytes:
+    """Return what a node keeps, or nothing where that is no copy: damaged, it would win over every version."""
+    return stored if stored and _READABLE.match(stored) else NOTHING
+
+
+def names_in(keys: Iterable[bytes]) -> list[str]:
+    """Return keys of a node as names; what is no text was not written by this program."""
+    names = []
+    for key in keys:
+        with contextlib.suppress(UnicodeDecodeError):
+            names.append(key.decode())
+    return names
+
+
+def number_in(stored: bytes | None) -> int:
+    """Return a number that a node keeps, 0 for none and for what is none."""
+    return int(stored) if stored and stored.isdigit() else 0
 
 
 def value_copy(version: bytes, storage_key: str, record: Record) -> bytes:
@@ -97,8 +120,9 @@ class Versions:
         return given
 
     def observe(self, version: bytes) -> None:
-        """Make every later version larger."""
-        self._clock.observe(int(version[:16], 16))
+        """Make every later version larger; what is no version teaches nothing."""
+        with contextlib.suppress(ValueError):
+            self._clock.observe(int(version[:16], 16))
 
 
 def token_of(version: bytes) -> int:

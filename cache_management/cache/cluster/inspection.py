@@ -7,17 +7,23 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from cache_management.cache.backends.redis_connection import Refusal
+from cache_management.cache.backends.redis_node import words
 from cache_management.cache.cluster.envelope import VERSION_BYTES
 from cache_management.cache.cluster.node import MARKER, OWN_PREFIXES, PROMISE, TABLE, Marker, Node, read_marker
 from cache_management.cache.cluster.table import Table, read_table
-from cache_management.cache.errors import ConfigurationError, CorruptRecord
+from cache_management.cache.errors import BackendRefused, ConfigurationError, CorruptRecord
 
 _VERSION_WIDTH = 10 + VERSION_BYTES  # of a table: its epoch, then its proposer's token
 _KEYS_LOOKED_AT = 20
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What a node says of itself: its marker, its table with the version of it, and how many keys it holds."""
+    """What a node says of itself: its marker, its table with the version of it, and how many keys it holds.
+
+    A node whose table cannot be read says nothing: it forgot what it agreed to, and has no marker. `keys` are those
+    that may be somebody else's.
+    """
 
     marker: Marker | None
     marker_text: bytes
@@ -35,22 +41,32 @@ def version_of_table(table: Table, token: bytes) -> bytes:
 async def look_at(node: Node) -> Seen:
     """Read what a node says of itself."""
     began = time.monotonic()
-    marker, table, keys, promise, (seconds, micros) = await node.redis.pipeline(
-        [("GET", MARKER), ("GET", TABLE), ("DBSIZE",), ("GET", PROMISE), ("TIME",)]
-    )
+    replies = await node.redis.replies_to([("GET", MARKER), ("GET", TABLE), ("DBSIZE",), ("GET", PROMISE), ("TIME",)])
+    for reply in replies:
+        if type(reply) is Refusal and not str(reply).startswith("WRONGTYPE"):
+            raise BackendRefused(node.redis.address, words(reply))
+    held, kept, keys, promise, moment = [None if type(reply) is Refusal else reply for reply in replies]
+    seconds, micros = moment or (0, 0)
     node.offset_seconds = int(seconds) + int(micros) / 1e6 - (began + time.monotonic()) / 2
-    version, found = b"", None
-    if table:
-        version = table[:_VERSION_WIDTH]
+    marker, version, table = read_marker(held), b"", None
+    if kept is not None:
+        version = kept[:_VERSION_WIDTH]
         try:
-            found = read_table(table[_VERSION_WIDTH:])
-        except CorruptRecord as exc:
-            raise ConfigurationError(f"node {node.address}: {exc}") from exc
-    if keys and marker is None and found is None:
+            table = read_table(kept[_VERSION_WIDTH:])
+        except CorruptRecord:
+            table = None
+        if table is None or not _is_version_of(table, version):
+            marker, version, table = None, b"", None
+    keys = keys or 0
+    if keys and marker is None and table is None:
         picked = await node.redis.pipeline([("RANDOMKEY",)] * _KEYS_LOOKED_AT)
         # What it kept of this cache when it forgot the rest is not somebody else's.
         keys = keys if any(not name.startswith(OWN_PREFIXES) for name in picked if name) else 0
-    return Seen(read_marker(marker), marker or b"", version, found, keys, promise or b"")
+    return Seen(marker, held or b"", version, table, keys, promise or b"")
+
+
+def _is_version_of(table: Table, version: bytes) -> bool:
+    return version == version_of_table(table, version[10:]) and version[10:].isalnum()
 
 
 def refuse_twins(nodes: Sequence[Node]) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from cache_management.cache.backends.redis_connection import retrieve
 from cache_management.cache.cluster.coordination import Coordination
+from cache_management.cache.cluster.envelope import number_in
 from cache_management.cache.cluster.levelling import Levelled, Levelling
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.moves import Moves, MoveUnderWay
@@ -284,7 +285,7 @@ class Keeper:
         for node in membership.nodes():
             if node.state == "member":
                 (passes,) = await node.marked(("HVALS", PASSES))
-                latest = max([latest, *(int(at) for at in passes)])
+                latest = max([latest, *(number_in(at) for at in passes)])
         if membership.now_ms() - latest > 900 * self._pass_seconds():
             repair = Repair(membership, listener=self._listener)
             bookmark: str | None = ""

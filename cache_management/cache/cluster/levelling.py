@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 import msgspec
 
-from cache_management.cache.cluster.envelope import NOTHING, VALUE, VERSION_BYTES, Head, read_head
+from cache_management.cache.cluster.envelope import NOTHING, VALUE, VERSION_BYTES, Head, names_in, read_head
 from cache_management.cache.cluster.membership import Membership, Route
 from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.slots import slot_of
@@ -43,10 +43,11 @@ async def keys_of(node: Node, slots: Collection[int] | None) -> AsyncIterator[li
     page: list[str] = []
     while True:
         ((after, found),) = await node.marked(("SCAN", cursor, "COUNT", _KEYS_A_PAGE, "TYPE", "string"))
-        for raw in found:
-            name = raw.decode()
-            if name.startswith((ENTRY, PIECE)) and (slots is None or slot_of(name[2:]) in slots):
-                page.append(name)
+        page += [
+            name
+            for name in names_in(found)
+            if name.startswith((ENTRY, PIECE)) and (slots is None or slot_of(name[2:]) in slots)
+        ]
         cursor = int(after)
         if page and (len(page) >= _KEYS_A_PAGE or cursor == 0):
             yield page

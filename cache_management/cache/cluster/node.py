@@ -23,7 +23,7 @@ import msgspec
 from cache_management.cache.backends.guarded import Breaker
 from cache_management.cache.backends.redis_connection import Argument, Command, ConnectionLost, Refusal, retrieve
 from cache_management.cache.backends.redis_node import RedisNode
-from cache_management.cache.cluster.envelope import HEAD_BYTES
+from cache_management.cache.cluster.envelope import HEAD_BYTES, readable
 from cache_management.cache.cluster.scripts import ScriptName, script
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import BackendRefused, BackendUnavailable, ConfigurationError
@@ -154,8 +154,8 @@ class Node:
 
     # Questions about entries. Their futures raise BackendUnavailable; NotAdmitted when the marker is another.
 
-    def fetch(self, keys: Sequence[str]) -> asyncio.Future[list[bytes | None]]:
-        """Read copies."""
+    def fetch(self, keys: Sequence[str]) -> asyncio.Future[list[bytes]]:
+        """Read copies; nothing for none, and for what is none."""
         return self._asked(("MGET", MARKER, *keys), 0, self._without_marker)
 
     def heads(self, keys: Sequence[str]) -> asyncio.Future[list[bytes]]:
@@ -313,9 +313,9 @@ class Node:
             self.breaker.failed()
         return error
 
-    def _without_marker(self, reply: list[bytes | None]) -> list[bytes | None]:
+    def _without_marker(self, reply: list[bytes | None]) -> list[bytes]:
         self._check(self.marker, reply[0])
-        return reply[1:]
+        return [readable(copy) for copy in reply[1:]]
 
     def _check(self, expected: bytes, held: bytes | None) -> None:
         """Let an answer count only if the marker is the one expected, before and after.

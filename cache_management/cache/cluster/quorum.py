@@ -171,7 +171,10 @@ class Quorum:
             held, marker = await other
             reply = await answer
             if not (
-                _is_whole(reply) and first.answered(expected, reply[0]) and second.answered(other_expected, marker)
+                _is_whole(reply)
+                and _is_whole(held)
+                and first.answered(expected, reply[0])
+                and second.answered(other_expected, marker)
             ):
                 return None
             copy: bytes = reply[1] or NOTHING
@@ -297,7 +300,7 @@ class Quorum:
         if len(copy) <= _HEAD and copy[VERSION_BYTES : VERSION_BYTES + 1] == b"v":
             for node in [node for node, held in each.replies.items() if held[:VERSION_BYTES] == each.given]:
                 try:
-                    whole = (await node.fetch([each.key]))[0] or NOTHING
+                    whole = (await node.fetch([each.key]))[0]
                 except BackendUnavailable:
                     continue
                 # Something newer since: the next try will find it.

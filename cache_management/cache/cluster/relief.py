@@ -21,6 +21,7 @@ from cache_management.cache.cluster.envelope import (
     VERSION_BYTES,
     grave,
     moment_of,
+    names_in,
     read_head,
 )
 from cache_management.cache.cluster.levelling import ENTRY, Levelling
@@ -117,7 +118,7 @@ class Relief:
         """Return names of entries of a node that go first among some picked by chance."""
         count = _LOOKED_AT_PER_VICTIM * limit
         found = await node.marked(*[("RANDOMKEY",)] * count)
-        names = list({raw.decode() for raw in found if raw and raw.startswith(ENTRY.encode())})
+        names = list(set(names_in(raw for raw in found if raw and raw.startswith(ENTRY.encode()))))
         if not names:
             return []
         # What is left of entries that are gone is small, and would count as gone once more.

@@ -13,10 +13,11 @@ import contextlib
 import msgspec
 
 from cache_management.cache.cluster.bookmarks import Bookmark
+from cache_management.cache.cluster.envelope import names_in, number_in
 from cache_management.cache.cluster.levelling import ENTRY, PIECE, Levelled, Levelling
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import COLLECTED, DIGESTS, PASSES, Node
-from cache_management.cache.cluster.slots import slot_of
+from cache_management.cache.cluster.slots import SLOTS, slot_of
 from cache_management.cache.cluster.strays import drop_strays_among
 from cache_management.cache.cluster.table import Table
 from cache_management.cache.errors import BackendUnavailable
@@ -69,7 +70,7 @@ class Repair:
     async def _sums(self, node: Node) -> dict[int, int]:
         (held,) = await node.marked(("HGETALL", DIGESTS))
         pairs = held.items() if isinstance(held, dict) else zip(held[::2], held[1::2], strict=True)
-        return {int(slot): int(total) for slot, total in pairs}
+        return {int(slot): number_in(total) for slot, total in pairs if slot.isdigit() and int(slot) < SLOTS}
 
     async def run(self) -> Levelled:
         """Make a whole pass."""
@@ -106,7 +107,7 @@ class Repair:
             ((after, raws),) = await node.marked(command)
         except BackendUnavailable:
             return Levelled(), place.skipped(node).text()
-        names = [name for name in (raw.decode() for raw in raws) if name.startswith((ENTRY, PIECE))]
+        names = [name for name in names_in(raws) if name.startswith((ENTRY, PIECE))]
         done = await self._page(node, names, differing, clear_before_ms)
         return done, place.behind(node, int(after)).text()
 
@@ -166,7 +167,7 @@ class Repair:
             last = 0
             for member in members:
                 (at,) = await member.marked(("HGET", PASSES, node.id))
-                last = max(last, int(at or 0))
+                last = max(last, number_in(at))
             if not last:
                 for member in members:
                     await member.only("HSETNX", PASSES, node.id, now_ms)

@@ -92,11 +92,14 @@ class ReplicatedBackend(FullBackend):
         name = ENTRY + key
         self.hot.note(name)
         copy = await self.quorum.read_one(name, slot_of(key), self.level)
-        if copy[VERSION_BYTES : VERSION_BYTES + 1] != VALUE or not read_head(copy).is_live(
-            1000 * self.membership.now()
-        ):
+        if copy[VERSION_BYTES : VERSION_BYTES + 1] != VALUE:
             return None
-        return self._opened(ENTRY, key, copy)
+        try:
+            is_live = read_head(copy).is_live(1000 * self.membership.now())
+        except CorruptRecord as exc:
+            self._listener(CorruptEvent(backend=self.name, storage_key=key, detail=str(exc)))
+            return None
+        return self._opened(ENTRY, key, copy) if is_live else None
 
     async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
         found = await self.inspect_many(keys)

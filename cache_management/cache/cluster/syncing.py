@@ -16,7 +16,7 @@ from collections.abc import Collection
 import msgspec
 
 from cache_management.cache.cluster.coordination import LEASE, TAG
-from cache_management.cache.cluster.envelope import NOTHING
+from cache_management.cache.cluster.envelope import NOTHING, names_in, number_in
 from cache_management.cache.cluster.inspection import look_at
 from cache_management.cache.cluster.journal import STREAM
 from cache_management.cache.cluster.levelling import Levelled, Levelling, keys_of
@@ -29,6 +29,7 @@ from cache_management.cache.events import Listener, NodeEvent
 logger = logging.getLogger("cache_management")
 
 GRACE_SECONDS = 60.0
+_TYPES = {TAG: b"zset", STREAM: b"stream", LEASE: b"string"}
 _TOKEN_LIFE_MS = 7 * 24 * 3600 * 1000
 
 
@@ -135,12 +136,13 @@ class Syncing:
 
     async def _is_out_of_date(self, node: Node, peers: list[Node], *, is_known: bool) -> bool:
         """Tell whether a node holds what others have forgotten since: it would come back."""
+        if not is_known:
+            return True
         collected = 0
         for peer in peers:
             (at,) = await peer.marked(("GET", COLLECTED))
-            collected = max(collected, int(at or 0))
-        passed = await node.redis.call("HGET", PASSES, node.id)
-        return not is_known or int(passed or 0) < collected
+            collected = max(collected, number_in(at))
+        return number_in(await node.redis.call("HGET", PASSES, node.id)) < collected
 
     async def _read_in(self, node: Node, slots: Collection[int], peers: list[Node]) -> Levelled:
         done = Levelled()
@@ -168,9 +170,12 @@ async def read_in_the_rest(membership: Membership, node: Node, peer: Node, slots
     cursor = 0
     while True:
         ((after, found),) = await peer.marked(("SCAN", cursor, "MATCH", "[tlj]:*", "COUNT", 1000))
-        for raw in found:
-            name = raw.decode()
+        for name in names_in(found):
             if slot_of(name[2:].removesuffix(":token") if name.startswith(LEASE) else name[2:]) not in slots:
+                continue
+            # A type that it never has was not written by this program.
+            (kind,) = await peer.marked(("TYPE", name))
+            if kind != _TYPES[name[:2]]:
                 continue
             if name.startswith(TAG):
                 (words,) = await peer.marked(("ZRANGE", name, 0, -1, "WITHSCORES"))
@@ -205,6 +210,7 @@ def _pairs(words: list[object]) -> list[tuple[bytes, str]]:
 async def _read_in_notes(node: Node, peer: Node, name: str) -> None:
     (theirs,) = await peer.marked(("XRANGE", name, "-", "+"))
     own = {row[1][1] for row in await node.redis.call("XRANGE", name, "-", "+")}
+    theirs = [row for row in theirs if len(row[1]) == 4]
     words: list[bytes] = []
     for _, fields in sorted(theirs, key=lambda row: bytes(row[1][1])):
         if fields[1] not in own:
@@ -215,5 +221,6 @@ async def _read_in_notes(node: Node, peer: Node, name: str) -> None:
 
 async def _raise_to(node: Node, key: str, least: bytes | None) -> None:
     held = await node.redis.call("GET", key)
-    if least and (held or b"") < least:
+    # Damaged text would be larger than all that is ever written.
+    if least and least.isalnum() and (held or b"") < least:
         await node.only("SET", key, least)

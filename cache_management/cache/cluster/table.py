@@ -54,9 +54,15 @@ def read_table(stored: bytes) -> Table:
         CorruptRecord: It is something else.
     """
     try:
-        return msgspec.msgpack.decode(stored, type=Table)
+        table = msgspec.msgpack.decode(stored, type=Table)
     except msgspec.MsgspecError as exc:
         raise CorruptRecord(f"a slot table cannot be read: {exc}") from exc
+    Placement.decode(table.placement)
+    if table.moving:
+        Placement.decode(table.previous)
+        if len(table.moving) != SLOTS // 8:
+            raise CorruptRecord("a slot table does not say which of its slots move")
+    return table
 
 
 def bits_of(slots: Iterable[int]) -> bytes:

@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from cache_management.cache.backends.redis_connection import Command
 from cache_management.cache.cluster.bookmarks import Bookmark
 from cache_management.cache.cluster.coordination import TAG
-from cache_management.cache.cluster.envelope import NOTHING, VERSION_BYTES, Head, moment_of, read_head
+from cache_management.cache.cluster.envelope import (
+    NOTHING,
+    VERSION_BYTES,
+    Head,
+    moment_of,
+    names_in,
+    number_in,
+    read_head,
+)
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import CAME_IN, Node
 from cache_management.cache.cluster.slots import slot_of
@@ -67,7 +75,7 @@ class Walk:
             command: Command = ("SCAN", cursor, "MATCH", match, "COUNT", limit, "TYPE", of_type)
             ((after, found),) = await node.marked(command)
             cursor = int(after)
-            names.update(dict.fromkeys(name.decode() for name in found))
+            names.update(dict.fromkeys(names_in(found)))
             if cursor == 0 or 2 * len(names) >= limit:
                 break
         return cursor, list(names)
@@ -112,7 +120,7 @@ class Walk:
         found = await asyncio.gather(*(node.marked(("GET", CAME_IN)) for node in nodes), return_exceptions=True)
         unchanged = []
         for node, each in zip(nodes, found, strict=True):
-            if not isinstance(each, BaseException) and 1000 * int(each[0] or 0) < place.began_ms - _STRAGGLERS_MS:
+            if not isinstance(each, BaseException) and 1000 * number_in(each[0]) < place.began_ms - _STRAGGLERS_MS:
                 unchanged.append(node)
         return unchanged
 

@@ -9,6 +9,7 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
     return redis.error_reply('CMMARKER ' .. (redis.call('GET', KEYS[1]) or ''))
 end
 local HEAD, VERSION, MODULUS = 39, 24, 2 ^ 48
+local COPY = '^' .. string.rep('[0-9a-f]', 24) .. '[vdx]' .. string.rep('%d', 14) .. '$'
 local how = string.sub(ARGV[2], 1, 1)
 -- What was held up for long could bring back what was deleted or evicted, and forgotten, since.
 local now = redis.call('TIME')
@@ -16,9 +17,21 @@ if now[1] * 1000 + now[2] / 1000 > tonumber(string.sub(ARGV[2], 2)) then
     return redis.error_reply('CMLATE this write comes too late')
 end
 local floor = how == 'w' and redis.call('GET', KEYS[3]) or ''
+if not string.find(floor, '^' .. string.rep('[0-9a-f]', 24) .. '$') then
+    floor = ''
+end
 
 local function mark(key, version)
     return tonumber(string.sub(redis.sha1hex(key .. version), 1, 12), 16)
+end
+
+-- Only a help for comparisons: unreadable sums differ, and must not stand in the way of a write.
+local function sum_of(slot)
+    local sum = redis.pcall('HGET', KEYS[2], slot)
+    if type(sum) == 'table' then
+        redis.call('DEL', KEYS[2])
+    end
+    return type(sum) == 'string' and tonumber(sum) or 0
 end
 
 local answers = {}
@@ -26,7 +39,11 @@ local came_in = false
 for place = 5, #KEYS do
     local key, slot, copy = KEYS[place], ARGV[2 * place - 7], ARGV[2 * place - 6]
     local version = string.sub(copy, 1, VERSION)
-    local held = redis.call('GETRANGE', key, 0, HEAD - 1)
+    local held = redis.pcall('GETRANGE', key, 0, HEAD - 1)
+    -- What is no copy, or no string, is written over.
+    if type(held) ~= 'string' or not string.find(held, COPY) then
+        held = ''
+    end
     local held_version = string.sub(held, 1, VERSION)
     local is_new = held_version < version
     if version < floor then
@@ -38,7 +55,7 @@ for place = 5, #KEYS do
         if is_new then
             came_in = came_in or how == 'c'
             redis.call('SET', key, copy)
-            local sum = tonumber(redis.call('HGET', KEYS[2], slot) or 0) + mark(key, version)
+            local sum = sum_of(slot) + mark(key, version)
             if held ~= '' then
                 sum = sum - mark(key, held_version) + MODULUS
             end

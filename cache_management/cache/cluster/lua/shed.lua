@@ -11,15 +11,18 @@ for place = 3, #KEYS do
     local key, at = KEYS[place], 2 + 3 * (place - 3)
     local slot, version, stub = ARGV[at], ARGV[at + 1], ARGV[at + 2]
     local bytes = 0
-    if redis.call('GETRANGE', key, 0, VERSION - 1) == version then
+    if redis.pcall('GETRANGE', key, 0, VERSION - 1) == version then
         bytes = redis.call('STRLEN', key)
         if stub ~= '' then
             redis.call('SET', key, stub)
         else
             redis.call('UNLINK', key)
             local mark = tonumber(string.sub(redis.sha1hex(key .. version), 1, 12), 16)
-            local sum = tonumber(redis.call('HGET', KEYS[2], slot) or 0) - mark + MODULUS
-            redis.call('HSET', KEYS[2], slot, string.format('%.0f', sum % MODULUS))
+            local sum = redis.pcall('HGET', KEYS[2], slot)
+            if type(sum) ~= 'table' then
+                sum = (sum and tonumber(sum) or 0) - mark + MODULUS
+                redis.call('HSET', KEYS[2], slot, string.format('%.0f', sum % MODULUS))
+            end
         end
     end
     answers[place - 2] = bytes
