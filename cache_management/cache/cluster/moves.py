@@ -14,6 +14,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Collection
+from functools import partial
 
 import msgspec
 
@@ -144,7 +145,7 @@ class Moves:
             batch = frozenset(slots[:size])
             try:
                 done.add(await self._copy(table, batch))
-                await membership.propose(lambda table, batch=batch: _switched(table, batch))  # type: ignore[misc]
+                await membership.propose(partial(_switched, copied=table, slots=batch))
             except BackendUnavailable:
                 # A node that comes back, or another process that moves the same slots: what was copied stays copied.
                 failures += 1
@@ -254,7 +255,10 @@ def _with_data_to_move(old: Placement, new: Placement) -> list[int]:
     ]
 
 
-def _switched(table: Table, slots: frozenset[int]) -> Table:
+def _switched(table: Table, *, copied: Table, slots: frozenset[int]) -> Table:
+    """Let slots that were copied by a table have their new lists alone, if it is the same move still."""
+    if (table.previous, table.placement) != (copied.previous, copied.placement):
+        return table
     left = [slot for slot in table.moving_slots() if slot not in slots]
     if len(left) == len(table.moving_slots()):
         return table
