@@ -6,16 +6,18 @@ The numbers are those of docs/design/0019-replicated-cache.md.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from redis import Redis
 
 from cache_management import CacheConfig, DistributedCache, LLMCache, ReplicationConfig
 from cache_management.cache.cluster.envelope import HEAD_BYTES, Versions, read_head, value_copy
+from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.slots import slot_of
 from cache_management.cache.cluster.values import encode_value
 from cache_management.cache.config import CacheBackend
@@ -338,6 +340,63 @@ async def test_a_write_that_was_held_up_for_long_comes_too_late(world: World) ->
         await node.put("w", [name_of("k")], [0], [late], until_ms=cache.backend.membership.now_ms() - 1)
 
     assert await cache.get("k") == "now"
+
+
+class Tells:
+    """A clock of the nodes for one client that stands still for long between two questions."""
+
+    def __init__(self, first: float) -> None:
+        self.offset = -first
+
+    def __call__(self) -> float:
+        told, self.offset = time.time() + self.offset, 0.0
+        return told
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Until when, in Unix seconds, the copies that were sent might arrive."""
+    sent: list[float] = []
+    put = Node.put
+
+    def note(self: Node, *words: Any, until_ms: int) -> Any:
+        sent.append(until_ms / 1000)
+        return put(self, *words, until_ms=until_ms)
+
+    monkeypatch.setattr(Node, "put", note)
+    return sent
+
+
+async def test_s3_what_was_read_long_ago_is_not_copied_any_more(world: World, limits: list[float]) -> None:
+    cache = await world.client()
+    await cache.set("k", "v")
+    await cache.repair()
+    await cache.backend.keeper.aclose()
+    with world.raw(world.nodes.index(cache.get_node_for_key("k"))) as client:
+        client.delete(name_of("k"))
+    limits.clear()
+    cache.backend.membership._nodes_clock = Tells(HOUR)
+
+    assert await cache.get("k") == "v"  # once it was read anew
+
+    assert limits[0] < time.time() - HOUR / 2
+
+
+async def test_s3_a_write_that_is_tried_again_is_no_younger_than_its_first_try(
+    world: World, limits: list[float]
+) -> None:
+    cache = await world.client()
+    await cache.set("k", "v")
+    await cache.backend.keeper.aclose()
+    for node in cache.backend.membership.nodes()[:2]:
+        node.forget()
+    limits.clear()
+    cache.backend.membership._nodes_clock = itertools.count(time.time()).__next__  # a second at each question
+
+    await cache.set("k", "w")
+
+    assert len(limits) > 3
+    assert len(set(limits)) == 1
 
 
 async def test_s11_eviction_uncovers_no_older_copy(world: World) -> None:

@@ -223,6 +223,8 @@ class Quorum:
         found: dict[str, bytes] = {}
         left = keys
         for attempt in range(_TRIES):
+            # As of now, before anything is read: by the time it is copied it may be deleted, and that forgotten.
+            until_ms = self.membership.copies_until()
             asked = [_Asked(key, slot, self.membership.route(slot)) for key, slot in left.items()]
             await self._ask_for_copies(asked, level, heads_only)
             unsure = []
@@ -240,7 +242,9 @@ class Quorum:
                 else:
                     unsure.append(each)
             for each, copy in zip(
-                unsure, await asyncio.gather(*(self._settle(each, heads_only) for each in unsure)), strict=True
+                unsure,
+                await asyncio.gather(*(self._settle(each, heads_only, until_ms) for each in unsure)),
+                strict=True,
             ):
                 if copy is None:
                     failed[each.key] = each.slot
@@ -293,7 +297,7 @@ class Quorum:
             return False
         return heads_only or len(newest) > _HEAD or newest[VERSION_BYTES : VERSION_BYTES + 1] != b"v"
 
-    async def _settle(self, each: _Asked, heads_only: bool) -> bytes | None:
+    async def _settle(self, each: _Asked, heads_only: bool, until_ms: int) -> bytes | None:
         """Get the whole of the newest copy and bring it to enough voters; None when that did not succeed."""
         copies = [copy for copy in each.replies.values() if copy[:VERSION_BYTES] == each.given]
         copy: bytes = max(copies, key=len)
@@ -314,7 +318,7 @@ class Quorum:
             return copy
         behind = [node for node in each.route.nodes if node not in holders and node.may_be_asked()]
         answers = await asyncio.gather(
-            *(node.copy([each.key], [each.slot], [copy], until_ms=self.membership.copies_until()) for node in behind),
+            *(node.copy([each.key], [each.slot], [copy], until_ms=until_ms) for node in behind),
             return_exceptions=True,
         )
         for node, answer in zip(behind, answers, strict=True):
@@ -336,6 +340,7 @@ class Quorum:
         *,
         version: bytes | None = None,
         given: dict[str, bytes] | None = None,
+        until_ms: int | None = None,
     ) -> dict[str, bytes]:
         """Store copies under new versions; return the heads of what they replaced, where a node told.
 
@@ -345,12 +350,15 @@ class Quorum:
             copies: By key: the slot, and what follows the version.
             version: Write under this one (a fencing token), and not at all where something newer is held.
             given: What versions an earlier try gave, to whoever tries again; this one notes its own there.
+            until_ms: Of an earlier try, too: until when what it sends may arrive (`Membership.writes_until`).
 
         Raises:
             QuorumNotReached: Too few nodes stored them, or another write overtook one that some had stored.
             Superseded: With `version`: something newer is held.
         """
         await self.membership.connect()
+        # For all tries: what the first one left at a node may be read, deleted, and forgotten before the last one.
+        until_ms = self.membership.writes_until() if until_ms is None else until_ms
         before: dict[str, bytes] = {}
         given = {} if given is None else given
         perhaps_held = set(given)
@@ -363,7 +371,7 @@ class Quorum:
             for each in asked:
                 each.given = given[each.key] = version or given.get(each.key) or self.versions.next()
             sent = time.monotonic()
-            refusal = await self._store(asked, left, level, "w" if version is None else "f") or refusal
+            refusal = await self._store(asked, left, level, "w" if version is None else "f", until_ms) or refusal
             # A lock that was taken just now asks for a newer version. Hardly anybody has replaced this one yet: to read
             # it, bring it to a majority and write another takes three round trips, and this was one. Whoever did is
             # newer than what lies just above the lock's token.
@@ -405,7 +413,7 @@ class Quorum:
         raise QuorumNotReached(_too_few(left, level), indeterminate=is_indeterminate)
 
     async def _store(
-        self, asked: list[_Asked], copies: Mapping[str, tuple[int, bytes]], level: Level, how: str
+        self, asked: list[_Asked], copies: Mapping[str, tuple[int, bytes]], level: Level, how: str, until_ms: int
     ) -> BackendRefused | None:
         unsatisfied = {each.key: each for each in asked}
         refusals: list[BackendRefused] = []
@@ -429,7 +437,7 @@ class Quorum:
                 [each.key for each in batch],
                 [each.slot for each in batch],
                 [each.given + copies[each.key][1] for each in batch],
-                until_ms=self.membership.writes_until(),
+                until_ms=until_ms,
             )
 
             def took(replies: Sequence[bytes]) -> None:

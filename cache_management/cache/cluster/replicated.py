@@ -200,14 +200,15 @@ class ReplicatedBackend(FullBackend):
 
     async def _write(self, copies: Mapping[str, tuple[int, bytes]], version: bytes | None) -> None:
         given: dict[str, bytes] = {}
+        until_ms = self.membership.writes_until()
         try:
-            await self.quorum.write(copies, self.level, version=version, given=given)
+            await self.quorum.write(copies, self.level, version=version, given=given, until_ms=until_ms)
         except BackendRefused as exc:
             if not exc.reason.partition("it refused: ")[2].startswith("OOM"):
                 raise
             if not await self.relief.make_room(sum(len(tail) for _, tail in copies.values())):
                 raise
-            await self.quorum.write(copies, self.level, version=version, given=given)
+            await self.quorum.write(copies, self.level, version=version, given=given, until_ms=until_ms)
 
     async def delete_many(self, keys: Sequence[str]) -> int:
         return await self._delete(ENTRY, keys)
