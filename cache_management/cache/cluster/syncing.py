@@ -23,6 +23,7 @@ from cache_management.cache.cluster.levelling import Levelled, Levelling, keys_o
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import COLLECTED, FLOOR, MARKER, PASSES, PROMISE, Marker, Node
 from cache_management.cache.cluster.slots import SLOTS, slot_of
+from cache_management.cache.cluster.table import Table
 from cache_management.cache.errors import BackendUnavailable
 from cache_management.cache.events import Listener, NodeEvent
 
@@ -86,6 +87,9 @@ class Syncing:
         done = await self._read_in(node, slots, present)
         if membership.table is None or membership.table.epoch != table.epoch:
             return False
+        if node.id in table.rejoin:
+            await self._take_back(node, present)
+            return await self.bring_up(node, accept_loss=accept_loss)
         member = msgspec.structs.replace(mark, state="member")
         if not await membership.remark(node, mark.text(), member):
             return False
@@ -161,8 +165,23 @@ class Syncing:
         await node.only("HSET", PASSES, node.id, self._membership.now_ms())
         return done
 
+    async def _take_back(self, node: Node, peers: list[Node]) -> None:
+        """Let a node that was given up be given up once more only after another such outage.
+
+        Else it would be taken for given up whenever it is away, and counted on with all it holds when it is back.
+        """
+        for peer in peers:
+            await peer.only("HSET", PASSES, node.id, self._membership.now_ms())
+        await self._membership.propose(lambda table: _with(table, node.id))
+
     def _tell(self, node: Node, what: str, detail: str) -> None:
         self._listener(NodeEvent(node=node.address, what=what, detail=detail))  # type: ignore[arg-type]
+
+
+def _with(table: Table, node_id: str) -> Table:
+    if node_id not in table.rejoin:
+        return table
+    return msgspec.structs.replace(table, rejoin={each: at for each, at in table.rejoin.items() if each != node_id})
 
 
 async def read_in_the_rest(membership: Membership, node: Node, peer: Node, slots: Collection[int]) -> None:
