@@ -533,6 +533,34 @@ async def test_s14_what_was_computed_under_an_older_lock_is_not_stored(world: Wo
     assert await slow.get("k") == "fresh"
 
 
+async def test_l3_what_a_node_missed_is_not_forgotten_while_it_is_away(world: World) -> None:
+    cache = await world.client()
+    await cache.set("k", "v")
+    keeper, node = cache.backend.keeper, cache.backend.membership.nodes()[0]
+    place = world.nodes.index(node.address)
+    world.servers[place].pause()
+
+    async def is_known_to_be_away() -> bool:
+        await cache.set("other", "v")
+        return node.breaker.state == "open"
+
+    await eventually(is_known_to_be_away, 30)
+    await keeper.aclose()
+    await cache.set("k", "w")
+    await keeper.aclose()
+
+    await keeper._tell_missed()
+
+    assert name_of("k") in keeper._missed[node]
+    world.servers[place].resume()
+    await eventually(world.whole(cache))
+
+    async def has_it() -> bool:
+        return world.stored(place, "k") == world.stored((place + 1) % 3, "k")
+
+    await eventually(has_it)
+
+
 async def test_s15_a_namespace_sees_its_own_only(world: World) -> None:
     one = await world.client(config=STRICT.model_copy(update={"namespace": "one"}))
     two = await world.client(config=STRICT.model_copy(update={"namespace": "two"}))

@@ -265,15 +265,18 @@ class Keeper:
 
     async def _tell_missed(self) -> None:
         membership = self.membership
-        for node in [node for node in self._missed if node.state == "member"]:
+        for node in [node for node in self._missed if node.state == "member" and node.breaker.state == "closed"]:
             names = self._missed.pop(node)
+            some: list[str] = []
             levelling = Levelling(membership, targets=lambda route: route.keepers)
             try:
                 while names:
-                    await levelling.level([names.pop() for _ in range(min(500, len(names)))])
+                    some = [names.pop() for _ in range(min(500, len(names)))]
+                    await levelling.level(some, required=(node,))
+                    some = []
             except BackendUnavailable:
-                self._missed.setdefault(node, set()).update(names)
-                raise
+                # The next look tries again, and the others need not wait for this one.
+                self._missed.setdefault(node, set()).update(names, some)
 
     def _pass_seconds(self) -> float:
         return max(5.0, self.membership.replication.max_outage_seconds / 4)
