@@ -382,6 +382,9 @@ class Quorum:
                 newer = [reply[1:] for reply in each.replies.values() if reply.startswith(b"!")]
                 stored = {node for node, reply in each.replies.items() if not reply.startswith(b"!")}
                 if newer and version is not None:
+                    if each.key in perhaps_held and all(held[:VERSION_BYTES] == version for held in newer):
+                        # An earlier try of this write, or of another one under the same token: nobody can tell.
+                        raise QuorumNotReached(_too_few(left, level), indeterminate=True)
                     raise Superseded(each.key)
                 for held in newer:
                     self.versions.observe(held[:VERSION_BYTES])
