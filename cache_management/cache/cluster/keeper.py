@@ -295,3 +295,7 @@ class Keeper:
             while bookmark is not None:
                 _, bookmark = await repair.step(bookmark)
                 await asyncio.sleep(_PAUSE_SECONDS)  # the application comes first
+                if time.monotonic() >= self._next_refresh:
+                    # A pass over much takes long: a node that comes back meanwhile does not wait for its end.
+                    with contextlib.suppress(BackendUnavailable):
+                        await self._mend()
