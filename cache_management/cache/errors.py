@@ -68,6 +68,7 @@ class QuorumNotReached(BackendUnavailable):
 
     def __init__(self, reason: str, *, indeterminate: bool) -> None:
         super().__init__("the replicated cache", reason)
+        self.args = (f"the replicated cache is unavailable: {reason}",)
         self.indeterminate = indeterminate
 
 

@@ -212,8 +212,11 @@ def _change(cli: CliContext, what: str, address: str, begin: Begin, *, wait: boo
         await membership.refresh()
         with fates_written(cli, cache), progress(quiet=as_json) as advance:
             if wait and membership.known_table().moving:
+                slots = len(membership.known_table().moving_slots())
                 note("The slots of an earlier change move first.")
                 await _wait(cache, advance, "earlier")
+                if what == "add" and node in membership.known_table().addresses.values():
+                    return slots  # the same command, broken off before
             with cli.audited(f"cluster.{what}", {"node": node}):
                 try:
                     await begin(cache, node)

@@ -241,6 +241,33 @@ async def test_a_client_that_begins_when_two_nodes_forgot_goes_on_with_the_third
     assert any(isinstance(event, NodeEvent) and event.what == "data_loss_possible" for event in world.events)
 
 
+@pytest.mark.parametrize("who", ["a client that was there", "a new client", "an operator"])
+async def test_when_one_is_dead_and_one_forgot_the_third_goes_on_after_a_while(world: World, who: str) -> None:
+    cache = await world.client(on_majority_loss="wait" if who == "an operator" else "accept")
+    await cache.set("k", "v")
+    world.servers[0].kill()
+    world.servers[1].kill()
+    world.servers[1].restart(empty=True)
+    if who == "a new client":
+        await cache.close()
+        cache = DistributedCache(world.nodes, config=STRICT, listener=world.events.append)
+    cache.backend.membership.grace_seconds = 0.5
+
+    async def serves() -> bool:
+        if who == "an operator":
+            await cache.accept_loss()
+        try:
+            return bool(await cache.get("k") == "v")
+        except BackendUnavailable:
+            return False
+
+    await eventually(serves, 40)
+
+    assert await cache.set("k", "w")
+    assert any(isinstance(event, NodeEvent) and event.what == "data_loss_possible" for event in world.events)
+    await cache.close()
+
+
 async def test_s8_all_copies_end_at_the_same_moment(world: World) -> None:
     cache = await world.client()
     await cache.set("k", "v", ttl_seconds=60)

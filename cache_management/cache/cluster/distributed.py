@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +36,11 @@ _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.25
 _LONG_KEYS_KEPT = 1000
 _CORRUPT = object()
+_LONGEST_LIFE_SECONDS = 100 * 366 * 24 * 3600  # what every store can still count in milliseconds
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
@@ -81,6 +87,8 @@ class DistributedCache:
             raise ConfigurationError(
                 f"sharding_strategy={sharding_strategy!r:.60}: take one of {', '.join(ShardingStrategy)}"
             ) from None
+        if replication_config is not None and not isinstance(replication_config, ReplicationConfig):
+            raise ConfigurationError(f"replication_config={replication_config!r:.80} is no ReplicationConfig")
         addresses, self.replication = check_nodes(nodes, replication_config or ReplicationConfig())
         self.config = config or CacheConfig(backend=CacheBackend.REDIS)
         if strict is not None:
@@ -125,6 +133,8 @@ class DistributedCache:
             QuorumNotReached: With `strict`: too few nodes stored it. It may be seen later if it is `indeterminate`.
         """
         storage_key = self._keys.to_storage(key)
+        if fencing_token is not None and not (isinstance(fencing_token, int) and 0 <= fencing_token < 2**96):
+            raise InvalidInput(f"fencing_token={fencing_token!r:.40} is none: take what fencing_token(name) returns")
         record = self._record(storage_key, value, ttl_seconds)
         try:
             if fencing_token is None:
@@ -162,6 +172,8 @@ class DistributedCache:
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values that are there."""
+        if isinstance(keys, str):
+            raise InvalidInput(f"get_many({keys!r:.40}) takes several keys: give a list, or use get")
         return await self._get(list(keys), "get_many")
 
     async def _get(self, keys: Sequence[str], operation: str) -> dict[str, Any]:
@@ -216,9 +228,10 @@ class DistributedCache:
 
     def _record(self, storage_key: str, value: object, ttl_seconds: float | None) -> Record:
         life = self.config.ttl_seconds if ttl_seconds is None else ttl_seconds
-        if life is not None and life != -1 and not life > 0:
+        if life is not None and life != -1 and not (_is_number(life) and 0 < life <= _LONGEST_LIFE_SECONDS):
             raise InvalidInput(
-                f"ttl_seconds={ttl_seconds!r}: take a number above 0, -1 for never, None for the default"
+                f"ttl_seconds={ttl_seconds!r:.40}: take a number above 0 and up to a hundred years, -1 for never, or None"
+                " for the default"
             )
         expires_at = None if life is None or life == -1 else self._clock() + life
         encoded = encode_value(value, limit_bytes=self.config.max_entry_bytes)
@@ -330,6 +343,8 @@ class DistributedCache:
 
     def get_hot_spots(self, threshold: int = 1000) -> list[tuple[str, int]]:
         """Return the keys that this process read at least `threshold` times of late, with their counts, most first."""
+        if not _is_number(threshold):
+            raise InvalidInput(f"threshold={threshold!r:.40} is no number")
         hot = []
         for name, count in self.backend.hot.hot(threshold):
             key = self._keys.from_storage(name.removeprefix(ENTRY))
@@ -410,7 +425,7 @@ class DistributedCache:
         twice; what must be safe even when the process stood still for longer than the lease is written with
         `set(..., fencing_token=cache.fencing_token(name))`.
         """
-        if timeout < 0 or not lease_seconds > 0:
+        if not (_is_number(timeout) and timeout >= 0 and _is_number(lease_seconds) and 0 < lease_seconds < math.inf):
             raise InvalidInput(f"timeout={timeout!r}, lease_seconds={lease_seconds!r}: take 0 or more, and above 0")
         lease = self._locks.to_storage(name)
         deadline = time.monotonic() + timeout

@@ -42,6 +42,9 @@ logger = logging.getLogger("cache_management")
 Change = Callable[[Table], Table | Awaitable[Table]]
 
 _PROPOSALS = 8
+GRACE_SECONDS = 60.0
+"""How long is waited for nodes that do not answer, before others that forgot go on without them."""
+
 WRITE_LIFE_MS = 60_000
 """How long a write may be under way, and how far the clocks of nodes may be apart."""
 
@@ -103,6 +106,8 @@ class Membership:
         self._lists: Lists | None = None
         self._routes: dict[int, Route] = {}
         self._offset: float | None = None
+        self.grace_seconds = GRACE_SECONDS
+        self._unconfirmed_since: float | None = None
         self._out: set[Node] = set()
         self._breaker = Breaker()
         self._refreshing: asyncio.Task[None] | None = None
@@ -360,15 +365,22 @@ class Membership:
                 await self.confirm_what_is_left()
             await self._meet(self.nodes())
 
-    async def confirm_what_is_left(self) -> None:
-        """Go on with the newest table that is left, if every node answers and none that counts holds a newer one.
+    async def confirm_what_is_left(self, *, accept_loss: bool = False) -> None:
+        """Go on with the newest table that is left, if no node that answers holds a newer one.
 
-        So many forgot that no majority can agree: nobody will ever know of a table that only they held.
+        So many forgot that no majority can agree: nobody will ever know of a table that only they held. Nodes that do
+        not answer are waited for, for a minute, or not at all with `accept_loss`.
         """
-        seen = await self._look_at(self.nodes())
+        nodes = self.nodes()
+        seen = await self._look_at(nodes)
         newest = max((each.version for each in seen.values()), default=b"")
-        if len(seen) == len(self.nodes()) and newest == self.version:
-            self.is_confirmed = True
+        if self._unconfirmed_since is None:
+            self._unconfirmed_since = time.monotonic()
+        is_over = accept_loss or time.monotonic() - self._unconfirmed_since >= self.grace_seconds
+        # Where only silence keeps a majority from agreeing, nothing is known to be forgotten: it may be cut off.
+        has_forgotten = any(each.table is None for each in seen.values())
+        if newest == self.version and (len(seen) == len(nodes) or (is_over and has_forgotten)):
+            self.is_confirmed, self._unconfirmed_since = True, None
             for node, each in seen.items():
                 if not self._is_member(node, each):
                     self._tell(node, "data_loss_possible", "most nodes forgot which slots there are")

@@ -537,4 +537,7 @@ def _enough(route: Route, nodes: set[Node], level: Level) -> bool:
 
 
 def _too_few(keys: Mapping[str, Any], level: Level) -> str:
-    return f"too few of its nodes answered for {len(keys)} key(s) at consistency {level!r}"
+    return (
+        f"too few of the nodes that keep {len(keys)} key{'' if len(keys) == 1 else 's'} answer and count (consistency"
+        f" {level!r}): `cache-cli nodes status` shows which, and `cache-cli repair run` brings back what it can"
+    )

@@ -29,7 +29,6 @@ from cache_management.cache.events import Listener, NodeEvent
 
 logger = logging.getLogger("cache_management")
 
-GRACE_SECONDS = 60.0
 _TYPES = {TAG: b"zset", STREAM: b"stream", LEASE: b"string"}
 _TOKEN_LIFE_MS = 7 * 24 * 3600 * 1000
 
@@ -37,10 +36,9 @@ _TOKEN_LIFE_MS = 7 * 24 * 3600 * 1000
 class Syncing:
     """Reads nodes in that do not count."""
 
-    def __init__(self, membership: Membership, *, listener: Listener, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(self, membership: Membership, *, listener: Listener) -> None:
         self._membership = membership
         self._listener = listener
-        self._grace_seconds = grace_seconds
         self._waiting_since: dict[str, float] = {}
         self.tally = Levelled()
 
@@ -68,7 +66,7 @@ class Syncing:
             return False
         slots = self._slots_of(node)
         peers = self._peers_of(slots, node)
-        away = [peer for peer in peers if peer.state != "member"]
+        away = [peer for peer in peers if peer.state != "member" or peer.breaker.state == "open"]
         if away and not accept_loss and not await self._may_go_without(node, away):
             return False
         present = [peer for peer in peers if peer not in away]
@@ -126,7 +124,7 @@ class Syncing:
         if lost == len(away):
             return True
         since = self._waiting_since.setdefault(node.id, time.monotonic())
-        return time.monotonic() - since >= self._grace_seconds
+        return time.monotonic() - since >= self._membership.grace_seconds
 
     def _is_still_good(self, node: Node, marker: Marker | None) -> bool:
         table = self._membership.table

@@ -175,8 +175,8 @@ async def test_the_first_start_needs_every_node(nodes: list[str], unused_tcp_por
     assert keys_on(nodes) == 0
 
 
-@pytest.mark.parametrize("ttl", [0, -2, math.nan])
-async def test_a_life_that_is_none_is_refused(cache: DistributedCache, ttl: float) -> None:
+@pytest.mark.parametrize("ttl", [0, -2, math.nan, math.inf, 1e11, "a", True])
+async def test_a_life_that_is_none_is_refused(cache: DistributedCache, ttl: Any) -> None:
     with pytest.raises(InvalidInput, match="ttl_seconds"):
         await cache.set("k", "v", ttl_seconds=ttl)
 
@@ -318,3 +318,18 @@ def test_without_asyncio(nodes: list[str]) -> None:
         assert cache.acquire_lock("r", timeout=1)
         assert cache.release_lock("r")
         assert cache.delete("k")
+
+
+async def test_arguments_of_the_wrong_kind_are_refused(cache: DistributedCache) -> None:
+    for wrong in (-1, "x", 2**96):
+        with pytest.raises(InvalidInput, match="fencing_token"):
+            await cache.set("k", "v", fencing_token=wrong)  # type: ignore[arg-type]
+    for timeout, lease in (("5", 30), (-1, 30), (math.nan, 30), (1, "5"), (1, 0), (1, math.inf)):
+        with pytest.raises(InvalidInput, match="timeout"):
+            await cache.acquire_lock("r", timeout=timeout, lease_seconds=lease)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="threshold"):
+        cache.get_hot_spots("a")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="several keys"):
+        await cache.get_many("ab")
+    with pytest.raises(ConfigurationError, match="ReplicationConfig"):
+        DistributedCache(["a:1", "b:1", "c:1"], replication_config={"replicas": 2})  # type: ignore[arg-type]
