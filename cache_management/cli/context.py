@@ -101,7 +101,7 @@ class CliContext:
                 action=action,
                 args_digest=digest({"namespace": self.settings.namespace, **arguments}),
                 outcome="ok" if error is None else "failed",
-                error_class=None if error is None else type(error).__name__,
+                error_class=None if error is None else _class_of(error),
             )
         except (CacheError, ImportError) as exc:
             note(f"This is not in the audit log: {exc}")
@@ -127,3 +127,9 @@ def is_new_sqlite(url: str) -> bool:
 
 
 pass_cli = click.make_pass_decorator(CliContext)
+
+
+def _class_of(error: BaseException) -> str:
+    """Return the class of an error that callers know: not one of a store's own below it."""
+    known = (each for each in type(error).__mro__ if each.__module__ == CacheError.__module__)
+    return next(known, type(error)).__name__

@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 
 from cache_management import CacheConfig, DistributedCache, LLMCache, ReplicationConfig
-from cache_management.cache.cluster.envelope import HEAD_BYTES, Versions, read_head, value_copy
+from cache_management.cache.cluster.envelope import HEAD_BYTES, STUB, Versions, read_head, value_copy
 from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.slots import slot_of
 from cache_management.cache.cluster.values import encode_value
@@ -451,6 +451,22 @@ async def test_s11_eviction_uncovers_no_older_copy(world: World) -> None:
             assert await cache.get("k") is None
         world.servers[place].restart(empty=True)
         await eventually(world.whole(cache))
+
+
+async def test_l3_what_was_evicted_while_a_node_was_away_goes_there_too(world: World) -> None:
+    cache = await world.client()
+    await cache.set("k", "v")
+    world.servers[2].pause()
+    await cache.backend.relief.evict([name_of("k")])
+    world.servers[2].resume()
+    await eventually(world.whole(cache))
+
+    async def all_have_the_stub() -> bool:
+        await cache.repair()
+        copies = [world.stored(place, "k") or b"" for place in range(3)]
+        return len({copy[:HEAD_BYTES] for copy in copies}) == 1 and read_head(copies[0][:HEAD_BYTES]).kind == STUB
+
+    await eventually(all_have_the_stub, 20)
 
 
 async def test_s12_s13_a_client_of_an_older_table_cannot_write_past_the_new_one(

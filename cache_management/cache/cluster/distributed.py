@@ -230,7 +230,7 @@ class DistributedCache:
         life = self.config.ttl_seconds if ttl_seconds is None else ttl_seconds
         if life is not None and life != -1 and not (_is_number(life) and 0 < life <= _LONGEST_LIFE_SECONDS):
             raise InvalidInput(
-                f"ttl_seconds={ttl_seconds!r:.40}: take a number above 0 and up to a hundred years, -1 for never, or None"
+                f"ttl_seconds={ttl_seconds!r:.40}: take a number above 0, up to a hundred years, -1 for never, or None"
                 " for the default"
             )
         expires_at = None if life is None or life == -1 else self._clock() + life

@@ -6,7 +6,16 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 import msgspec
 
-from cache_management.cache.cluster.envelope import NOTHING, VALUE, VERSION_BYTES, Head, names_in, read_head
+from cache_management.cache.cluster.envelope import (
+    NOTHING,
+    STUB,
+    VALUE,
+    VERSION_BYTES,
+    Head,
+    grave,
+    names_in,
+    read_head,
+)
 from cache_management.cache.cluster.membership import Membership, Route
 from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.slots import slot_of
@@ -185,10 +194,14 @@ class Levelling:
                 if copy and self._tidy and node not in route.keepers and copy[:VERSION_BYTES] <= version:
                     sheds.setdefault(node, []).append((name, copy[:VERSION_BYTES], NOTHING))
                     done.cleared += 1
-                elif copy and self._tidy and read_head(copy).kind == VALUE and not read_head(copy).is_live(now_ms):
-                    stub = b"%sx%014d" % (copy[:VERSION_BYTES], read_head(copy).moment_ms)
-                    sheds.setdefault(node, []).append((name, copy[:VERSION_BYTES], stub))
-                    done.emptied += 1
+                elif copy and self._tidy and read_head(copy).kind == VALUE:
+                    # Evicted while this node was away (of one version a stub is the larger text), or past its time.
+                    is_evicted = copy[:VERSION_BYTES] == version and head.kind != VALUE
+                    if is_evicted or not read_head(copy).is_live(now_ms):
+                        moment_ms = head.moment_ms if is_evicted else read_head(copy).moment_ms
+                        stub = grave(copy[:VERSION_BYTES], STUB, moment_ms)
+                        sheds.setdefault(node, []).append((name, copy[:VERSION_BYTES], stub))
+                        done.emptied += 1
         for node, those in (*sheds.items(), *graves.items()):
             names = [name for name, _, _ in those]
             await node.shed(
