@@ -132,6 +132,12 @@ class Settings(CacheConfig):
     metrics: MetricsSettings = MetricsSettings()
     logging: LoggingSettings = LoggingSettings()
 
+    @model_validator(mode="after")
+    def _entries_have_one_place(self) -> Self:
+        if self.distributed.enabled and self.url:
+            raise ValueError("url and distributed.enabled both say where entries are kept: leave one of them out")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _place_data(cls, data: Any) -> Any:

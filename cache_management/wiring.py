@@ -41,7 +41,7 @@ def read_settings(file: Path | None = None, *, arguments: Mapping[str, Any] | No
     offers: dict[str, Any] = {}
     if "broker" in state.urls:
         offers["broker_url"] = state.urls["broker"]
-    if "cache" in state.urls and "backend" not in first.sources:
+    if "cache" in state.urls and "backend" not in first.sources and not first.settings.distributed.enabled:
         offers["url"] = state.urls["cache"]
     return load_settings(file, arguments=arguments, running=offers)
 

@@ -225,12 +225,34 @@ def check_nodes(standing: Standing, *, differing: int, consistency: str, broker:
         consistency: What reads and writes wait for: "one", "quorum" or "all".
     """
     nodes = standing.nodes
-    if not standing.epoch:
+    missing = [node.address for node in nodes if node.state == "unreachable"]
+    if not standing.epoch and missing:
+        found = [
+            Finding(
+                "nodes",
+                "fail",
+                f"the first start needs every node, and {', '.join(missing)} cannot be reached",
+                "every lookup is a miss, and nothing is stored",
+                "start it, or correct distributed.nodes",
+            )
+        ]
+    elif not standing.epoch:
         found = [Finding("nodes", "ok", f"{len(nodes)} nodes are configured; the first use makes them one cache")]
     else:
         count = len(nodes) - len(standing.away)
         moving = f", {standing.slots_moving} slots move" if standing.slots_moving else ""
-        found = [Finding("nodes", "ok", f"{count} of {len(nodes)} nodes count (epoch {standing.epoch}{moving})")]
+        told = f"{count} of {len(nodes)} nodes count (epoch {standing.epoch}{moving})"
+        found = [Finding("nodes", "ok", told)]
+        if len(standing.away) > standing.tolerated:
+            found = [
+                Finding(
+                    "nodes",
+                    "fail",
+                    f"{told}; {standing.tolerated} may be away",
+                    "slots are refused whose nodes cannot agree",
+                    "start those that do not answer; if they are lost, `cache-cli nodes accept-loss`",
+                )
+            ]
     for node in nodes:
         found += _check_node(node, len(standing.away), standing.tolerated, consistency, broker)
     if differing:

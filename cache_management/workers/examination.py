@@ -221,7 +221,7 @@ def _judge_store(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[
             "fail",
             part.failed or "",
             "every lookup is a miss, and nothing is stored",
-            "start it, or set url",
+            "start it, or correct distributed.nodes" if settings.distributed.enabled else "start it, or set url",
         )
     elif store.standing is not None:
         yield from doctor.check_nodes(

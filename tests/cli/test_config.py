@@ -62,6 +62,10 @@ def test_a_valid_file_is_valid(cli: Cli) -> None:
         ("similarity_threshold: 1.5", ["similarity_threshold", "1.5"]),
         ("distributed:\n  nodez: []", ["distributed.nodez", "distributed.nodes"]),
         ("distributed: 3", ["distributed"]),
+        (
+            "url: redis://a:1\ndistributed:\n  enabled: true\n  nodes: [a:1, b:1, c:1]",
+            ["url and distributed.enabled", "leave one of them out"],
+        ),
         ("backend: [", ["line"]),
         ("backend: disk\nbackend: memory", ["backend is set twice", "line 2"]),
         ("- a\n- b", ["holds no settings"]),

@@ -93,7 +93,7 @@ def node(at: int, **changes: Any) -> NodeStanding:
         ({"policy": None}, {}, 0, {}),
         ({"run_id": "a"}, {}, 0, {"broker apart from the cache": "fail"}),
         ({"state": "unreachable", "why": "refused"}, {}, 0, {"node n1": "warn"}),
-        ({"state": "out"}, {"state": "syncing"}, 0, {"node n1": "fail", "node n2": "fail"}),
+        ({"state": "out"}, {"state": "syncing"}, 0, {"nodes": "fail", "node n1": "fail", "node n2": "fail"}),
     ],
 )
 def test_nodes_of_a_replicated_cache(
@@ -102,6 +102,15 @@ def test_nodes_of_a_replicated_cache(
     standing = Standing(3, 0, 1, (node(1, **first), node(2, **second), node(3)))
 
     assert levels(doctor.check_nodes(standing, differing=differing, consistency="quorum", broker=WELL)) == expected
+
+
+def test_a_first_start_without_one_of_the_nodes_fails_and_says_so() -> None:
+    standing = Standing(0, 0, 1, (node(1, state="unused"), node(2, state="unreachable"), node(3, state="unused")))
+
+    found = {each.check: each for each in doctor.check_nodes(standing, differing=0, consistency="quorum", broker=None)}
+
+    assert found["nodes"].level == "fail"
+    assert "needs every node, and n2 cannot be reached" in found["nodes"].what
 
 
 def test_with_consistency_one_a_node_that_evicts_is_no_failure() -> None:

@@ -24,7 +24,13 @@ from cache_management.cache.cluster.replicated import ENTRY, ReplicatedBackend
 from cache_management.cache.cluster.slots import Placement, next_placement, slot_of
 from cache_management.cache.cluster.values import decode_value, encode_value
 from cache_management.cache.config import CacheBackend, CacheConfig, ReplicationConfig, ShardingStrategy
-from cache_management.cache.errors import BackendUnavailable, ConfigurationError, CorruptRecord, InvalidInput
+from cache_management.cache.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    CorruptRecord,
+    InvalidEntry,
+    InvalidInput,
+)
 from cache_management.cache.events import CorruptEvent, Event, Listener, UnavailableEvent, fan_out, ignore
 from cache_management.cache.identity import KeySpace
 from cache_management.cache.records import Record
@@ -151,7 +157,12 @@ class DistributedCache:
     async def set_many(self, values: Mapping[str, Any], *, ttl_seconds: float | None = None) -> bool:
         """Store values; return whether all of them are stored for certain. See `set`."""
         storage_keys = {key: self._keys.to_storage(key) for key in values}
-        records = {at: self._record(at, values[key], ttl_seconds) for key, at in storage_keys.items()}
+        records = {}
+        for key, at in storage_keys.items():
+            try:
+                records[at] = self._record(at, values[key], ttl_seconds)
+            except InvalidEntry as exc:
+                raise InvalidEntry(f"{key!r:.60}: {exc}") from None
         try:
             await self.backend.put_many(records)
         except BackendUnavailable as exc:

@@ -282,10 +282,10 @@ class Membership:
                 await self._name_the_rest(newest.table, seen)
             await self._adopt(newest, seen)
         elif len(seen) < len(nodes):
-            missing = ", ".join(node.address for node in nodes if node not in seen)
-            raise BackendUnavailable(
-                "the replicated cache", f"its first start needs every node, and {missing} does not answer"
+            missing = "; ".join(
+                f"{node.address} does not answer ({node.trouble})" for node in nodes if node not in seen
             )
+            raise BackendUnavailable("the replicated cache", f"its first start needs every node, and {missing}")
         else:
             await self._create(seen)
 
@@ -300,8 +300,10 @@ class Membership:
                 seen[node] = each
             elif not isinstance(each, BackendUnavailable):
                 raise each
-            elif not isinstance(each, BackendRefused):
-                node.breaker.failed()
+            else:
+                node.trouble = each.reason
+                if not isinstance(each, BackendRefused):
+                    node.breaker.failed()
         offsets = [node.offset_seconds for node in {*wanted, *self.by_id.values()} if node.offset_seconds is not None]
         if offsets:
             self._offset = statistics.median(offsets)
@@ -427,7 +429,8 @@ class Membership:
             )
         if unnamed:
             logger.warning(
-                "%s: no part of the replicated cache, whose nodes are %s; `cache-cli nodes add` lets a node take part",
+                "%s: no part of the replicated cache, whose nodes are %s: take it out of the list of nodes, or let it"
+                " take part by `cache-cli nodes add`",
                 listed(unnamed),
                 ", ".join(sorted(table.addresses.values())),
             )
@@ -589,7 +592,9 @@ class Membership:
                     break
             for node in newcomers:
                 if node not in fresh:
-                    raise BackendUnavailable(node.address, "a new node must answer before it can be added")
+                    raise BackendUnavailable(
+                        node.address, f"a new node must answer before it can be added ({node.trouble})"
+                    )
                 refuse_used(node, fresh[node], following)
             seen |= fresh
             nodes |= set(newcomers)

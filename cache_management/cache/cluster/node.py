@@ -99,6 +99,7 @@ class Node:
         self.admission = ""
         self.breaker = Breaker(longest_pause_seconds=_LONGEST_PAUSE_SECONDS)
         self.is_marked_failed = False
+        self.trouble = "it was not asked"
         self._suspect_until = 0.0
         self._on_change = on_change
         self._tasks: set[asyncio.Task[Any]] = set()
