@@ -21,7 +21,7 @@ from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.slots import slot_of
 from cache_management.cache.cluster.values import encode_value
 from cache_management.cache.config import CacheBackend
-from cache_management.cache.errors import BackendUnavailable, QuorumNotReached
+from cache_management.cache.errors import BackendUnavailable, JournalGap, QuorumNotReached
 from cache_management.cache.events import Event, NodeEvent
 from cache_management.cache.records import Record
 from tests.conftest import OwnRedis, OwnRedisFactory
@@ -116,6 +116,29 @@ async def test_s1_what_was_acknowledged_survives_each_node_in_turn(world: World,
         await eventually(world.whole(cache))
 
     assert [await cache.get(f"k{number}") for number in range(80)] == list(range(80))
+
+
+async def test_s1_tags_notes_and_locks_survive_each_node_in_turn(world: World) -> None:
+    cache = await world.client()
+    backend = cache.backend
+    await backend.add_tags({"news": {"a": None, "b": time.time() + HOUR}})
+    cursor = await backend.append("stream", [b"1", b"2"])
+    await backend.append("stream", [b"3"])
+    assert await cache.acquire_lock("work", timeout=5)
+
+    for server in world.servers:
+        server.kill()
+        server.restart(empty=True)
+        await eventually(world.whole(cache))
+
+    assert sorted(await backend.tagged("news")) == ["a", "b"]
+    assert (await backend.read_after("stream", "", limit=10))[0] == [b"1", b"2", b"3"]
+    with pytest.raises(JournalGap):
+        await backend.read_after("stream", cursor, limit=10)  # all that it pointed at began anew
+    other = await world.client()
+    assert not await other.acquire_lock("work", timeout=0)
+    assert await cache.release_lock("work")
+    assert await other.acquire_lock("work", timeout=5)
 
 
 @pytest.mark.parametrize("skew", [-HOUR, HOUR])

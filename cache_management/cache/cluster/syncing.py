@@ -10,8 +10,10 @@ of them does not answer, nothing is certain: the node waits (see `ReplicationCon
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Collection
+from typing import Any
 
 import msgspec
 
@@ -25,7 +27,7 @@ from cache_management.cache.cluster.node import COLLECTED, FLOOR, MARKER, PASSES
 from cache_management.cache.cluster.slots import SLOTS, slot_of
 from cache_management.cache.cluster.table import Table
 from cache_management.cache.errors import BackendUnavailable
-from cache_management.cache.events import Listener, NodeEvent
+from cache_management.cache.events import Listener, NodeChange, NodeEvent
 
 logger = logging.getLogger("cache_management")
 
@@ -172,8 +174,8 @@ class Syncing:
             await peer.only("HSET", PASSES, node.id, self._membership.now_ms())
         await self._membership.propose(lambda table: _with(table, node.id))
 
-    def _tell(self, node: Node, what: str, detail: str) -> None:
-        self._listener(NodeEvent(node=node.address, what=what, detail=detail))  # type: ignore[arg-type]
+    def _tell(self, node: Node, what: NodeChange, detail: str) -> None:
+        self._listener(NodeEvent(node=node.address, what=what, detail=detail))
 
 
 def _with(table: Table, node_id: str) -> Table:
@@ -215,13 +217,11 @@ async def read_in_the_rest(membership: Membership, node: Node, peer: Node, slots
             return
 
 
-def _pairs(words: list[object]) -> list[tuple[bytes, str]]:
-    pairs: list[tuple[bytes, str]] = []
-    flat = words if words and isinstance(words[0], list) else [words[at : at + 2] for at in range(0, len(words), 2)]
-    for key, score in flat:  # type: ignore[misc]
-        number = float(score)  # type: ignore[has-type]
-        pairs.append((key, "inf" if number == float("inf") else f"{number:.0f}"))  # type: ignore[has-type]
-    return pairs
+def _pairs(words: list[Any]) -> list[tuple[bytes, str]]:
+    """Return the members of a sorted set with their scores, as `ZADD` takes them."""
+    # RESP3 answers with pairs, older servers with one list.
+    pairs = words if words and isinstance(words[0], list) else zip(words[::2], words[1::2], strict=True)
+    return [(key, "inf" if float(score) == math.inf else f"{float(score):.0f}") for key, score in pairs]
 
 
 async def _read_in_notes(node: Node, peer: Node, name: str) -> None:
