@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_management.cache.cluster.envelope import HEAD_BYTES, STUB, grave
+from cache_management.cache.cluster.moves import STEPS as MOVE_STEPS
 from cache_management.cache.cluster.slots import (
     SLOTS,
     Placement,
@@ -44,7 +45,7 @@ STUB_BYTES = 134  # likewise, all of a record without a value
 NAME_BYTES = 70  # a key on the wire: its name, of 62 bytes, and the protocol
 SUM_BYTES = 33  # the sum of a slot on the wire: its number of 5 digits, the sum of 15, and the protocol
 COMPARED_BYTES = NAME_BYTES + HEAD_BYTES + 6  # a key whose head a node is asked for
-MOVE_STEPS = 8  # in which slots move, see cluster/moves.py; each reads through the nodes that kept its slots
+
 BANDWIDTH = 60e6  # bytes a second that copying may take of a node: half of a gigabit
 
 

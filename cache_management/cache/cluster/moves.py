@@ -34,7 +34,7 @@ logger = logging.getLogger("cache_management")
 _TRIES = 5
 _NO_PROMISE = "cluster:none"  # a node that is let go need not keep its own
 _PAUSE_SECONDS = 0.2
-_STEPS = 2  # each reads the names of all that the old nodes hold
+STEPS = 2  # each reads the names of all that the old nodes hold
 _GONE = 100
 
 
@@ -141,7 +141,7 @@ class Moves:
             if not slots:
                 await self._let_go(table)
                 return done
-            size = size or -(-len(slots) // _STEPS)
+            size = size or -(-len(slots) // STEPS)
             batch = frozenset(slots[:size])
             try:
                 done.add(await self._copy(table, batch))
