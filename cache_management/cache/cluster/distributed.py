@@ -16,11 +16,11 @@ import msgspec
 from cache_management.cache.backends import open_keyring
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.cluster.addresses import check_address, check_nodes
-from cache_management.cache.cluster.levelling import Levelled
+from cache_management.cache.cluster.levelling import ENTRY, Levelled
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.quorum import Superseded
 from cache_management.cache.cluster.repair import Repair
-from cache_management.cache.cluster.replicated import ENTRY, ReplicatedBackend
+from cache_management.cache.cluster.replicated import ReplicatedBackend
 from cache_management.cache.cluster.slots import Placement, next_placement, slot_of
 from cache_management.cache.cluster.values import decode_value, encode_value
 from cache_management.cache.config import CacheBackend, CacheConfig, ReplicationConfig, ShardingStrategy

@@ -463,6 +463,8 @@ class Membership:
         self.by_id = {node_id: known[node_id] for node_id in table.addresses}
         self._routes, self._lists = {}, lists
         self.table, self.version, self.is_confirmed = table, version, is_confirmed
+        if is_confirmed:
+            self._unconfirmed_since = None
 
     async def refresh(self) -> None:
         """Read the table anew, and look at each node whether it counts; those who ask at once share it."""

@@ -29,6 +29,7 @@ from cache_management.cache.cluster.envelope import (
 from cache_management.cache.cluster.hot_keys import HotKeys
 from cache_management.cache.cluster.journal import ReplicatedJournal
 from cache_management.cache.cluster.keeper import Keeper
+from cache_management.cache.cluster.levelling import ENTRY, PIECE
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.quorum import Level, Quorum, Superseded
@@ -40,7 +41,6 @@ from cache_management.cache.errors import BackendRefused, CorruptRecord
 from cache_management.cache.events import CorruptEvent, Listener, ignore
 from cache_management.cache.records import Head, Record
 
-ENTRY, PIECE = "e:", "s:"
 _AT_ONCE = 500
 _CLOCKS_AGREE_SECONDS = 0.05
 _HOT_READS, _HOT_SHARE = 1000, 0.01

@@ -69,7 +69,9 @@ class Syncing:
         slots = self._slots_of(node)
         peers = self._peers_of(slots, node)
         away = [peer for peer in peers if peer.state != "member" or peer.breaker.state == "open"]
-        if away and not accept_loss and not await self._may_go_without(node, away):
+        if not away:
+            self._waiting_since.pop(node.id, None)  # whoever is silent next is waited for anew
+        elif not accept_loss and not await self._may_go_without(node, away):
             return False
         present = [peer for peer in peers if peer not in away]
         mark = Marker(table.cluster, node.id, node.run_id or "", table.epoch, "syncing")

@@ -17,7 +17,7 @@ from cache_management.cache.errors import CorruptRecord
 class Table(msgspec.Struct, frozen=True):
     """One epoch of the cluster.
 
-    `addresses` has every node by node_id, as whoever added it reaches it. `moving` has one bit for each slot that
+    `addresses` has every node by its id, as whoever added it reaches it. `moving` has one bit for each slot that
     still has two lists: `previous` and `placement`. `rejoin` names nodes that were given up while they were away,
     with the epoch since which their old markers count no more. `gone` has addresses of nodes that were removed: a
     client that still names one must not take it for a node that came since.
