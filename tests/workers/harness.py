@@ -49,12 +49,13 @@ class JobWorld:
         folder.mkdir(parents=True, exist_ok=True)
         self.env = {
             "CACHE_BROKER_URL": broker_url,
-            "CACHE_URL": cache_url,
             "CACHE_DATA_DIR": str(folder),
             "CACHE_EMBEDDING_MODEL": "hashing",
         }
         if nodes:
             self.env |= {"CACHE_DISTRIBUTED__ENABLED": "true", "CACHE_DISTRIBUTED__NODES": ",".join(nodes)}
+        else:
+            self.env["CACHE_URL"] = cache_url
         if metadata_url:
             self.env["CACHE_METADATA_URL"] = metadata_url
         self.settings: Settings = load_settings(env=self.env).settings

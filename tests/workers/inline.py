@@ -28,7 +28,8 @@ class Inline:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **env: str) -> None:
         folder.mkdir(exist_ok=True)
-        given = {"CACHE_URL": "memory://", "CACHE_DATA_DIR": str(folder), "CACHE_EMBEDDING_MODEL": "hashing", **env}
+        kept_in = {} if "CACHE_DISTRIBUTED__ENABLED" in env else {"CACHE_URL": "memory://"}
+        given = {"CACHE_DATA_DIR": str(folder), "CACHE_EMBEDDING_MODEL": "hashing", **kept_in, **env}
         self.settings = load_settings(env=given).settings
         self.runtime = runtime.Runtime(self.settings)
         self.platform = self.runtime.platform
