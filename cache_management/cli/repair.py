@@ -38,8 +38,7 @@ def check(cli: CliContext, as_json: bool) -> int:
     """
 
     async def look(platform: Platform) -> tuple[Standing, frozenset[int]]:
-        from cache_management.cache.cluster.mending import lasting_differences
-        from cache_management.cache.cluster.repair import Repair
+        from cache_management.cache.cluster.repair import Repair, lasting_differences
         from cache_management.cache.cluster.standing import look_over
 
         cache = platform.replicated

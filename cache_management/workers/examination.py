@@ -415,8 +415,7 @@ async def _read_store(settings: Settings) -> Store:
 
 
 async def _read_nodes(settings: Settings, shown: str) -> Store:
-    from cache_management.cache.cluster.mending import lasting_differences
-    from cache_management.cache.cluster.repair import Repair
+    from cache_management.cache.cluster.repair import Repair, lasting_differences
 
     platform = open_platform(settings.model_copy(update={"strict": True, "timeout_seconds": SECONDS / 5}))
     try:

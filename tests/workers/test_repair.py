@@ -13,6 +13,7 @@ from redis import Redis
 
 from cache_management.cache.cluster.coordination import Coordination
 from cache_management.cache.cluster.distributed import DistributedCache
+from cache_management.cache.cluster.repair import Differences, Repair
 from cache_management.cache.values import CachedResponse
 from cache_management.models.store.results import JobView
 from cache_management.workers import control, defaults
@@ -85,6 +86,20 @@ def test_a_node_that_forgot_everything_is_brought_up_first_and_nothing_told_hold
     assert {row.action for row in rows} >= {"job.submit", "job.succeeded"}, rows
     told = f"{rows}{job}{on_nodes.stores.jobs.events(job.id)}"
     assert "secret" not in told
+
+
+def test_what_a_server_dropped_by_itself_is_brought_back_and_counted_once(on_nodes: Inline, nodes: list[str]) -> None:
+    with Redis.from_url(f"redis://{nodes[1]}") as client:
+        dropped = client.delete(*[key for key in client.keys("e:*") if key[-1] in b"13579"])
+
+    job = repaired(on_nodes, full=True)
+
+    assert (job.state, job.summary["copied"]) == ("succeeded", dropped)
+    assert dropped > COUNT // 4
+    assert are_level(nodes)
+    membership = on_nodes.platform.replicated.backend.membership
+    differences = on_nodes.do(Repair(membership, listener=lambda _: None).differences())
+    assert differences == Differences(frozenset(), ())
 
 
 def test_who_finds_another_at_a_node_waits_and_takes_over_when_that_one_dies(

@@ -10,12 +10,24 @@ from cache_management.cache.cluster.node import Node
 from cache_management.cache.errors import InvalidInput
 
 
+class Counting(msgspec.Struct, frozen=True):
+    """Where a count of sums stands: who counts, and the nodes left, the first of them at `cursor` (0: not begun)."""
+
+    who: str
+    left: tuple[str, ...]
+    cursor: int = 0
+
+    def behind(self, cursor: int) -> Counting:
+        """Return the place behind a page (0: the first node is at its end)."""
+        return Counting(self.who, self.left if cursor else self.left[1:], cursor)
+
+
 class Bookmark(msgspec.Struct, frozen=True):
     """A place within a walk: the nodes that were read to their end, those that did not answer, and the next place.
 
     A node that did not answer is not gone back to: what it holds was shown by others, or is shown by those to come.
     `began_ms` is when the walk began, in the cluster's time. `counts_on` are nodes that something was left
-    for to show, as they were in `epoch`.
+    for to show, as they were in `epoch`. `counting`: of a repair whose pass is over.
     """
 
     began_ms: int = 0
@@ -26,6 +38,7 @@ class Bookmark(msgspec.Struct, frozen=True):
     missed: tuple[str, ...] = ()
     counts_on: tuple[str, ...] = ()
     epoch: int = 0
+    counting: Counting | None = None
 
     @classmethod
     def read_text(cls, text: str, *, now_ms: int = 0) -> Bookmark:

@@ -139,8 +139,6 @@ class DistributedCache:
             QuorumNotReached: With `strict`: too few nodes stored it. It may be seen later if it is `indeterminate`.
         """
         storage_key = self._keys.to_storage(key)
-        if fencing_token is not None and not (isinstance(fencing_token, int) and 0 <= fencing_token < 2**96):
-            raise InvalidInput(f"fencing_token={fencing_token!r:.40} is none: take what fencing_token(name) returns")
         record = self._record(storage_key, value, ttl_seconds)
         try:
             if fencing_token is None:
@@ -495,6 +493,7 @@ class _Lock:
             await asyncio.sleep(self._lease_seconds / 3)
             with contextlib.suppress(BackendUnavailable):
                 if not await backend.renew(lease, owner=self.owner, ttl_seconds=self._lease_seconds):
+                    logger.warning("lock %r is lost: it was not renewed in time, and somebody else may hold it", lease)
                     return
 
     def stop(self) -> None:

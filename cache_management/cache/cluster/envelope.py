@@ -1,6 +1,7 @@
 """What a node keeps under one key: a head that people and scripts can read, then the value.
 
-    version  24 hex digits: a hybrid logical clock (16), then the client that wrote it (8)
+    version  24 hex digits: a hybrid logical clock (16), then the client that wrote it (8); the first is 0 to 5, to
+             the year 2179: what seems to come from later is damaged
     kind     v value, d deleted (a tombstone), x a stub: it expired or was evicted, only its version is kept
     moment   14 digits, ms since 1970: of a value when it expires (all zeros: never), else when it was removed
     payload  a frame of cache/codec.py; nothing for tombstones and stubs
@@ -21,7 +22,7 @@ import msgspec
 
 from cache_management.cache.clock import Clock, VersionClock
 from cache_management.cache.codec import pack, unpack
-from cache_management.cache.errors import CorruptRecord
+from cache_management.cache.errors import CorruptRecord, InvalidInput
 from cache_management.cache.records import Record
 
 VERSION_BYTES = 24
@@ -29,7 +30,8 @@ HEAD_BYTES = 39
 VALUE, DELETED, STUB = b"v", b"d", b"x"
 NOTHING = b""
 """The version of what was never written: smaller than every other."""
-_READABLE = re.compile(rb"[0-9a-f]{24}[vdx][0-9]{14}")
+_VERSION = re.compile(rb"[0-5][0-9a-f]{23}")
+_READABLE = re.compile(_VERSION.pattern + rb"[vdx][0-9]{14}")
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
@@ -59,6 +61,11 @@ def read_head(stored: bytes) -> Head:
 def readable(stored: bytes | None) -> bytes:
     """Return what a node keeps, or nothing where that is no copy: damaged, it would win over every version."""
     return stored if stored and _READABLE.match(stored) else NOTHING
+
+
+def is_version(text: bytes) -> bool:
+    """Tell whether a client can have given this version."""
+    return _VERSION.fullmatch(text) is not None
 
 
 def names_in(keys: Iterable[bytes]) -> list[str]:
@@ -121,7 +128,7 @@ class Versions:
 
     def observe(self, version: bytes) -> None:
         """Make every later version larger; what is no version teaches nothing."""
-        with contextlib.suppress(ValueError):
+        if is_version(version):
             self._clock.observe(int(version[:16], 16))
 
 
@@ -131,8 +138,15 @@ def token_of(version: bytes) -> int:
 
 
 def version_of(token: int) -> bytes:
-    """Return the version that a fencing token stands for."""
-    return b"%024x" % token
+    """Return the version that a fencing token stands for.
+
+    Raises:
+        InvalidInput: No lock can have given it.
+    """
+    version = b"%024x" % token if isinstance(token, int) else NOTHING
+    if not is_version(version):
+        raise InvalidInput(f"fencing_token={token!r:.40} is none: take what fencing_token(name) returns")
+    return version
 
 
 def moment_of(version: bytes) -> float:

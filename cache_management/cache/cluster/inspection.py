@@ -9,7 +9,7 @@ import msgspec
 
 from cache_management.cache.backends.redis_connection import Refusal
 from cache_management.cache.backends.redis_node import words
-from cache_management.cache.cluster.envelope import VERSION_BYTES
+from cache_management.cache.cluster.envelope import VERSION_BYTES, is_version
 from cache_management.cache.cluster.node import MARKER, OWN_PREFIXES, PROMISE, TABLE, Marker, Node, read_marker
 from cache_management.cache.cluster.table import Table, read_table
 from cache_management.cache.errors import BackendRefused, ConfigurationError, CorruptRecord
@@ -21,8 +21,8 @@ _KEYS_LOOKED_AT = 20
 class Seen(msgspec.Struct, frozen=True):
     """What a node says of itself: its marker, its table with the version of it, and how many keys it holds.
 
-    A node whose table cannot be read says nothing: it forgot what it agreed to, and has no marker. `keys` are those
-    that may be somebody else's.
+    A node whose table or promise cannot be read says nothing: it forgot what it agreed to, and has no marker. `keys`
+    are those that may be somebody else's.
     """
 
     marker: Marker | None
@@ -45,6 +45,7 @@ async def look_at(node: Node) -> Seen:
     for reply in replies:
         if type(reply) is Refusal and not str(reply).startswith("WRONGTYPE"):
             raise BackendRefused(node.redis.address, words(reply))
+    is_damaged = type(replies[3]) is Refusal or (replies[3] is not None and not is_version(replies[3]))
     held, kept, keys, promise, moment = [None if type(reply) is Refusal else reply for reply in replies]
     seconds, micros = moment or (0, 0)
     node.offset_seconds = int(seconds) + int(micros) / 1e6 - (began + time.monotonic()) / 2
@@ -56,7 +57,9 @@ async def look_at(node: Node) -> Seen:
         except CorruptRecord:
             table = None
         if table is None or not _is_version_of(table, version):
-            marker, version, table = None, b"", None
+            is_damaged = True
+    if is_damaged:
+        marker, version, table = None, b"", None
     keys = keys or 0
     if keys and marker is None and table is None:
         picked = await node.redis.pipeline([("RANDOMKEY",)] * _KEYS_LOOKED_AT)
@@ -66,7 +69,7 @@ async def look_at(node: Node) -> Seen:
 
 
 def _is_version_of(table: Table, version: bytes) -> bool:
-    return version == version_of_table(table, version[10:]) and version[10:].isalnum()
+    return version == version_of_table(table, version[10:]) and is_version(version[10:])
 
 
 def refuse_twins(nodes: Sequence[Node]) -> None:

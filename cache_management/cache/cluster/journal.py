@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from cache_management.cache.backends.redis_connection import Argument
-from cache_management.cache.cluster.envelope import moment_of
+from cache_management.cache.cluster.envelope import is_version, moment_of
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.slots import slot_of
@@ -48,7 +48,7 @@ class _Page(msgspec.Struct, frozen=True):
     """What one voter holds behind a place; `is_gap`: it cannot tell."""
 
     admission: str
-    notes: list[tuple[str, str, bytes]]  # entry, note_id, note
+    notes: list[tuple[str, str, bytes]]  # entry, note_id ("" for what is none), note
     is_gap: bool = False
     last: str = ""
 
@@ -99,6 +99,9 @@ class ReplicatedJournal:
         for node, page in usable.items():
             place = held.places.get(node.id, _Place("", "")).entry
             for entry, note_id, note in page.notes:
+                if not note_id:
+                    place = entry
+                    continue
                 if note_id not in pending:
                     if len(passed) >= limit:
                         is_at_end = False
@@ -142,17 +145,29 @@ class ReplicatedJournal:
             return _Page(admission, [], is_gap=True)
         entry = place.entry if place is not None else ""
         (rows,) = await node.marked(("XRANGE", STREAM + stream, entry or "-", "+", "COUNT", limit + 1))
-        notes = [(row[0].decode(), row[1][1].decode(), row[1][3]) for row in rows]
         if entry:
-            if not notes or notes[0][0] != entry:
+            if not rows or rows[0][0].decode() != entry:
                 return _Page(admission, [], is_gap=True)
-            notes = notes[1:]
-        elif notes:
+            rows = rows[1:]
+        elif rows:
             (about,) = await node.marked(("XINFO", "STREAM", STREAM + stream))
             length = about[b"length"]
             if length >= _NOTES_KEPT or length != about.get(b"entries-added", length):
                 return _Page(admission, [], is_gap=True)
-        return _Page(admission, notes[:limit])
+        return _Page(admission, [(row[0].decode(), *_note_of(row)) for row in rows[:limit]])
+
+
+def note_in(row: Any) -> tuple[bytes, bytes] | None:
+    """Return the id and the note of an entry of a stream; None for what this program did not write."""
+    fields = row[1]
+    if not fields or len(fields) != 4 or fields[0] != b"n" or fields[2] != b"i" or not is_version(fields[1]):
+        return None
+    return fields[1], fields[3]
+
+
+def _note_of(row: Any) -> tuple[str, bytes]:
+    found = note_in(row)
+    return (found[0].decode(), found[1]) if found else ("", b"")
 
 
 def _read_cursor(stream: str, cursor: str) -> _Cursor:

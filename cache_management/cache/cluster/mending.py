@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import msgspec
@@ -19,20 +18,16 @@ import msgspec
 from cache_management.cache.cluster.bookmarks import Bookmark
 from cache_management.cache.cluster.distributed import DistributedCache
 from cache_management.cache.cluster.levelling import Levelled
-from cache_management.cache.cluster.repair import Differences, Repair
+from cache_management.cache.cluster.repair import Repair, Sleep
 from cache_management.cache.errors import BackendUnavailable
 
 PAGE = 500
 STEP_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 1.0
 _MOST_WAITS = 600
-_LOOKS = 3
-_BETWEEN_LOOKS_SECONDS = 0.2
 
 FATES = ("added", "removed", "given_up", "data_loss_possible")
 """What befalls a node that is to be written down."""
-
-Sleep = Callable[[float], Awaitable[object]]
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -167,15 +162,3 @@ class Mending:
             read=len(bookmark.read),
             passed_over=tuple(sorted(by_id[each].address for each in bookmark.missed if each in by_id)),
         )
-
-
-async def lasting_differences(repair: Repair, *, sleep: Sleep = asyncio.sleep) -> Differences:
-    """Compare the nodes, and once more what differs: what is just being written differs for a moment."""
-    found = await repair.differences()
-    for _ in range(_LOOKS - 1):
-        if not found.slots:
-            break
-        await sleep(_BETWEEN_LOOKS_SECONDS)
-        again = await repair.differences()
-        found = Differences(found.slots & again.slots, again.nodes_away)
-    return found

@@ -22,7 +22,7 @@ import msgspec
 
 from cache_management.cache.backends.guarded import Breaker
 from cache_management.cache.backends.redis_connection import Argument, Command, ConnectionLost, Refusal, retrieve
-from cache_management.cache.backends.redis_node import RedisNode
+from cache_management.cache.backends.redis_node import RedisNode, words
 from cache_management.cache.cluster.envelope import HEAD_BYTES, readable
 from cache_management.cache.cluster.scripts import ScriptName, script
 from cache_management.cache.config import CacheConfig
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 MARKER, TABLE, PROMISE = "cluster:member", "cluster:table", "cluster:promise"
 DIGESTS, FLOOR, CAME_IN = "cluster:digests", "cluster:floor", "cluster:came-in"
-PASSES, COLLECTED = "cluster:passes", "cluster:collected"
+PASSES, COLLECTED, RECOUNT = "cluster:passes", "cluster:collected", "cluster:recount"
 OWN_PREFIXES = (b"cluster:", b"e:cm", b"s:cm", b"t:", b"j:", b"l:")
 _SUSPECT_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 2.0  # a node that is back shall serve soon
@@ -202,6 +202,16 @@ class Node:
         *replies, held = await self.redis.pipeline([*commands, ("GET", MARKER)])
         self._check(expected, held)
         return replies
+
+    async def noted(self, *commands: Command) -> list[Any]:
+        """Run commands as `marked` does; None where a key is of another type, and so not this program's."""
+        expected = self.marker
+        *replies, held = await self.redis.replies_to([*commands, ("GET", MARKER)])
+        for reply in (*replies, held):
+            if type(reply) is Refusal and not str(reply).startswith("WRONGTYPE"):
+                raise BackendRefused(self.redis.address, words(reply))
+        self._check(expected, None if type(held) is Refusal else held)
+        return [None if type(reply) is Refusal else reply for reply in replies]
 
     async def ensure(self, name: ScriptName) -> None:
         """Teach the server a script."""

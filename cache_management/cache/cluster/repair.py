@@ -1,27 +1,36 @@
 """Finds copies that differ and brings them to the same version; forgets tombstones that everybody has seen.
 
 Each node keeps a sum over (key, version) for every slot. Keepers whose sums agree hold the same; the others' keys are
-compared one by one. Tombstones and stubs go when they are older than `max_outage_seconds` and every voter has been
-compared; a node that was away for longer is given up first, and comes back empty.
+compared one by one. Sums that differ though the copies do not are counted anew (see recount.py). Tombstones and stubs
+go when they are older than `max_outage_seconds` and every voter has been compared; a node that was away for longer is
+given up first, and comes back empty.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from cache_management.cache.cluster.bookmarks import Bookmark
-from cache_management.cache.cluster.envelope import names_in, number_in
+from cache_management.cache.cluster.bookmarks import Bookmark, Counting
+from cache_management.cache.cluster.envelope import NOTHING, names_in, number_in
 from cache_management.cache.cluster.levelling import ENTRY, PIECE, Levelled, Levelling
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import COLLECTED, DIGESTS, PASSES, Node
+from cache_management.cache.cluster.recount import Recount
 from cache_management.cache.cluster.slots import SLOTS, slot_of
 from cache_management.cache.cluster.strays import drop_strays_among
 from cache_management.cache.cluster.table import Table
 from cache_management.cache.errors import BackendUnavailable
 from cache_management.cache.events import Listener, NodeEvent
+
+_LOOKS = 3
+_BETWEEN_LOOKS_SECONDS = 0.2
+
+Sleep = Callable[[float], Awaitable[object]]
 
 
 class Differences(msgspec.Struct, frozen=True):
@@ -44,6 +53,7 @@ class Repair:
         self._listener = listener
         self._full = full
         self._differing: frozenset[int] | None = None
+        self._recount: Recount | None = None
 
     async def differences(self) -> Differences:
         """Compare the nodes slot by slot, by their sums."""
@@ -68,7 +78,8 @@ class Repair:
         return Differences(frozenset(differing), tuple(node.address for node in nodes if node not in sums))
 
     async def _sums(self, node: Node) -> dict[int, int]:
-        (held,) = await node.marked(("HGETALL", DIGESTS))
+        (held,) = await node.noted(("HGETALL", DIGESTS))
+        held = held or []
         pairs = held.items() if isinstance(held, dict) else zip(held[::2], held[1::2], strict=True)
         return {int(slot): number_in(total) for slot, total in pairs if slot.isdigit() and int(slot) < SLOTS}
 
@@ -91,8 +102,7 @@ class Repair:
             await self._begin(clear_before_ms)
         node = place.at(membership.nodes())
         if node is None:
-            await self._end(place)
-            return Levelled(), None
+            return Levelled(), await self._count(place, limit)
         if node.state != "member" or node.breaker.state == "open":
             await membership.refresh()
         try:
@@ -120,15 +130,24 @@ class Repair:
             tidy=self._full,
         )
         chosen, strays = [], []
+        by_first: dict[Node, list[str]] = {}
         for name in names:
             slot = slot_of(name[2:])
             route = membership.route(slot)
             if node not in route.nodes:
                 strays.append(name)
-            # Where the sums agree every keeper has the same keys: the first that answers is looked at for all.
             first = next((each for each in route.nodes if each.state == "member"), node)
             if slot in differing or node not in route.keepers or (self._full and node is first):
                 chosen.append(name)
+            elif self._full:
+                by_first.setdefault(first, []).append(name)
+        # Where the sums agree the first keeper is looked at for all, but for what it lost without its sums.
+        for first, those in by_first.items():
+            try:
+                heads = await first.heads(those)
+            except BackendUnavailable:
+                heads = [NOTHING] * len(those)
+            chosen += [name for name, head in zip(those, heads, strict=True) if not head]
         done = Levelled()
         if chosen:
             done.add(await levelling.level(chosen))
@@ -166,7 +185,7 @@ class Repair:
         for node in away:
             last = 0
             for member in members:
-                (at,) = await member.marked(("HGET", PASSES, node.id))
+                (at,) = await member.noted(("HGET", PASSES, node.id))
                 last = max(last, number_in(at))
             if not last:
                 for member in members:
@@ -185,6 +204,47 @@ class Repair:
             with contextlib.suppress(BackendUnavailable):
                 await node.only("HSET", PASSES, *words)
 
+    # Sums that are wrong.
+
+    async def _count(self, place: Bookmark, limit: int) -> str | None:
+        """Count a page of what differs by its sums alone, now that the copies are level; None at the end."""
+        membership = self._membership
+        if place.counting is None:
+            await self._end(place)
+            differing = (await lasting_differences(self)).slots if self._differing != frozenset() or self._full else ()
+            keepers = {node.id for slot in differing for node in membership.route(slot).keepers}
+            counting = Counting(secrets.token_hex(8), tuple(sorted(keepers)))
+        else:
+            counting = place.counting
+        if not counting.left:
+            return None
+        node = membership.by_id.get(counting.left[0])
+        cursor = 0
+        if node is not None and node.state == "member":
+            with contextlib.suppress(BackendUnavailable):
+                cursor = await self._count_on(node, counting, limit)
+        return msgspec.structs.replace(place, counting=counting.behind(cursor)).text()
+
+    async def _count_on(self, node: Node, counting: Counting, limit: int) -> int:
+        if self._recount is None or self._recount.node is not node:
+            self._recount = Recount(node, who=counting.who)
+        if not counting.cursor:
+            slots = (await self.differences()).slots
+            await self._recount.begin([slot for slot in slots if node in self._membership.route(slot).keepers])
+        return await self._recount.step(counting.cursor, limit=limit)
+
 
 def _without(table: Table, node_id: str) -> Table:
     return msgspec.structs.replace(table, rejoin={**table.rejoin, node_id: table.epoch + 1})
+
+
+async def lasting_differences(repair: Repair, *, sleep: Sleep = asyncio.sleep) -> Differences:
+    """Compare the nodes, and once more what differs: what is just being written differs for a moment."""
+    found = await repair.differences()
+    for _ in range(_LOOKS - 1):
+        if not found.slots:
+            break
+        await sleep(_BETWEEN_LOOKS_SECONDS)
+        again = await repair.differences()
+        found = Differences(found.slots & again.slots, again.nodes_away)
+    return found

@@ -9,7 +9,9 @@ from typing import Literal
 
 import msgspec
 
-ScriptName = Literal["put", "heads", "shed", "lease", "promise", "accept", "remark", "tag", "note", "only", "empty"]
+ScriptName = Literal[
+    "put", "heads", "shed", "recount", "lease", "promise", "accept", "remark", "tag", "note", "only", "empty"
+]
 
 
 class Script(msgspec.Struct, frozen=True):

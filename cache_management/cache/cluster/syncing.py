@@ -12,15 +12,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
 
+from cache_management.cache.backends.redis_connection import Refusal
 from cache_management.cache.cluster.coordination import LEASE, TAG
-from cache_management.cache.cluster.envelope import NOTHING, names_in, number_in
+from cache_management.cache.cluster.envelope import NOTHING, is_version, names_in, number_in
 from cache_management.cache.cluster.inspection import look_at
-from cache_management.cache.cluster.journal import STREAM
+from cache_management.cache.cluster.journal import STREAM, note_in
 from cache_management.cache.cluster.levelling import Levelled, Levelling, keys_of
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.node import COLLECTED, FLOOR, MARKER, PASSES, PROMISE, Marker, Node
@@ -146,9 +147,12 @@ class Syncing:
             return True
         collected = 0
         for peer in peers:
-            (at,) = await peer.marked(("GET", COLLECTED))
+            (at,) = await peer.noted(("GET", COLLECTED))
             collected = max(collected, number_in(at))
-        return number_in(await node.redis.call("HGET", PASSES, node.id)) < collected
+        last, own, floor = await node.redis.replies_to([("HGET", PASSES, node.id), ("GET", COLLECTED), ("GET", FLOOR)])
+        if any(type(reply) is Refusal for reply in (last, own, floor)):
+            return True  # damaged
+        return number_in(last) < collected
 
     async def _read_in(self, node: Node, slots: Collection[int], peers: list[Node]) -> Levelled:
         done = Levelled()
@@ -160,10 +164,10 @@ class Syncing:
                 done.add(some)
                 self.tally.add(some)
             await read_in_the_rest(self._membership, node, peer, slots)
-            floor, promise, collected = await peer.marked(("GET", FLOOR), ("GET", PROMISE), ("GET", COLLECTED))
-            await _raise_to(node, FLOOR, floor)
-            await _raise_to(node, PROMISE, promise)
-            await _raise_to(node, COLLECTED, collected)
+            floor, promise, collected = await peer.noted(("GET", FLOOR), ("GET", PROMISE), ("GET", COLLECTED))
+            await _raise_to(node, FLOOR, floor, is_version)
+            await _raise_to(node, PROMISE, promise, is_version)
+            await _raise_to(node, COLLECTED, collected, bytes.isdigit)
         await node.only("HSET", PASSES, node.id, self._membership.now_ms())
         return done
 
@@ -206,12 +210,12 @@ async def read_in_the_rest(membership: Membership, node: Node, peer: Node, slots
             elif name.startswith(STREAM):
                 await _read_in_notes(node, peer, name)
             elif name.startswith(LEASE) and not name.endswith(":token"):
-                owner, ms, token = await peer.marked(("GET", name), ("PTTL", name), ("GET", f"{name}:token"))
+                owner, ms, token = await peer.noted(("GET", name), ("PTTL", name), ("GET", f"{name}:token"))
                 if owner and ms > 0:
                     words = ["copy", owner, ms, token or b"", _TOKEN_LIFE_MS]
                     await node.run("lease", [FLOOR, name, f"{name}:token"], words)
             elif name.startswith(LEASE):
-                (token,) = await peer.marked(("GET", name))
+                (token,) = await peer.noted(("GET", name))
                 lease = name.removesuffix(":token")
                 await node.run("lease", [FLOOR, lease, name], ["copy", b"", 0, token or b"", _TOKEN_LIFE_MS])
         cursor = int(after)
@@ -227,19 +231,21 @@ def _pairs(words: list[Any]) -> list[tuple[bytes, str]]:
 
 
 async def _read_in_notes(node: Node, peer: Node, name: str) -> None:
-    (theirs,) = await peer.marked(("XRANGE", name, "-", "+"))
-    own = {row[1][1] for row in await node.redis.call("XRANGE", name, "-", "+")}
-    theirs = [row for row in theirs if len(row[1]) == 4]
+    (theirs,) = await peer.noted(("XRANGE", name, "-", "+"))
+    rows = await node.redis.replies_to([("XRANGE", name, "-", "+")])
+    own = {found[0] for row in ([] if type(rows[0]) is Refusal else rows[0]) if (found := note_in(row))}
     words: list[bytes] = []
-    for _, fields in sorted(theirs, key=lambda row: bytes(row[1][1])):
-        if fields[1] not in own:
-            words += [fields[1], fields[3]]
+    for note_id, note in sorted(found for row in theirs or () if (found := note_in(row))):
+        if note_id not in own:
+            words += [note_id, note]
     for start in range(0, len(words), 1000):
         await node.run("note", [name], [100_000, _TOKEN_LIFE_MS, *words[start : start + 1000]])
 
 
-async def _raise_to(node: Node, key: str, least: bytes | None) -> None:
+async def _raise_to(node: Node, key: str, least: bytes | None, is_readable: Callable[[bytes], bool]) -> None:
     held = await node.redis.call("GET", key)
-    # Damaged text would be larger than all that is ever written.
-    if least and least.isalnum() and (held or b"") < least:
+    # Damaged text may be larger than all that is ever written.
+    if held and not is_readable(held):
+        held = None
+    if least and is_readable(least) and (held or b"") < least:
         await node.only("SET", key, least)

@@ -17,6 +17,7 @@ from cache_management.cache.cluster.envelope import (
     moment_of,
     read_head,
     read_value,
+    readable,
     token_of,
     value_copy,
     version_of,
@@ -117,7 +118,20 @@ def test_a_version_just_above_another_lies_below_what_comes_next() -> None:
     assert seen < above < versions.next()
 
 
-@given(st.integers(0, 2**96 - 1))
+@pytest.mark.parametrize(
+    "damaged", [b"", b"f" * 24, b"6" + b"0" * 23, b"1" * 23, b"1" * 25, b"z" * 24, b"1" * 23 + b"G"]
+)
+def test_what_cannot_have_been_given_teaches_nothing(damaged: bytes) -> None:
+    clock = ManualClock()
+    versions = Versions(clock)
+
+    versions.observe(damaged)
+
+    assert moment_of(versions.next()) == round(clock.now * 1000)
+    assert readable(damaged + b"v" + b"0" * 14) == b""
+
+
+@given(st.integers(0, 6 * 16**23 - 1))
 def test_a_token_stands_for_its_version(token: int) -> None:
     assert token_of(version_of(token)) == token
 

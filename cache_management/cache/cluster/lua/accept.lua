@@ -2,7 +2,8 @@
 -- KEYS: promise, table, marker. ARGV: token, the table's version (epoch, then token), the table,
 --       the marker held ("" for none), the marker to set ("" to leave it).
 -- The marker changes in the same step: from here on clients of an earlier epoch are turned away.
-if (redis.call('GET', KEYS[1]) or '') > ARGV[1] then
+local promised = redis.pcall('GET', KEYS[1]) or ''
+if type(promised) ~= 'string' or promised > ARGV[1] then
     return 0
 end
 local held = redis.call('GET', KEYS[2])

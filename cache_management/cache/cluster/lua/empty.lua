@@ -1,4 +1,4 @@
--- Empty a node that is still what it was taken for; its promise stays, as others count on it.
+-- Empty a node that is still what it was taken for; its promise stays, as others count on it, if it can be read.
 -- KEYS: marker, promise. ARGV: the marker held ("" for none).
 local function held(key)
     local found = redis.pcall('GET', key)
@@ -9,7 +9,7 @@ if held(KEYS[1]) ~= ARGV[1] then
 end
 local promise = held(KEYS[2])
 redis.call('FLUSHDB')
-if promise ~= '' then
+if string.find(promise, '^[0-5]' .. string.rep('[0-9a-f]', 23) .. '$') then
     redis.call('SET', KEYS[2], promise)
 end
 return 1

@@ -7,32 +7,48 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
     return redis.error_reply('CMMARKER ' .. (redis.call('GET', KEYS[1]) or ''))
 end
 local what, owner, token = ARGV[2], ARGV[3], ARGV[5]
+
+-- Something of another type was not written by this program, and must not stand in its way.
+local function held(key)
+    local kind = redis.call('TYPE', key).ok
+    if kind ~= 'string' and kind ~= 'none' then
+        redis.call('DEL', key)
+    end
+    return redis.call('GET', key)
+end
+
+-- A token that cannot be read would be larger than all that are ever given.
+local function token_at(key)
+    local found = held(key)
+    return found and string.find(found, '^[0-5]' .. string.rep('[0-9a-f]', 23) .. '$') and found or ''
+end
+
 if what == 'take' or what == 'fence' then
-    if redis.call('EXISTS', KEYS[3]) == 1 then
+    if held(KEYS[3]) then
         return 0
     end
-    local last = redis.call('GET', KEYS[4]) or ''
+    local last = token_at(KEYS[4])
     if token <= last then
         return last
     end
     redis.call('SET', KEYS[3], owner, 'PX', ARGV[4])
     redis.call('SET', KEYS[4], token, 'PX', ARGV[6])
     -- Deletes and overwrites from now on are newer than what is computed under this lease; see put.lua.
-    if what == 'fence' and (redis.call('GET', KEYS[2]) or '') < token then
+    if what == 'fence' and token_at(KEYS[2]) < token then
         redis.call('SET', KEYS[2], token)
     end
     return 1
 end
 if what == 'copy' then
-    if owner ~= '' then
-        redis.call('SET', KEYS[3], owner, 'NX', 'PX', ARGV[4])
+    if owner ~= '' and not held(KEYS[3]) then
+        redis.call('SET', KEYS[3], owner, 'PX', ARGV[4])
     end
-    if token > (redis.call('GET', KEYS[4]) or '') then
+    if token > token_at(KEYS[4]) then
         redis.call('SET', KEYS[4], token, 'PX', ARGV[6])
     end
     return 1
 end
-if redis.call('GET', KEYS[3]) ~= owner then
+if held(KEYS[3]) ~= owner then
     return 0
 end
 if what == 'keep' then

@@ -9,15 +9,16 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
     return redis.error_reply('CMMARKER ' .. (redis.call('GET', KEYS[1]) or ''))
 end
 local HEAD, VERSION, MODULUS = 39, 24, 2 ^ 48
-local COPY = '^' .. string.rep('[0-9a-f]', 24) .. '[vdx]' .. string.rep('%d', 14) .. '$'
+local READABLE = '^[0-5]' .. string.rep('[0-9a-f]', 23)
+local COPY = READABLE .. '[vdx]' .. string.rep('%d', 14) .. '$'
 local how = string.sub(ARGV[2], 1, 1)
 -- What was held up for long could bring back what was deleted or evicted, and forgotten, since.
 local now = redis.call('TIME')
 if now[1] * 1000 + now[2] / 1000 > tonumber(string.sub(ARGV[2], 2)) then
     return redis.error_reply('CMLATE this write comes too late')
 end
-local floor = how == 'w' and redis.call('GET', KEYS[3]) or ''
-if not string.find(floor, '^' .. string.rep('[0-9a-f]', 24) .. '$') then
+local floor = how == 'w' and redis.pcall('GET', KEYS[3]) or ''
+if type(floor) ~= 'string' or not string.find(floor, READABLE .. '$') then
     floor = ''
 end
 

@@ -5,6 +5,11 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
     return redis.error_reply('CMMARKER ' .. (redis.call('GET', KEYS[1]) or ''))
 end
+-- Something of another type was not written by this program, and must not stand in its way.
+local kind = redis.call('TYPE', KEYS[2]).ok
+if kind ~= 'zset' and kind ~= 'none' then
+    redis.call('DEL', KEYS[2])
+end
 if ARGV[2] == 'add' then
     for at = 4, #ARGV, 2 do
         redis.call('ZADD', KEYS[2], ARGV[at], ARGV[at + 1])
