@@ -215,7 +215,7 @@ def _change(cli: CliContext, what: str, address: str, begin: Begin, *, wait: boo
                 slots = len(membership.known_table().moving_slots())
                 note("The slots of an earlier change move first.")
                 await _wait(cache, advance, "earlier")
-                if what == "add" and node in membership.known_table().addresses.values():
+                if (node in membership.known_table().addresses.values()) == (what == "add"):
                     return slots  # the same command, broken off before
             with cli.audited(f"cluster.{what}", {"node": node}):
                 try:
@@ -227,7 +227,14 @@ def _change(cli: CliContext, what: str, address: str, begin: Begin, *, wait: boo
                     ) from None
             slots = len(membership.known_table().moving_slots())
             if wait:
-                await _wait(cache, advance, "slots")
+                try:
+                    await _wait(cache, advance, "slots")
+                except asyncio.CancelledError:
+                    note(
+                        "The change is begun, and whatever process uses the cache goes on with it; so does the same"
+                        " command. `cache-cli nodes status` shows how many slots are left."
+                    )
+                    raise
         return slots
 
     slots = cli.run(work)

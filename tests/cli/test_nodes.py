@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
+from cache_management.cache.cluster.keeper import Keeper
 from tests.cache.cluster.copies import are_level, copies_on
 from tests.cli.conftest import Cli
 from tests.conftest import OwnRedisFactory
@@ -124,6 +128,33 @@ def test_without_waiting_whoever_comes_next_moves_the_slots(
     assert (begun["done"], begun["slots"], moving > 0) == (False, moving, True)
     assert (too_soon.code, "still move" in too_soon.err) == (1, True)
     assert (repaired["nodes"], left) == (4, 0)
+
+
+@pytest.mark.parametrize("what", ["add", "remove"])
+def test_a_change_that_is_broken_off_goes_on_by_the_same_command(
+    on_nodes: Cli, nodes: list[str], new_node: Callable[[], str], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    fill(on_nodes)
+    fourth = new_node()
+    address = fourth
+    if what == "remove":
+        on_nodes("nodes", "add", fourth)
+        address = nodes[1]
+
+    async def interrupted(self: Keeper, *, seconds: float) -> bool:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(60)
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "mend", interrupted)
+        broken_off = on_nodes("nodes", what, address)
+    again = on_nodes("nodes", what, address)
+
+    assert (broken_off.code, "goes on with it" in broken_off.err) == (130, True)
+    assert again.code == 0
+    assert set(states(on_nodes).values()) == {"member"}
+    assert (address in states(on_nodes)) == (what == "add")
 
 
 def test_what_cannot_be_is_refused_in_one_line(

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from cache_management.cache.cluster.envelope import NOTHING, Versions
 from cache_management.cache.cluster.inspection import Seen, look_at, version_of_table
 from cache_management.cache.cluster.node import MARKER, PROMISE, TABLE, Marker, Node
@@ -17,10 +19,17 @@ from cache_management.cache.cluster.table import Table
 from cache_management.cache.errors import BackendUnavailable
 
 
+class Promises(msgspec.Struct, frozen=True):
+    """What those nodes hold that promised and count, and how many did not answer."""
+
+    seen: dict[Node, Seen]
+    silent: int
+
+
 async def promises(
     nodes: Sequence[Node], token: bytes, versions: Versions, counts: Callable[[Node, Seen], bool]
-) -> dict[Node, Seen]:
-    """Ask nodes to wait for no earlier proposer; return what those hold that promised it and count.
+) -> Promises:
+    """Ask nodes to wait for no earlier proposer.
 
     Args:
         token: The proposer's, larger than any it knows of.
@@ -37,7 +46,10 @@ async def promises(
 
     found = await asyncio.gather(*(ask(node) for node in nodes), return_exceptions=True)
     _raise_others(found)
-    return {node: each for node, each in zip(nodes, found, strict=True) if isinstance(each, Seen)}
+    return Promises(
+        {node: each for node, each in zip(nodes, found, strict=True) if isinstance(each, Seen)},
+        silent=sum(isinstance(each, BackendUnavailable) for each in found),
+    )
 
 
 async def acceptances(

@@ -42,6 +42,7 @@ logger = logging.getLogger("cache_management")
 Change = Callable[[Table], Table | Awaitable[Table]]
 
 _PROPOSALS = 8
+_PROPOSALS_IN_SILENCE = 2
 GRACE_SECONDS = 60.0
 """How long is waited for nodes that do not answer, before others that forgot go on without them."""
 
@@ -323,7 +324,7 @@ class Membership:
         )
         for attempt in range(_PROPOSALS):
             token = self.versions.next()
-            held = await promises(nodes, token, self.versions, lambda _, seen: True)
+            held = (await promises(nodes, token, self.versions, lambda _, seen: True)).seen
             tables = [each for each in held.values() if each.table is not None]
             # Somebody else began a moment ago: what it began is finished.
             table = max(tables, key=lambda each: each.version).table if tables else made
@@ -552,17 +553,22 @@ class Membership:
             return await self._propose(change)
 
     async def _propose(self, change: Change) -> Table:
+        in_silence = 0
         for attempt in range(_PROPOSALS):
             table = self.known_table()
             electors = [self.by_id[node_id] for node_id in table.electors()]
             token = self.versions.next()
-            promised = await promises(electors, token, self.versions, self._is_member)
+            found = await promises(electors, token, self.versions, self._is_member)
+            promised = found.seen
             newest = max(promised.values(), key=lambda each: each.version, default=None)
             if newest is not None and newest.table is not None and newest.table.epoch > table.epoch:
                 self._name(newest.table, promised)
                 self._install(newest.table, newest.version, is_confirmed=False)
                 continue
             if newest is None or newest.table is None or len(promised) < majority(len(electors)):
+                in_silence += len(electors) - found.silent < majority(len(electors))
+                if in_silence == _PROPOSALS_IN_SILENCE:
+                    break  # not in each other's way: too few are there
                 await asyncio.sleep(0.02 * (attempt + 1) * (1 + secrets.randbelow(100) / 100))
                 continue
             current = newest.table
