@@ -16,10 +16,10 @@ demo: $(STAMP)  ## warm a cache with a real worker on embedded servers and ask i
 	$(BIN)/cache-cli demo
 
 test: $(STAMP)  ## every test
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 cover: $(STAMP)  ## every test, with branch coverage of the package
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal --cov --cov-report=term $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, layers, known vulnerabilities
 	$(BIN)/ruff format --check .

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -142,13 +141,17 @@ def test_a_change_that_is_broken_off_goes_on_by_the_same_command(
         address = nodes[1]
 
     async def interrupted(self: Keeper, *, seconds: float) -> bool:
-        os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.sleep(60)
-        return False
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(10)
+        raise AssertionError("nobody heard Ctrl-C")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "mend", interrupted)
-        broken_off = on_nodes("nodes", what, address)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Keeper, "mend", interrupted)
+            broken_off = on_nodes("nodes", what, address)
+    finally:
+        signal.signal(signal.SIGINT, before)
     again = on_nodes("nodes", what, address)
 
     assert (broken_off.code, "goes on with it" in broken_off.err) == (130, True)
