@@ -42,6 +42,10 @@ class BreakableBackend(MemoryBackend):
         self._check()
         await super().put_many(records)
 
+    async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
+        self._check()
+        return await super().put_if(key, record, expected=expected)
+
     async def delete_many(self, keys: Sequence[str]) -> int:
         self._check()
         return await super().delete_many(keys)

@@ -157,6 +157,25 @@ class Tags(ABC):
         """Forget storage keys of tags; unknown ones are passed over."""
 
 
+class Conditional(ABC):
+    """Writes only over what the writer has read, in one step for everybody who reads.
+
+    Implementations inherit tests/contracts/conditional.py.
+    """
+
+    @abstractmethod
+    async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
+        """Store a record if the one that is held has the version `expected`, or if none is held and it is None.
+
+        Returns:
+            Whether it was stored. False may also mean that somebody else is at it: read again, and try again.
+        """
+
+    @abstractmethod
+    async def delete_if(self, key: str, *, expected: int) -> bool:
+        """Remove a record that has this version; return whether it was."""
+
+
 class Stash(ABC):
     """Pieces of work under way, kept beside the entries under names of their own.
 

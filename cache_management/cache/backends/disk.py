@@ -130,6 +130,15 @@ class DiskBackend(FullBackend):
         for group, count in evicted.items():
             self._listener(RemoveEvent(reason="evicted", namespace=group.rpartition(":")[2], count=count))
 
+    async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
+        is_stored, evicted = await self._write(lambda db: self._put_if(db, key, record, expected))
+        for group, count in evicted.items():
+            self._listener(RemoveEvent(reason="evicted", namespace=group.rpartition(":")[2], count=count))
+        return is_stored
+
+    async def delete_if(self, key: str, *, expected: int) -> bool:
+        return await self._write(lambda db: self._delete_if(db, key, expected))
+
     async def delete_many(self, keys: Sequence[str]) -> int:
         return await self._run(lambda db: self._delete_many(db, keys))
 
@@ -334,6 +343,28 @@ class DiskBackend(FullBackend):
         if self._watched and ledger.dropped:
             self._note_dropped(ledger.dropped)
         return ledger.evicted
+
+    def _put_if(
+        self, db: sqlite3.Connection, key: str, record: Record, expected: int | None
+    ) -> tuple[bool, dict[str, int]]:
+        held = self._heads(db, [key]).get(key)
+        if (None if held is None else held.version) != expected:
+            return False, {}
+        ledger = self._ledger(db)
+        ledger.put(key, record)
+        ledger.save()
+        if self._watched and ledger.dropped:
+            self._note_dropped(ledger.dropped)
+        return True, ledger.evicted
+
+    def _delete_if(self, db: sqlite3.Connection, key: str, expected: int) -> bool:
+        held = self._heads(db, [key]).get(key)
+        if held is None or held.version != expected:
+            return False
+        ledger = self._ledger(db)
+        ledger.delete(key)
+        ledger.save()
+        return True
 
     def _note_dropped(self, keys: set[str]) -> None:
         """Remember what `is_current` must tell: our own commit is not heard here, and a later delete finds no row."""

@@ -45,6 +45,9 @@ class EncryptedBackend(WrappedBackend):
     async def put_many(self, records: Mapping[str, Record]) -> None:
         await self.inner.put_many({key: self._seal(key, record) for key, record in records.items()})
 
+    async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
+        return await self.inner.put_if(key, self._seal(key, record), expected=expected)
+
     async def stash(self, name: str, piece: bytes, *, ttl_seconds: float) -> None:
         await self.inner.stash(name, self._keyring.seal(piece, name), ttl_seconds=ttl_seconds)
 

@@ -107,6 +107,9 @@ class GuardedBackend(WrappedBackend):
     async def put_many(self, records: Mapping[str, Record]) -> None:
         await self._guard(self.inner.put_many, records)
 
+    async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
+        return await self._guard(lambda: self.inner.put_if(key, record, expected=expected))
+
     async def scan_page(self, prefix: str, bookmark: str, limit: int) -> tuple[list[str], str | None]:
         return await self._guard(self.inner.scan_page, prefix, bookmark, limit)
 

@@ -138,6 +138,27 @@ class MemoryBackend(LocalLeases, LocalTags, LocalStash, FullBackend):
         for key, record in records.items():
             self.keep(key, record)
 
+    async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
+        now = self._clock()
+        with self._lock:
+            if self._live_version(key, now) != expected:
+                return False
+            removed = self._keep(key, record, now)
+        for event in removed:
+            self._listener(event)
+        return True
+
+    async def delete_if(self, key: str, *, expected: int) -> bool:
+        with self._lock:
+            if self._live_version(key, self._clock()) != expected:
+                return False
+            self._discard(key)
+        return True
+
+    def _live_version(self, key: str, now: float) -> int | None:
+        slot = self._slots.get(key)
+        return None if slot is None or slot.record.is_expired(now) else slot.record.version
+
     async def delete_many(self, keys: Sequence[str]) -> int:
         now = self._clock()
         removed = 0

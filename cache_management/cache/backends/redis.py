@@ -124,6 +124,23 @@ class RedisBackend(FullBackend):
                             return await write()
             raise
 
+    async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
+        frame = pack(key, record)
+        expires = "" if record.expires_at is None else ms(record.expires_at)
+        args: list[Argument] = [_wanted(expected), b"" if record.is_expired(self._clock()) else frame, expires]
+        # One that is read as expired here may still be held by the server for a moment.
+        write = self._make_room_for(lambda: self._node.run_script("put_if", [key], args, payload_bytes=len(frame)))
+        is_stored = bool(await (write if len(frame) <= LARGE_BYTES else _to_its_end(write)))
+        if is_stored:
+            self._eviction.stored(key, record, len(frame))
+        return is_stored
+
+    async def delete_if(self, key: str, *, expected: int) -> bool:
+        is_removed = bool(await self._node.run_script("put_if", [key], [_wanted(expected), b"", b""]))
+        if is_removed:
+            self._eviction.removed([key])
+        return is_removed
+
     async def delete_many(self, keys: Sequence[str]) -> int:
         removed: int = sum(await self._node.pipeline([("UNLINK", *page) for page in self._groups(keys)]))
         self._eviction.removed(keys)
@@ -333,6 +350,10 @@ def ms(seconds: float) -> int:
 
 def _pages(keys: Sequence[str]) -> list[Sequence[str]]:
     return [keys[start : start + _PAGE] for start in range(0, len(keys), _PAGE)]
+
+
+def _wanted(version: int | None) -> bytes:
+    return b"" if version is None else version_bytes(version)
 
 
 def _set(key: str, frame: bytes, record: Record, now: float) -> Command:

@@ -52,7 +52,9 @@ class Servers(Protocol):
 
     async def pipeline(self, commands: Sequence[Command], *, payload_bytes: int = 0) -> list[Any]: ...
 
-    async def run_script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any: ...
+    async def run_script(
+        self, name: str, keys: Sequence[str], args: Sequence[Argument], *, payload_bytes: int = 0
+    ) -> Any: ...
 
     def watch(self, prefixes: Sequence[str], on_change: OnChange) -> None: ...
 
@@ -172,15 +174,17 @@ class RedisNode:
                     raise self._lost(exc) from exc
         raise AssertionError("unreachable: the second attempt returns or raises")
 
-    async def run_script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+    async def run_script(
+        self, name: str, keys: Sequence[str], args: Sequence[Argument], *, payload_bytes: int = 0
+    ) -> Any:
         """Run one of the scripts in `lua/`; a server that does not know it yet is taught."""
         script, digest = script_of(name)
         try:
-            return await self.call("EVALSHA", digest, len(keys), *keys, *args)
+            return await self.call("EVALSHA", digest, len(keys), *keys, *args, payload_bytes=payload_bytes)
         except BackendUnavailable as exc:
             if "NOSCRIPT" not in exc.reason:
                 raise
-        return await self.call("EVAL", script, len(keys), *keys, *args)
+        return await self.call("EVAL", script, len(keys), *keys, *args, payload_bytes=payload_bytes)
 
     def _lost(self, exc: ConnectionLost) -> BackendUnavailable:
         was_asked_for = exc.was_sent or exc.is_wanted  # closed here: nobody opens another for this call

@@ -77,16 +77,18 @@ class RedisClusterNodes:
             raise BackendRefused(self.node(address).address, words(reply))
         return reply
 
-    async def run_script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+    async def run_script(
+        self, name: str, keys: Sequence[str], args: Sequence[Argument], *, payload_bytes: int = 0
+    ) -> Any:
         """Run one of the scripts in `lua/` where its key lies."""
         script, digest = script_of(name)
         is_urgent = name in _SCRIPTS_ALWAYS_TRIED
         try:
-            return await self._call(("EVALSHA", digest, len(keys), *keys, *args), is_urgent=is_urgent)
+            return await self._call(("EVALSHA", digest, len(keys), *keys, *args), payload_bytes, is_urgent=is_urgent)
         except BackendRefused as exc:
             if "NOSCRIPT" not in exc.reason:
                 raise
-        return await self._call(("EVAL", script, len(keys), *keys, *args), is_urgent=is_urgent)
+        return await self._call(("EVAL", script, len(keys), *keys, *args), payload_bytes, is_urgent=is_urgent)
 
     async def pipeline(self, commands: Sequence[Command], *, payload_bytes: int = 0) -> list[Any]:
         """Run commands, those of one node in order, on all nodes at a time; return their replies.

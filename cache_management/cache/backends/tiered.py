@@ -92,6 +92,17 @@ class TieredBackend(WrappedBackend):
         with self._writing(keys):
             return await self.inner.delete_many(keys)
 
+    async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
+        with self._writing((key,)) as written:
+            is_stored = await self.inner.put_if(key, record, expected=expected)
+            if is_stored:
+                written[key] = record
+        return is_stored
+
+    async def delete_if(self, key: str, *, expected: int) -> bool:
+        with self._writing((key,)):
+            return await self.inner.delete_if(key, expected=expected)
+
     async def delete_older(self, keys: Sequence[str], version: int) -> list[str]:
         with self._writing(keys):
             return await self.inner.delete_older(keys, version)

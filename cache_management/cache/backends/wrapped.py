@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from cache_management.cache.backends.base import (
     Backend,
+    Conditional,
     Journal,
     Leases,
     Stash,
@@ -18,7 +19,7 @@ from cache_management.cache.backends.base import (
 from cache_management.cache.records import Head, Record
 
 
-class FullBackend(Backend, Journal, Leases, Tags, Stash, Watched, Sweepable):
+class FullBackend(Backend, Journal, Leases, Tags, Conditional, Stash, Watched, Sweepable):
     """A backend with every optional ability."""
 
 
@@ -95,6 +96,12 @@ class WrappedBackend(FullBackend):
 
     async def remove_tags(self, tags: Mapping[str, Sequence[str]]) -> None:
         await self.inner.remove_tags(tags)
+
+    async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
+        return await self.inner.put_if(key, record, expected=expected)
+
+    async def delete_if(self, key: str, *, expected: int) -> bool:
+        return await self.inner.delete_if(key, expected=expected)
 
     async def surplus(self) -> Surplus:
         return await self.inner.surplus()

@@ -7,6 +7,8 @@ See docs/design/0019-replicated-cache.md for what is promised and why.
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import msgspec
@@ -37,12 +39,14 @@ from cache_management.cache.cluster.relief import Relief
 from cache_management.cache.cluster.slots import slot_of
 from cache_management.cache.cluster.walk import Walk
 from cache_management.cache.config import CacheConfig
-from cache_management.cache.errors import BackendRefused, CorruptRecord
+from cache_management.cache.errors import BackendRefused, BackendUnavailable, CorruptRecord
 from cache_management.cache.events import CorruptEvent, Listener, ignore
 from cache_management.cache.records import Head, Record
 
 _AT_ONCE = 500
 _CLOCKS_AGREE_SECONDS = 0.05
+_CHANGE_LEASE_SECONDS = 20.0
+_CHANGE_SECONDS = 5.0  # so much less than the lease as the clocks of nodes may be apart
 _HOT_READS, _HOT_SHARE = 1000, 0.01
 _BYTES_AT_ONCE = 4 * 2**20
 
@@ -183,6 +187,48 @@ class ReplicatedBackend(FullBackend):
         """
         await self._put(ENTRY, {key: record}, version=version_of(token))
 
+    async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
+        """Store over what was read; see `Conditional`.
+
+        Nodes cannot compare together, so that a lease lets one writer at a time read and write. Whoever stands still
+        for too long finds that his write comes too late, or that something newer is held. A writer that dies leaves the
+        key to others at the end of the lease.
+        """
+        stored = msgspec.structs.replace(record, expires_at=self._in_their_time(record.expires_at))
+        return await self._write_if(key, value_copy(b"", ENTRY + key, stored), expected)
+
+    async def delete_if(self, key: str, *, expected: int) -> bool:
+        return await self._write_if(key, grave(b"", DELETED, self.membership.now_ms()), expected)
+
+    async def _write_if(self, key: str, tail: bytes, expected: int | None) -> bool:
+        self.keeper.begin()
+        lease, owner = f"if:{key}", secrets.token_hex(16)
+        token = await self._coordination.acquire(lease, owner=owner, ttl_seconds=_CHANGE_LEASE_SECONDS)
+        if token is None:
+            return False
+        # Nodes refuse the write long before the lease ends and somebody else may read and write.
+        until_ms = self.membership.now_ms() + int(1000 * _CHANGE_SECONDS)
+        try:
+            copy = await self.quorum.read_one(ENTRY + key, slot_of(key), self._least_quorum())
+            held = None
+            if copy[VERSION_BYTES : VERSION_BYTES + 1] == VALUE and read_head(copy).is_live(self.membership.now_ms()):
+                found = self._opened(ENTRY, key, copy)
+                held = None if found is None else found.version
+            if held != expected:
+                return False
+            await self.quorum.write(
+                {ENTRY + key: (slot_of(key), tail)}, self._least_quorum(), version=version_of(token), until_ms=until_ms
+            )
+        except Superseded:
+            return False
+        finally:
+            with contextlib.suppress(BackendUnavailable):
+                await self._coordination.release(lease, owner=owner)
+        return True
+
+    def _least_quorum(self) -> Level:
+        return "all" if self.level == "all" else "quorum"
+
     async def _put(self, kind: str, records: Mapping[str, Record], *, version: bytes | None = None) -> None:
         await self.membership.connect()
         self.keeper.begin()
@@ -217,7 +263,7 @@ class ReplicatedBackend(FullBackend):
         """Leave tombstones at a majority at least, whatever the level: what is believed gone must be gone."""
         await self.membership.connect()
         self.keeper.begin()
-        level: Level = "all" if self.level == "all" else "quorum"
+        level = self._least_quorum()
         count = 0
         for page in _pages(list(dict.fromkeys(keys))):
             now_ms = self.membership.now_ms()

@@ -13,6 +13,7 @@ from cache_management.cache.events import ignore
 from tests.cache.cluster.conftest import PATIENT
 from tests.contracts.backend import BackendContract, JournalContract
 from tests.contracts.clock import ManualClock
+from tests.contracts.conditional import ConditionalContract
 from tests.contracts.coordination import LeasesContract, StashContract, TagsContract
 from tests.contracts.sweepable import SweepableContract
 from tests.contracts.watched import WatchedContract
@@ -74,6 +75,15 @@ class TestReplicatedJournal(JournalContract):
             with Redis.from_url(f"redis://{node}") as client:
                 client.delete("j:" + stream)
         return journal
+
+
+class TestReplicatedChanges(ConditionalContract):
+    @pytest.fixture(autouse=True)
+    def servers(self, nodes: list[str]) -> None:
+        self.nodes = nodes
+
+    async def make(self) -> FullBackend:
+        return open_replicated(self.nodes, self.clock)
 
 
 class TestReplicatedLeases(LeasesContract):
