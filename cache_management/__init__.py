@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from cache_management.cache.invalidation import Selection as Selection
     from cache_management.cache.llm import LLMCache as LLMCache
     from cache_management.cache.manager import CacheManager as CacheManager
+    from cache_management.cache.reasoning.cache import ReasoningCache as ReasoningCache
+    from cache_management.cache.reasoning.result import CoTStep as CoTStep
+    from cache_management.cache.reasoning.result import ReasoningResult as ReasoningResult
+    from cache_management.cache.reasoning.result import ToTNode as ToTNode
     from cache_management.cache.semantic.matcher import SimilarityMatcher as SimilarityMatcher
     from cache_management.cache.values import CachedResponse as CachedResponse
     from cache_management.cache.values import Lookup as Lookup
@@ -38,6 +42,7 @@ _HOME = {
     "CacheManager": "cache.manager",
     "CacheWarmer": "cache.warmer",
     "CachedResponse": "cache.values",
+    "CoTStep": "cache.reasoning.result",
     "Computed": "cache.compute",
     "CrossEncoderOpinion": "cache.embeddings.cross_encoder",
     "DistributedCache": "cache.cluster.distributed",
@@ -45,11 +50,14 @@ _HOME = {
     "EvictionPolicy": "cache.config",
     "LLMCache": "cache.llm",
     "Lookup": "cache.values",
+    "ReasoningCache": "cache.reasoning.cache",
+    "ReasoningResult": "cache.reasoning.result",
     "ReplicationConfig": "cache.config",
     "Selection": "cache.invalidation",
     "ShardingStrategy": "cache.config",
     "SimilarityConfig": "cache.config",
     "SimilarityMatcher": "cache.semantic.matcher",
+    "ToTNode": "cache.reasoning.result",
     "cached": "cache.decorator",
     "enqueue_warm": "workers.client",
 }

@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Self, TypeVar
 
 from cache_management.cache import llm, manager
+from cache_management.cache.reasoning import cache as reasoning
 from cache_management.cache.semantic import matcher
 
 T = TypeVar("T")
@@ -161,6 +162,12 @@ class DistributedCache(_Face):
 
         self._async_class = AsyncCache
         super().__init__(*args, **kwargs)
+
+
+class ReasoningCache(_Face):
+    """`cache_management.ReasoningCache` for programs without asyncio."""
+
+    _async_class = reasoning.ReasoningCache
 
 
 class SimilarityMatcher(_Face):

@@ -39,13 +39,7 @@ REFERENCE_NAMES = {
     "ToTNode",
 }
 OWN_NAMES = {"CrossEncoderOpinion", "Computed", "Lookup", "Selection", "cached", "enqueue_warm"}
-NOT_BUILT_YET = {
-    "CoTStep",
-    "MetricsCollector",
-    "ReasoningCache",
-    "ReasoningResult",
-    "ToTNode",
-}
+NOT_BUILT_YET = {"MetricsCollector"}
 HEAVY = {"torch", "celery", "sqlalchemy", "numpy", "redis", "sentence_transformers", "click", "alembic"}
 
 

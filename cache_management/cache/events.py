@@ -109,6 +109,22 @@ class JudgedEvent(msgspec.Struct, frozen=True, gc=False):
     namespace: str
 
 
+StepsWhat = Literal["reused", "submitted", "stored", "pruned", "samples_stored", "samples_fresh"]
+
+
+class StepsEvent(msgspec.Struct, frozen=True, gc=False):
+    """What became of single reasoning steps, or of samples of them.
+
+    `tokens` and `cost_micro` (micro-dollars) are what was told when they were stored: saved, where they are reused.
+    """
+
+    what: StepsWhat
+    namespace: str
+    count: int
+    tokens: int = 0
+    cost_micro: int = 0
+
+
 class NodeEvent(msgspec.Struct, frozen=True, gc=False):
     """A node of a replicated cache changed its standing, or something befell the whole of it.
 
@@ -134,6 +150,7 @@ Event = (
     | StaleEvent
     | VetoEvent
     | JudgedEvent
+    | StepsEvent
     | NodeEvent
 )
 Listener = Callable[[Event], None]

@@ -19,7 +19,7 @@ LAYOUT = "cm1"
 MAX_KEY_BYTES = 64 * 1024
 _INLINE_BYTES = 200
 
-Kind = Literal["llm", "vec", "evd", "ask", "dst", "lck"]
+Kind = Literal["llm", "rsn", "bok", "vec", "evd", "ask", "dst", "lck"]
 
 _NAMESPACE = re.compile(NAMESPACE_PATTERN)
 

@@ -161,7 +161,8 @@ async def _candidates(selection: Selection, backend: Backend, keys: KeySpace) ->
     if selection.tag is not None:
         if not isinstance(backend, Tags):
             raise ConfigurationError(f"the {backend.name} backend keeps no tags")
-        names = await backend.tagged(tag_name(keys.namespace, selection.tag))
+        # A tag is shared by answers and reasoning; each cache removes its own.
+        names = [n for n in await backend.tagged(tag_name(keys.namespace, selection.tag)) if n.startswith(keys.prefix)]
         for start in range(0, len(names), PAGE):
             yield names[start : start + PAGE]
         return

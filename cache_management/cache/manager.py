@@ -30,8 +30,10 @@ from cache_management.cache.front_door import FrontDoor, index_keys
 from cache_management.cache.identity import check_namespace
 from cache_management.cache.invalidation import Selection
 from cache_management.cache.llm import LLMCache
+from cache_management.cache.reasoning.step_identity import conditions
 from cache_management.cache.records import IndexReport, Record
 from cache_management.cache.requests import Request, make_request
+from cache_management.cache.similar_problems import SimilarProblems, SimilarReasoning
 from cache_management.cache.transfer.exporting import entries_of
 from cache_management.cache.transfer.importing import Importer, ImportWanted
 from cache_management.cache.transfer.shelf import Shelf
@@ -40,6 +42,9 @@ from cache_management.cache.transfer.tally import Tally
 from cache_management.cache.values import CachedResponse, CacheStats, Lookup, SimilarityMatch
 
 if TYPE_CHECKING:
+    from cache_management.cache.reasoning.cache import ReasoningCache
+    from cache_management.cache.reasoning.result import ReasoningResult, ReasoningType
+    from cache_management.cache.reasoning.validation import Finding
     from cache_management.cache.semantic.comparing import Judge
     from cache_management.cache.semantic.evidence import FalseHits
     from cache_management.cache.semantic.matcher import SimilarityMatcher
@@ -63,6 +68,7 @@ class CacheManager:
     computes in the background.
 
     Args:
+        reasoning_cache: Keeps chains and trees of thoughts, for `set_reasoning_cache` and `get_reasoning_cache`.
         second_opinion: Says whether one answer serves both what is asked and the question of a stored answer that would
             be served at a similarity below `sure_from`: a function that returns True, False, or None when it cannot
             tell, or a `CrossEncoderOpinion`. May be async. It can only refuse; when it fails, nothing is served.
@@ -75,11 +81,13 @@ class CacheManager:
         llm_cache: LLMCache,
         similarity_matcher: SimilarityMatcher | None = None,
         *,
+        reasoning_cache: ReasoningCache | None = None,
         judge: Judge | None = None,
         second_opinion: Opinion | None = None,
     ) -> None:
         self.llm_cache = llm_cache
         self.similarity_matcher = similarity_matcher
+        self.reasoning_cache = reasoning_cache
         if similarity_matcher is not None:
             _check_pair(llm_cache, similarity_matcher)
         for name, given in (("judge", judge), ("second_opinion", second_opinion)):
@@ -236,6 +244,55 @@ class CacheManager:
         await self.llm_cache.set(key, response, ttl_seconds)
         await self.index([key])
 
+    async def set_reasoning_cache(
+        self, key: str, result: ReasoningResult, ttl_seconds: int | None = None, *, tags: Sequence[str] = ()
+    ) -> tuple[Finding, ...]:
+        """Store a chain or a tree of thoughts, see `ReasoningCache.set`; its problem can be found by meaning then."""
+        cache = self._reasoning()
+        warnings = await cache.set(key, result, ttl_seconds, tags=tags)
+        if self.similarity_matcher is not None:
+            similar = SimilarProblems(cache)
+            with self._within(similar.namespace) as door:
+                await similar.note(door, result, ttl_seconds=ttl_seconds, tags=tags)
+        return warnings
+
+    async def find_reasoning(
+        self,
+        problem: str,
+        *,
+        reasoning_type: ReasoningType = "cot",
+        model: str | None = None,
+        prompt_version: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        threshold: float | None = None,
+    ) -> SimilarReasoning:
+        """Return the newest solution of a problem, or of one that means the same, under the same conditions.
+
+        A problem with another number is never the same. A solution of another problem says which (`borrowed_from`).
+
+        Args:
+            threshold: Cosine similarity, -1 to 1; by default the configured one.
+
+        Raises:
+            InvalidInput: Something cannot be used.
+            BackendUnavailable: Only with `strict`.
+        """
+        under = conditions(reasoning_type, model=model, prompt_version=prompt_version, params=params)
+        similar = SimilarProblems(self._reasoning())
+        if self.similarity_matcher is None:
+            return await similar.find(None, problem, under)
+        with self._within(similar.namespace) as door:
+            return await similar.find(door, problem, under, threshold=threshold)
+
+    async def get_reasoning_cache(self, key: str) -> ReasoningResult | None:
+        """Return what is stored under a key, see `ReasoningCache.get`."""
+        return await self._reasoning().get(key)
+
+    def _reasoning(self) -> ReasoningCache:
+        if self.reasoning_cache is None:
+            raise ConfigurationError("this manager keeps no reasoning: give it a reasoning_cache")
+        return self.reasoning_cache
+
     async def find_similar(self, query: str, threshold: float | None = None, limit: int = 5) -> list[SimilarityMatch]:
         """Return stored prompts that mean nearly the same, see `SimilarityMatcher.find_similar`.
 
@@ -353,6 +410,8 @@ class CacheManager:
             await self._neighbours.popitem()[1].aclose()
         await self._door.aclose()
         await self.llm_cache.aclose()
+        if self.reasoning_cache is not None:
+            await self.reasoning_cache.aclose()
 
     async def __aenter__(self) -> Self:
         return self

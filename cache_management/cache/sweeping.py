@@ -387,7 +387,10 @@ class Sweeping:
             limit_bytes=self._limit_bytes,
             corrupt=self._tell_corrupt,
         )
-        chosen = {each.storage_key: each for each in await chooser.choose(list(dict.fromkeys(names)))}
+        own = [
+            name for name in dict.fromkeys(names) if name.startswith(self._keys.prefix)
+        ]  # a tag is shared with others
+        chosen = {each.storage_key: each for each in await chooser.choose(own)}
         heads = await backend.heads(list(chosen))
 
         async def forget_tags(removed: Sequence[str]) -> None:

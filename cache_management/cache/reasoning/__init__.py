@@ -1,0 +1,1 @@
+"""Reasoning: whole chains and trees, and every step of them."""

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from cache_management import CacheConfig, ReasoningCache
+from cache_management.cache.errors import InvalidInput
+from cache_management.cache.reasoning.solving import expand, solve
+from cache_management.cache.reasoning.steps import Thought
+from tests.contracts.broken import BreakableBackend
+from tests.waiting import eventually
+
+WORDS = ["read the question", "add the numbers", "so it is 4"]
+
+
+@pytest.fixture
+async def cache() -> AsyncIterator[ReasoningCache]:
+    async with ReasoningCache(CacheConfig(url="memory://")) as cache:
+        yield cache
+
+
+class Model:
+    """Says the same words each time, and counts how often it is asked."""
+
+    def __init__(self, words: Sequence[str] = WORDS, *, fails_at: int = -1) -> None:
+        self.words = words
+        self.fails_at = fails_at
+        self.asked: list[int] = []
+
+    async def __call__(self, problem: str, steps: Sequence[str]) -> Thought:
+        at = len(steps)
+        self.asked.append(at)
+        await asyncio.sleep(0)
+        if at == self.fails_at:
+            raise RuntimeError("the model is away")
+        is_last = at == len(self.words) - 1
+        return Thought(self.words[at], tokens=10, cost_usd=0.5, is_final=is_last, answer="4" if is_last else None)
+
+
+async def test_a_problem_that_was_solved_costs_no_call(cache: ReasoningCache) -> None:
+    model = Model()
+    first = await solve(cache, "2 + 2?", model, model="m")
+    second = await solve(cache, "2 + 2?", model, model="m")
+
+    assert [step.thought for step in first.result.chain] == WORDS
+    assert (first.result.final_answer, first.calls, first.tokens, first.cost_usd) == ("4", 3, 30, 1.5)
+    assert (second.result, second.is_whole_hit, second.calls) == (first.result, True, 0)
+    assert (second.tokens_saved, second.cost_saved_usd, second.steps_reused) == (30, 1.5, 3)
+    assert await cache.get("2 + 2?") == first.result
+    assert model.asked == [0, 1, 2]
+
+
+async def test_other_conditions_are_another_problem(cache: ReasoningCache) -> None:
+    await solve(cache, "2 + 2?", Model(), model="m")
+
+    assert (await solve(cache, "2 + 2?", Model(), model="n")).calls == 3
+    assert (await solve(cache, "2 + 2?", Model(), model="m", params={"temperature": 1})).calls == 3
+    assert (await solve(cache, "2 + 2?", Model(), model="m", prompt_version="2")).calls == 3
+
+
+async def test_a_chain_that_broke_off_goes_on_behind_its_last_step(cache: ReasoningCache) -> None:
+    with pytest.raises(RuntimeError, match="away"):
+        await solve(cache, "2 + 2?", Model(fails_at=2))
+
+    found = await solve(cache, "2 + 2?", Model())
+
+    assert (found.steps_reused, found.calls, found.tokens, found.tokens_saved) == (2, 1, 10, 20)
+    assert found.result.final_answer == "4"
+
+
+async def test_who_asks_at_the_same_time_waits_for_one_call(cache: ReasoningCache) -> None:
+    model = Model()
+
+    found = await asyncio.gather(*(solve(cache, "2 + 2?", model) for _ in range(5)))
+
+    assert sorted(model.asked) == [0, 1, 2]
+    assert sum(each.calls for each in found) == 3
+    assert all(each.result.final_answer == "4" for each in found)
+
+
+async def test_in_a_namespace_each_call_thinks_for_itself_and_another_one_repeats_it(cache: ReasoningCache) -> None:
+    said = iter(range(100))
+
+    def think(problem: str, steps: Sequence[str]) -> Thought:
+        return Thought(f"sample {next(said)}", is_final=True)
+
+    first = [await solve(cache, "p", think, namespace="run 1") for _ in range(3)]
+    second = [await solve(cache, "p", think, namespace="run 2") for _ in range(3)]
+
+    assert [each.result.final_answer for each in first] == ["sample 0", "sample 1", "sample 2"]
+    assert [each.result for each in second] == [each.result for each in first]
+    assert [each.calls for each in second] == [0, 0, 0]
+    assert await cache.list_keys() == []
+
+
+async def test_a_plain_function_may_say_text_and_the_chain_ends_somewhere(cache: ReasoningCache) -> None:
+    found = await solve(cache, "p", lambda problem, steps: f"step {len(steps)}", most_steps=3)
+
+    assert [step.thought for step in found.result.chain] == ["step 0", "step 1", "step 2"]
+    assert found.result.final_answer is None
+    assert await cache.list_keys() == [], "what came to no end is no result"
+
+
+async def test_only_what_is_missing_is_generated(cache: ReasoningCache) -> None:
+    root = cache.root("p")
+    asked: list[int] = []
+
+    async def generate(count: int) -> list[str]:
+        asked.append(count)
+        return [f"{len(asked)}.{at}" for at in range(count)]
+
+    first = await expand(cache, root, 2, generate)
+    more = await expand(cache, root, 5, generate)
+
+    assert asked == [2, 3]
+    assert [each.thought for each in more] == ["1.0", "1.1", "2.0", "2.1", "2.2"]
+    assert more[:2] == first
+    assert [each.depth for each in await expand(cache, more[0], 1, generate)] == [2]
+
+
+async def test_a_failed_generation_is_free_for_others(cache: ReasoningCache) -> None:
+    root = cache.root("p")
+
+    async def fails(count: int) -> list[str]:
+        raise RuntimeError("the model is away")
+
+    with pytest.raises(RuntimeError):
+        await expand(cache, root, 2, fails)
+
+    found = await expand(cache, root, 2, lambda count: [f"s{at}" for at in range(count)])
+    assert [each.thought for each in found] == ["s0", "s1"]
+
+
+async def test_who_waits_takes_over_from_one_that_was_cancelled(cache: ReasoningCache) -> None:
+    root = cache.root("p")
+    began = asyncio.Event()
+
+    async def hangs(count: int) -> list[str]:
+        began.set()
+        await asyncio.Event().wait()
+        return []
+
+    first = asyncio.ensure_future(expand(cache, root, 1, hangs))
+    await began.wait()
+    second = asyncio.ensure_future(expand(cache, root, 1, lambda count: ["s"] * count))
+    await eventually(_awaitable(lambda: not second.done()))
+    first.cancel()
+
+    assert [each.thought for each in await asyncio.wait_for(second, 10)] == ["s"]
+
+
+def _awaitable(check: object) -> object:
+    async def call() -> bool:
+        return bool(check())  # type: ignore[operator]
+
+    return call
+
+
+async def test_a_store_that_is_down_costs_calls_and_nothing_else() -> None:
+    cache = ReasoningCache(CacheConfig(url="memory://"), backend=BreakableBackend())
+    model = Model()
+
+    found = await solve(cache, "2 + 2?", model)
+
+    assert (found.result.final_answer, found.calls) == ("4", 3)
+    assert [step.thought for step in found.result.chain] == WORDS
+
+
+async def test_what_is_no_thought_is_told(cache: ReasoningCache) -> None:
+    with pytest.raises(InvalidInput, match="a thought is a text"):
+        await solve(cache, "p", lambda problem, steps: 5)  # type: ignore[arg-type, return-value]
+    with pytest.raises(InvalidInput, match="must return a list"):
+        await expand(cache, cache.root("p"), 1, lambda count: "s")
+    with pytest.raises(InvalidInput, match="2 thoughts where 1"):
+        await expand(cache, cache.root("p"), 1, lambda count: ["a", "b"])
