@@ -20,6 +20,7 @@ from cache_management.settings import Loaded, Settings, load_settings
 if TYPE_CHECKING:
     from cache_management.cache.answering import Answering, Wait
     from cache_management.cache.cluster.distributed import DistributedCache
+    from cache_management.cache.reasoning.cache import ReasoningCache
     from cache_management.cache.semantic.re_embedding import ReEmbedding
     from cache_management.cache.sweeping import Sweeping
     from cache_management.models.store import Stores
@@ -102,6 +103,12 @@ class Platform:
         )
 
     @cached_property
+    def reasoning(self) -> ReasoningCache:
+        from cache_management.cache.reasoning.cache import ReasoningCache
+
+        return ReasoningCache(self.settings, backend=self.llm_cache.backend, listener=self.llm_cache.tell)
+
+    @cached_property
     def entries(self) -> CacheManager:
         return CacheManager(self.llm_cache)
 
@@ -112,7 +119,7 @@ class Platform:
         matcher = SimilarityMatcher(
             self.settings.similarity(), backend=self.llm_cache.backend, listener=self.llm_cache.tell
         )
-        return CacheManager(self.llm_cache, matcher)
+        return CacheManager(self.llm_cache, matcher, reasoning_cache=self.reasoning)
 
     def answering(self, wait: Wait) -> Answering:
         """Return the work that asks the configured provider for answers, at the pace of `wait`.

@@ -19,12 +19,16 @@ from tests.bench import publish
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+OF_PAGES = re.findall(
+    r"^```python\n(.*?)^```", (ROOT / "docs/reasoning.md").read_text(), flags=re.MULTILINE | re.DOTALL
+)
 EXPECTED = [
     "Python is a high-level programming language.",
     "gpt-4 on Python",
     "refused by polarity",
     "('polarity',)",
     "refused by second_opinion",
+    "60 km/h\n1",
 ]
 
 
@@ -35,7 +39,9 @@ def table(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.group(1).splitlines()[2:]]
 
 
-@pytest.mark.parametrize(("example", "prints"), list(zip(EXAMPLES, EXPECTED, strict=True)))
+@pytest.mark.parametrize(
+    ("example", "prints"), [*zip(EXAMPLES, EXPECTED, strict=True), *((example, "") for example in OF_PAGES)]
+)
 def test_the_examples_run(example: str, prints: str, tmp_path: Path) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith("CACHE_")}
 

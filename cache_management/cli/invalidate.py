@@ -38,7 +38,7 @@ def invalidate(
     confirm: bool,
     as_json: bool,
 ) -> int:
-    """Remove the entries of the namespace for which everything holds that is given."""
+    """Remove the answers and the reasoning of the namespace for which everything holds that is given."""
     if regex and pattern is None:
         raise InvalidInput("--regex says how to read --pattern: give one")
     selection = Selection(
@@ -52,10 +52,11 @@ def invalidate(
     selection.check()
 
     async def count(platform: Platform) -> int:
-        return await platform.llm_cache.invalidate(selection, dry_run=True)
+        answers = await platform.llm_cache.invalidate(selection, dry_run=True)
+        return answers + await platform.reasoning.invalidate(selection, dry_run=True)
 
     async def remove(platform: Platform) -> int:
-        return await platform.llm_cache.invalidate(selection)
+        return await platform.llm_cache.invalidate(selection) + await platform.reasoning.invalidate(selection)
 
     if dry_run or confirm:
         found = cli.run(count)

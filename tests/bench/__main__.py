@@ -26,6 +26,7 @@ from tests.bench import (
     overhead,
     peers,
     publish,
+    reasoning,
     search,
     semantic,
     transfer,
@@ -55,6 +56,11 @@ TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
     semantic.NAME: lambda quick: semantic.measure(QUICK if quick else FULL, pairs=100 if quick else 1_000),
     transfer.NAME: lambda quick: transfer.measure(
         sizes=transfer.QUICK_SIZES if quick else transfer.SIZES, rounds=1 if quick else 3
+    ),
+    reasoning.NAME: lambda quick: reasoning.measure(
+        QUICK if quick else FULL,
+        sizes=(10, 100) if quick else reasoning.SIZES,
+        known=(1_000,) if quick else reasoning.KNOWN,
     ),
     cluster.NAME: lambda quick: cluster.measure(cluster.QUICK if quick else cluster.FULL),
 }

@@ -20,6 +20,7 @@ from tests.bench import (
     jobs,
     overhead,
     peers,
+    reasoning,
     search,
     semantic,
     transfer,
@@ -95,6 +96,15 @@ async def test_bytes_are_counted_for_each_kind_of_store():
 
     assert {row.what for row in report.rows} >= {"disk, each entry", "redis, each entry"}
     assert all(row.ours.median > 0 and row.unit == "bytes" for row in report.rows if row.what.startswith("redis"))
+
+
+async def test_reasoning_stands_beside_whole_results_and_takes_less():
+    report = await reasoning.measure(TINY, sizes=(10,), known=(200,))
+
+    stored = {row.what: row for row in report.rows if row.unit == "bytes"}
+    assert set(stored) == {f"{kind}: 300 chains, each step" for kind in ("memory", "disk", "redis")}
+    assert all(row.ratio <= 0.6 for row in stored.values())
+    assert {"memory tree of 10: get", "redis: longest prefix among 200 steps"} <= {row.what for row in report.rows}
 
 
 async def test_every_policy_is_replayed_and_timed():
