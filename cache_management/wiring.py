@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cache_management.cache.reasoning.cache import ReasoningCache
     from cache_management.cache.semantic.re_embedding import ReEmbedding
     from cache_management.cache.sweeping import Sweeping
+    from cache_management.cache.transfer.shelf import Shelf
     from cache_management.models.store import Stores
 
 RUN_FOLDER = "run"
@@ -153,6 +154,14 @@ class Platform:
         return ReEmbedding(
             matcher, clock=cache.clock, entry_limit_bytes=cache.config.max_entry_bytes, listener=cache.tell
         )
+
+    def shelf(self, *, of_reasoning: bool = False) -> Shelf:
+        """Return the answers, or the reasoning, of the namespace as an export or an import takes them."""
+        if not of_reasoning:
+            return self.entries.shelf()
+        from cache_management.cache.reasoning_transfer import ReasoningShelf
+
+        return ReasoningShelf(self.reasoning)
 
     def sweeping(self, *, dry: bool = False, keys_per_second: float = 0) -> Sweeping:
         """Return the work that removes what is not to be kept, or with `dry` only counts it."""

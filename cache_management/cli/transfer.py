@@ -58,6 +58,7 @@ _RATE = click.FloatRange(min=100)
     help="Write a document in this form, whatever the name says. [default: by the name, else json]",
 )
 @click.option("-F", "--filter", "pattern", help="Shell glob: only entries whose whole key matches.")
+@click.option("--reasoning", is_flag=True, help="Write chains and trees of thoughts, and not answers.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT_FILE if it is there.")
 @click.option("--local", is_flag=True, help="Run in this process instead of submitting a job.")
 @click.option("--rate", type=_RATE, help="Entries a second that the job handles at most.  [default: no bound]")
@@ -68,6 +69,7 @@ def export(
     output_file: Path,
     form: Form | None,
     pattern: str | None,
+    reasoning: bool,
     force: bool,
     local: bool,
     rate: float | None,
@@ -93,17 +95,29 @@ def export(
     if written_as != "stream":
         _check_waiting(local=True, what="A document is written at once", wait=wait, timeout=timeout, rate=rate)
         with cli.audited("cache.export", {"file": str(file), "pattern": pattern}):
-            return _export_document(cli, file, written_as, pattern=pattern, force=force, as_json=as_json)
+            wanted = ExportWanted(
+                file, __version__, pattern=pattern, embedder=str(cli.settings.embedding_model), replace=force
+            )
+            return _export_document(cli, written_as, wanted, of_reasoning=reasoning, as_json=as_json)
     is_here = local or not cli.settings.broker_url
     _check_waiting(local=is_here, what="This process does the work itself", wait=wait, timeout=timeout, rate=rate)
     if is_here:
         _tell_who_works(local=local)
         with cli.audited("cache.export", {"file": str(file), "pattern": pattern}):
-            return _export_here(cli, file, pattern=pattern, force=force, as_json=as_json)
+            wanted = ExportWanted(
+                file, __version__, pattern=pattern, embedder=str(cli.settings.embedding_model), replace=force
+            )
+            return _export_here(cli, wanted, of_reasoning=reasoning, as_json=as_json)
     cli.run(_reach)
     client = cli.client()
     client.check_broker()
-    params = {"path": str(file), "pattern": pattern, "replace": force, "entries_per_second": rate or 0}
+    params = {
+        "path": str(file),
+        "pattern": pattern,
+        "replace": force,
+        "entries_per_second": rate or 0,
+        "reasoning": reasoning,
+    }
     submitted = client.submit("export", params, idem_key=str(file))
     job, code = follow(client, submitted, wait=wait, timeout=timeout, as_json=as_json, doing="an export to this file")
     if job.state == "succeeded" and not file.exists():
@@ -112,15 +126,15 @@ def export(
 
 
 def _export_document(
-    cli: CliContext, file: Path, form: Form, *, pattern: str | None, force: bool, as_json: bool
+    cli: CliContext, form: Form, wanted: ExportWanted, *, of_reasoning: bool, as_json: bool
 ) -> ExitCode:
-    matches = None if pattern is None else glob_matcher(pattern)
+    matches = None if wanted.pattern is None else glob_matcher(wanted.pattern)
     export_id = new_export_id()
 
     async def work(platform: Platform) -> dict[str, Any]:
-        shelf = platform.entries.shelf()
+        shelf = platform.shelf(of_reasoning=of_reasoning)
         total = await shelf.backend.count(shelf.keys.prefix)
-        if pattern is None and total > MAX_ENTRIES[form]:
+        if matches is None and total > MAX_ENTRIES[form]:
             raise TooLargeForDocument(form, f"{total:,} entries")
         builder = DocumentBuilder(form)
         unreadable: list[str] = []
@@ -134,9 +148,8 @@ def _export_document(
                     builder.add(lines)
                     unreadable += unread
                 advance("exported", seen, max(total, seen))
-        wanted = ExportWanted(file, __version__, pattern=pattern, embedder=str(platform.settings.embedding_model))
         data = builder.build(header_of(shelf, wanted, export_id), unreadable=len(unreadable))
-        write_document(file, data, owner=export_id, replace=force)
+        write_document(wanted.target, data, owner=export_id, replace=wanted.replace)
         return {
             "seen": seen,
             "exported": len(builder),
@@ -145,15 +158,12 @@ def _export_document(
             "bytes": len(data),
         }
 
-    return _print_export(cli, file, cli.run(work), as_json=as_json)
+    return _print_export(cli, wanted.target, cli.run(work), as_json=as_json)
 
 
-def _export_here(cli: CliContext, file: Path, *, pattern: str | None, force: bool, as_json: bool) -> ExitCode:
+def _export_here(cli: CliContext, wanted: ExportWanted, *, of_reasoning: bool, as_json: bool) -> ExitCode:
     async def work(platform: Platform) -> ExportPlace:
-        shelf = platform.entries.shelf()
-        wanted = ExportWanted(
-            file, __version__, pattern=pattern, embedder=str(platform.settings.embedding_model), replace=force
-        )
+        shelf = platform.shelf(of_reasoning=of_reasoning)
         place = ExportPlace(new_export_id())
         exporter = Exporter(shelf, wanted, export_id=place.id)
         try:
@@ -167,7 +177,7 @@ def _export_here(cli: CliContext, file: Path, *, pattern: str | None, force: boo
                 exporter.writer.discard()
         return place
 
-    return _print_export(cli, file, summary_of_export(cli.run(work)), as_json=as_json)
+    return _print_export(cli, wanted.target, summary_of_export(cli.run(work)), as_json=as_json)
 
 
 def _print_export(cli: CliContext, file: Path, summary: dict[str, Any], *, as_json: bool) -> ExitCode:
@@ -226,6 +236,8 @@ def import_cache(
     try:
         header, _ = source.start()
         check_namespace_of(header, into=cli.settings.namespace, wanted=wanted, where=str(input_file))
+        of_reasoning = header.holds == "reasoning"
+        no_embed = no_embed or of_reasoning
         is_here = local or isinstance(source, ListSource) or not cli.settings.broker_url
         _check_waiting(local=is_here, what="This process does the work itself", wait=wait, timeout=timeout, rate=rate)
         if confirm and not is_wanted(_question(cli, input_file, header, source, merge=merge)):
@@ -285,7 +297,8 @@ def _import_here(
                 trouble.append(str(exc))
 
     async def work(platform: Platform) -> ImportPlace:
-        importer = Importer(platform.entries.shelf(), source, wanted, where=str(file), keep_written=True)
+        shelf = platform.shelf(of_reasoning=source.start()[0].holds == "reasoning")
+        importer = Importer(shelf, source, wanted, where=str(file), keep_written=True)
         place = importer.begin()
         with progress(quiet=as_json) as advance:
             while place.step != "done":

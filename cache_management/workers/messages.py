@@ -169,10 +169,14 @@ class _FileParams(_Params):
 
 
 class ExportParams(_FileParams):
-    """Parameters of an export job. `pattern` is a shell glob over keys; `replace` lets a file go that is there."""
+    """Parameters of an export job. `pattern` is a shell glob over keys; `replace` lets a file go that is there.
+
+    With `reasoning` chains and trees are exported, and not answers.
+    """
 
     pattern: str | None = None
     replace: bool = False
+    reasoning: bool = False
 
 
 class ImportParams(_FileParams):

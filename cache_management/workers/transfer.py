@@ -15,7 +15,6 @@ from celery import Task, shared_task
 
 from cache_management import __version__
 from cache_management.cache.errors import BackendRefused, BackendUnavailable, ConfigurationError, InvalidInput
-from cache_management.cache.identity import storage_prefix
 from cache_management.cache.transfer.exporting import (
     PAGES_AT_ONCE,
     Exporter,
@@ -58,8 +57,8 @@ async def plan_export(platform: Platform, claim: Claim) -> Progress:
     total: int | None = None
     with contextlib.suppress(TimeoutError):  # of a very large store nobody need know it beforehand
         async with asyncio.timeout(_COUNTING_SECONDS):
-            backend = platform.in_namespace(claim.namespace).llm_cache.backend
-            total = await backend.count(storage_prefix("llm", claim.namespace))
+            shelf = platform.in_namespace(claim.namespace).shelf(of_reasoning=params.reasoning)
+            total = await shelf.backend.count(shelf.keys.prefix)
     place = ExportPlace(owner_of(claim.job_id))
     return Progress(
         to_cursor=claim.cursor + 1, total=total, new_shards=[NewShard(1, bookmark=_written(place))], last=True
@@ -78,7 +77,7 @@ async def export(platform: Platform, claim: Claim) -> Progress:
         embedder=str(platform.settings.embedding_model),
         replace=params.replace,
     )
-    exporter = Exporter(here.entries.shelf(), wanted, export_id=before.id)
+    exporter = Exporter(here.shelf(of_reasoning=params.reasoning), wanted, export_id=before.id)
     at_once = _parts_of(claim, params.entries_per_second, PAGES_AT_ONCE)
     try:
         after = await _paced(exporter.advance(before, pages=at_once), params.entries_per_second, at_once * PART_ENTRIES)
@@ -142,7 +141,7 @@ async def bring_in(platform: Platform, claim: Claim) -> Progress:
     was, now = before.tally, after.tally
     is_last = after.step == "done"
     summary = {**summary_of_import(after), "replaces": params.replace}
-    if is_last and params.embed and now.written:
+    if is_last and params.embed and now.written and not after.of_reasoning:
         # A job of its own: whoever does this step again finds it, or makes one that finds everything done.
         embed = runtime.current().client.submit_embed(
             namespace=claim.namespace, idem_key=f"import:{claim.job_id}", priority=claim.priority
@@ -165,14 +164,19 @@ async def bring_in(platform: Platform, claim: Claim) -> Progress:
 @contextlib.contextmanager
 def _importing(platform: Platform, claim: Claim, params: ImportParams) -> Iterator[Importer]:
     """Give an importer, close its file, and tell what will not be better at the next try from what may."""
-    shelf = platform.in_namespace(claim.namespace).entries.shelf()
+    here = platform.in_namespace(claim.namespace)
     wanted = ImportWanted(replace=params.replace, from_namespace=params.from_namespace)
     file = Path(params.path)
     try:
         mark_of(file)
-        reader = StreamReader(file, entry_limit_bytes=shelf.limit_bytes)
+        reader = StreamReader(file, entry_limit_bytes=here.settings.max_entry_bytes)
     except InvalidInput as exc:
         raise ShardFailed(_seen_from_here(exc)) from exc
+    try:
+        shelf = here.shelf(of_reasoning=reader.start()[0].holds == "reasoning")
+    except InvalidInput as exc:
+        reader.close()
+        raise ShardFailed(f"nothing was imported: {exc}") from exc
     importer = Importer(shelf, reader, wanted, where=params.path)
     try:
         yield importer

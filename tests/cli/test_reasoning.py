@@ -128,6 +128,24 @@ def test_a_branch_is_pruned_when_it_is_said_which(cli: Cli) -> None:
     assert "reasoning.prune" in cli("audit", "tail").out
 
 
+@pytest.mark.parametrize("name", ["all.jsonl.zst", "all.json", "all.yaml"])
+def test_reasoning_is_exported_and_brought_in_again(cli: Cli, name: str) -> None:
+    for at in range(3):
+        cli("set-reasoning", "cot", f"problem {at}", json.dumps(["a", f"b{at}"]), "-k", f"k{at}")
+    cli("set-cache", "q", "r")
+
+    exported = cli("export", name, "--reasoning", "--json")
+    cli("invalidate", "--all", "--yes")
+    imported = cli("import-cache", name, "--yes", "--json")
+
+    assert (exported.code, exported.data["summary"]["exported"]) == (0, 3)
+    assert (imported.code, imported.data["summary"]["added"]) == (0, 3)
+    assert cli("reasoning", "list").out.splitlines() == ["k0", "k1", "k2"]
+    assert "2. b1" in cli("get-reasoning", "k1").out
+    assert cli("get-cache", "q").code == 1, "answers are exported by themselves"
+    assert cli("import-cache", name, "--replace", "--yes").code == 2
+
+
 def test_stats_say_how_much_is_shared(cli: Cli) -> None:
     for at in range(3):
         cli("set-reasoning", "cot", "a problem", json.dumps(["a", "b", f"c{at}"]), "-k", f"k{at}")

@@ -11,9 +11,11 @@ import pytest
 
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.errors import BackendRefused, InvalidInput
+from cache_management.cache.invalidation import Selection
 from cache_management.cache.transfer import exporting
 from cache_management.cache.transfer.lines import encode_line
 from cache_management.models.store.results import JobView
+from tests.cache.reasoning.results import chain
 from tests.cache.transfer.shelves import answer, contents, line, write_stream
 from tests.cache.transfer.test_stream_files import at_most
 from tests.workers.inline import Inline
@@ -55,6 +57,27 @@ def test_entries_travel_from_store_to_store_by_two_jobs(inline: Inline, tmp_path
     assert imported.summary["added"] == 100
     assert held(inline) == before
     assert [each.name for each in tmp_path.glob(".*.part")] == []
+
+
+def test_reasoning_travels_by_jobs_of_its_own(inline: Inline, tmp_path: Path) -> None:
+    cache = inline.platform.reasoning
+    for at in range(50):
+        inline.do(cache.set(f"key {at}", chain("a", f"b{at}", problem=f"problem {at % 25}")))
+    fill(inline, 5)
+    file = tmp_path / "reasoning.jsonl.zst"
+
+    exported = inline.run("export", {"path": str(file), "reasoning": True})
+    inline.do(cache.invalidate(Selection(everything=True)))
+    imported = inline.run("import", {"path": str(file)})
+    replaced = inline.run("import", {"path": str(file), "replace": True})
+
+    assert (exported.state, counts(exported)) == ("succeeded", (25, 25, 0, 0))
+    assert (imported.state, counts(imported)) == ("succeeded", (25, 25, 0, 0))
+    assert "embed_job" not in imported.summary
+    assert len(inline.do(cache.list_keys())) == 50
+    assert inline.do(cache.get("key 7")) == chain("a", "b7", problem="problem 7")
+    assert len(held(inline)) == 5
+    assert (replaced.state, "cannot replace" in (replaced.last_error or "")) == ("failed", True)
 
 
 def test_a_job_replaces_a_namespace_and_only_that(inline: Inline, tmp_path: Path) -> None:

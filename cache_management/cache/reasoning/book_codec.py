@@ -44,6 +44,7 @@ class _Wire(msgspec.Struct, array_like=True):
 
 
 _decoder = msgspec.msgpack.Decoder(_Wire)
+_json_decoder = msgspec.json.Decoder(_Wire)
 
 
 def encode_book(book: Book, *, limit_bytes: int) -> bytes:
@@ -52,8 +53,7 @@ def encode_book(book: Book, *, limit_bytes: int) -> bytes:
     Raises:
         InvalidEntry: It is larger than the limit.
     """
-    wire = _Wire(LAYOUT, book.problem, book.texts, [_branch_wire(each) for each in book.branches], book.results)
-    encoded = msgspec.msgpack.encode(wire)
+    encoded = msgspec.msgpack.encode(_wire(book))
     if len(encoded) > limit_bytes:
         raise InvalidEntry(
             f"what is known of the problem has {len(encoded):,} bytes, the limit is {limit_bytes:,}; raise"
@@ -80,6 +80,32 @@ def decode_book(value: bytes, *, namespace: str, limit_bytes: int, canonical: Ca
         wire = _decoder.decode(value)
     except (msgspec.DecodeError, zstandard.ZstdError, UnicodeDecodeError, RecursionError) as exc:
         raise CorruptRecord(f"the book cannot be decoded: {exc}") from exc
+    return _book(wire, namespace, canonical)
+
+
+def book_to_json(book: Book) -> str:
+    """Return a book as JSON text, for an export."""
+    return msgspec.json.encode(_wire(book)).decode()
+
+
+def book_from_json(text: str, *, namespace: str, canonical: Canonical = canonical_text) -> Book:
+    """Return the book of a JSON text.
+
+    Raises:
+        CorruptRecord: It is no book, or does not fit together.
+    """
+    try:
+        wire = _json_decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise CorruptRecord(f"it is no book: {type(exc).__name__}") from exc
+    return _book(wire, namespace, canonical)
+
+
+def _wire(book: Book) -> _Wire:
+    return _Wire(LAYOUT, book.problem, book.texts, [_branch_wire(each) for each in book.branches], book.results)
+
+
+def _book(wire: _Wire, namespace: str, canonical: Canonical) -> Book:
     if wire.layout != LAYOUT:
         raise CorruptRecord(f"the book has layout {wire.layout}, this program knows {LAYOUT}")
     _check(wire)

@@ -175,11 +175,7 @@ class ReasoningCache(StepStore):
         now = self.clock()
         under = conditions_of(result)
         name = problem_id(result.problem)
-        entry = CachedResponse(prompt=key, response=name, model=under.model, timestamp=datetime.fromtimestamp(now, UTC))
-        facts = Facts(tags=tags) if tags else NO_FACTS
-        value = encode_entry(
-            key, entry, keep_key=self._keys.is_hashed(storage_key), limit_bytes=self.config.max_entry_bytes, facts=facts
-        )
+        pointer = self.pointer(key, name, model=under.model, created_at=now, expires_at=expires_at, tags=tags)
 
         def change(book: Book) -> int:
             branch = book.opened(under)
@@ -200,10 +196,53 @@ class ReasoningCache(StepStore):
         if tags and isinstance(self.backend, Tags):
             await self.backend.add_tags({tag_name(self.namespace, tag): {storage_key: expires_at} for tag in tags})
         new = await self.shelf.change(result.problem, change)
-        await self.backend.put(storage_key, Record(value, expires_at, self._versions.next()))
+        await self.backend.put(storage_key, pointer)
         if before is not None and before != name:
             await self.shelf.change_named(before, lambda book: book.remove(key))
-        return len(value), new
+        return len(pointer.value), new
+
+    def pointer(
+        self,
+        key: str,
+        name: str,
+        *,
+        model: str,
+        created_at: float,
+        expires_at: float | None,
+        tags: tuple[str, ...],
+    ) -> Record:
+        """Return the short record under a key that names the book of a problem."""
+        moment = datetime.fromtimestamp(created_at, UTC)
+        value = encode_entry(
+            key,
+            CachedResponse(prompt=key, response=name, model=model, timestamp=moment),
+            keep_key=self._keys.is_hashed(self._keys.to_storage(key)),
+            limit_bytes=self.config.max_entry_bytes,
+            facts=Facts(tags=tags) if tags else NO_FACTS,
+        )
+        return Record(value, expires_at, self._versions.next())
+
+    def check_key(self, key: str) -> None:
+        """Raise InvalidKey when a result cannot be stored under a key."""
+        self._keys.to_storage(key)
+
+    async def put_pointers(
+        self, name: str, taken: Sequence[tuple[str, str, float, float | None, tuple[str, ...]]]
+    ) -> None:
+        """Store the records under keys whose results came into a book: key, model, moments and tags of each."""
+        records = {}
+        tagged: dict[str, dict[str, float | None]] = {}
+        for key, model, created_at, expires_at, tags in taken:
+            storage_key = self._keys.to_storage(key)
+            records[storage_key] = self.pointer(
+                key, name, model=model, created_at=created_at, expires_at=expires_at, tags=tags
+            )
+            for tag in tags:
+                tagged.setdefault(tag_name(self.namespace, tag), {})[storage_key] = expires_at
+        if tagged and isinstance(self.backend, Tags):
+            await self.backend.add_tags(tagged)
+        if records:
+            await self.backend.put_many(records)
 
     async def get(self, key: str) -> ReasoningResult | None:
         """Return the result stored under a key, or None when it is absent, expired, or not whole any more.

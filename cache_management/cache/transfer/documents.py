@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.identity import LAYOUT
@@ -52,6 +53,7 @@ class Document(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     embedder: str | None = None
     created_at: datetime | None = None
     pattern: str | None = None
+    holds: Literal["reasoning"] | UnsetType = UNSET
     unreadable: int = 0
     entries: list[EntryLine]
     sha256: str | None
@@ -159,6 +161,7 @@ def read_document(file: Path, form: Form) -> tuple[Header, list[EntryLine]]:
         embedder=found.embedder,
         created_at=found.created_at or datetime.fromtimestamp(0).astimezone(),
         pattern=found.pattern,
+        holds=found.holds,
     )
     check_header(header, where=shown)
     if len(found.entries) > MAX_ENTRIES[form]:

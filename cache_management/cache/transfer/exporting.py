@@ -69,6 +69,7 @@ def header_of(shelf: Shelf, wanted: ExportWanted, export_id: str) -> Header:
         embedder=wanted.embedder,
         created_at=datetime.fromtimestamp(shelf.clock(), UTC),
         pattern=wanted.pattern,
+        holds=shelf.holds,
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET
 
 from cache_management.cache.errors import CacheError, InvalidInput
 from cache_management.cache.records import Record
@@ -44,6 +45,7 @@ class ImportPlace(msgspec.Struct, frozen=True):
     whole: ReadPlace | None = None
     mark: FileMark | None = None
     tally: Tally = Tally()
+    of_reasoning: bool = False
 
 
 class ImportWanted(msgspec.Struct, frozen=True):
@@ -65,6 +67,18 @@ def check_namespace_of(header: Header, *, into: str, wanted: ImportWanted, where
         f"{where}: it holds namespace {found}, and this is {into!r}: choose that namespace (`namespace:` or"
         f" CACHE_NAMESPACE), or give --from-namespace {header.namespace[:64]} to bring its entries into this one"
     )
+
+
+def check_holds(header: Header, shelf: Shelf, *, wanted: ImportWanted, where: str) -> None:
+    """Raise InvalidInput unless the entries of an export are of the kind that a shelf takes."""
+    if header.holds != shelf.holds:
+        found, other = ("answers", "reasoning") if header.holds is UNSET else ("reasoning", "answers")
+        raise InvalidInput(f"{where}: it holds {found}, and this import is of {other}")
+    if wanted.replace and header.holds == "reasoning":
+        raise InvalidInput(
+            f"{where}: reasoning is merged, and cannot replace a namespace: empty that first"
+            " (`cache-cli invalidate --all`)"
+        )
 
 
 def summary_of_import(place: ImportPlace) -> dict[str, Any]:
@@ -143,7 +157,9 @@ class Importer:
         if place.read.offset == 0 and place.read.part == 1:
             header, start = self._source.start()
             check_namespace_of(header, into=self._shelf.namespace, wanted=self._wanted, where=self._where)
-            place = msgspec.structs.replace(place, read=start, mark=self._source.mark)
+            check_holds(header, self._shelf, wanted=self._wanted, where=self._where)
+            of_reasoning = header.holds == "reasoning"
+            place = msgspec.structs.replace(place, read=start, mark=self._source.mark, of_reasoning=of_reasoning)
         self._check_unchanged(place)
         for _ in range(at_once):
             found = self._source.read(place.read)
@@ -192,7 +208,7 @@ class Importer:
         counts: Counter[str] = Counter(duplicates=entries - len(records))
         write: dict[str, Record] = {}
         for name, (_, record, _) in records.items():
-            verdict = verdict_of(live.get(name), record, now=now)
+            verdict = self._shelf.verdict(live.get(name), record, now=now)
             counts[verdict] += 1
             if verdict in ("added", "updated"):
                 write[name] = record
@@ -215,16 +231,3 @@ class Importer:
             f"{self._where}: the file is no longer the one that was verified; what was merged by now stays: import it"
             " once more when nobody writes to it"
         )
-
-
-def verdict_of(
-    live: Record | None, new: Record, *, now: float
-) -> Literal["added", "updated", "present", "newer", "expired"]:
-    """Say what becomes of an entry that is merged, by what stands in the store; what cannot be read is nothing."""
-    if new.is_expired(now):
-        return "expired"
-    if live is None:
-        return "added"
-    if live.version > new.version:
-        return "newer"
-    return "updated" if live.version < new.version else "present"

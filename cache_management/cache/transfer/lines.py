@@ -19,7 +19,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -43,7 +43,10 @@ _Moment = Annotated[float, Meta(ge=0, le=_LATEST)]
 
 
 class Header(msgspec.Struct, tag="header", tag_field="type", frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where and when entries come from. `embedder` is the model that the cache used; its vectors are not exported."""
+    """Where and when entries come from. `embedder` is the model that the cache used; its vectors are not exported.
+
+    `holds` is left out where the entries are answers. "reasoning": each is all that is known of a problem.
+    """
 
     format: str = FORMAT
     version: int = FORMAT_VERSION
@@ -54,6 +57,7 @@ class Header(msgspec.Struct, tag="header", tag_field="type", frozen=True, kw_onl
     embedder: str | None = None
     created_at: datetime
     pattern: str | None = None
+    holds: Literal["reasoning"] | UnsetType = UNSET
 
 
 class EntryLine(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from cache_management.cache.backends.base import Backend, Tags
 from cache_management.cache.clock import Clock, version_at
 from cache_management.cache.codec import EntryFields, decode_fields, encode_fields, encode_metadata
 from cache_management.cache.errors import ConfigurationError, CorruptRecord, InvalidEntry, InvalidInput
 from cache_management.cache.events import CorruptEvent, Listener, StoreEvent, ignore
-from cache_management.cache.identity import KeySpace
+from cache_management.cache.identity import KeySpace, Kind
 from cache_management.cache.invalidation import tag_name
 from cache_management.cache.records import Record
 from cache_management.cache.transfer.lines import (
@@ -34,6 +35,9 @@ _BYTES_AT_ONCE = 2 * 2**20
 _MOST_AT_ONCE = 500
 
 
+Verdict = Literal["added", "updated", "present", "newer", "expired"]
+
+
 class Imported(NamedTuple):
     """What is written for an entry of a file."""
 
@@ -50,6 +54,9 @@ class Shelf:
         ttl_seconds: The life of entries that do not say theirs; None or -1 is for ever.
     """
 
+    kind: ClassVar[Kind] = "llm"
+    holds: ClassVar[Literal["reasoning"] | UnsetType] = UNSET
+
     def __init__(
         self,
         backend: Backend,
@@ -62,7 +69,7 @@ class Shelf:
     ) -> None:
         self.backend = backend
         self.namespace = namespace
-        self.keys = KeySpace("llm", namespace)
+        self.keys = KeySpace(self.kind, namespace)
         self.clock = clock
         self.limit_bytes = limit_bytes
         self._ttl_seconds = None if ttl_seconds == -1 else ttl_seconds
@@ -81,7 +88,7 @@ class Shelf:
         """
         left = list(dict.fromkeys(names))
         if matches is not None:
-            left = [name for name in left if (key := self.keys.from_storage(name)) is None or matches(key)]
+            left = [name for name in left if self.may_match(name, matches)]
         while left:
             count = max(1, min(_MOST_AT_ONCE, int(_BYTES_AT_ONCE / self._bytes_each)))
             some, left = left[:count], left[count:]
@@ -102,6 +109,20 @@ class Shelf:
                 if line is not None:
                     lines.append(line)
             yield lines, unreadable
+
+    def may_match(self, name: str, matches: Callable[[str], bool]) -> bool:
+        """Tell by a storage key alone whether an entry may be wanted."""
+        return (key := self.keys.from_storage(name)) is None or matches(key)
+
+    def verdict(self, live: Record | None, new: Record, *, now: float) -> Verdict:
+        """Say what becomes of an entry that is merged, by what stands in the store; what cannot be read is nothing."""
+        if new.is_expired(now):
+            return "expired"
+        if live is None:
+            return "added"
+        if live.version > new.version:
+            return "newer"
+        return "updated" if live.version < new.version else "present"
 
     def _line(self, name: str, record: Record, matches: Callable[[str], bool] | None) -> bytes | None:
         """Return an encoded entry, or None for one that is not wanted.
