@@ -111,7 +111,7 @@ class Platform:
 
     @cached_property
     def entries(self) -> CacheManager:
-        return CacheManager(self.llm_cache)
+        return CacheManager(self.llm_cache, reasoning_cache=self.reasoning)
 
     @cached_property
     def manager(self) -> CacheManager:

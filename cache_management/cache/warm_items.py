@@ -1,4 +1,4 @@
-"""What a warm file holds: prompts with their answers, as a JSON list or JSON Lines."""
+"""What a warm file holds: prompts with their answers, or problems with their steps, as a JSON list or JSON Lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ MAX_ITEM_BYTES = 64 * 2**20
 class WarmItem(BaseModel):
     """One prompt to be cached. It is found under `key`, or under the prompt itself.
 
-    `timestamp` is when the model answered; None takes the moment of warming.
+    `timestamp` is when the model answered; None takes the moment of warming. `reasoning` is a chain or a tree instead
+    of an answer: the prompt is its problem.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -36,6 +37,7 @@ class WarmItem(BaseModel):
     ttl_seconds: int | None = None
     key: str | None = Field(default=None, min_length=1)
     timestamp: UtcDatetime | None = None
+    reasoning: dict[str, JsonValue] | None = None
 
     @field_validator("timestamp", mode="before")
     @classmethod
@@ -50,7 +52,17 @@ class WarmItem(BaseModel):
 
     @property
     def entry_key(self) -> str:
-        """Return the key that the entry is stored under."""
+        """Return the key that the entry is stored under; reasoning has keys of its own."""
+        return f"reasoning:{self.own_key}" if self.reasoning is not None else self.own_key
+
+    @property
+    def is_question(self) -> bool:
+        """Tell whether somebody has to be asked for the answer."""
+        return self.response is None and self.reasoning is None
+
+    @property
+    def own_key(self) -> str:
+        """Return the key as it was given."""
         return self.key or self.prompt
 
     def to_response(self, now: float) -> CachedResponse:
@@ -104,17 +116,17 @@ def check_item(data: object, *, where: str, may_ask: bool = False) -> WarmItem:
         elif isinstance(data, CachedResponse):
             item = WarmItem.from_response(data)
         else:
-            item = WarmItem.model_validate(data, strict=True)
+            item = WarmItem.model_validate(_as_reasoning(data), strict=True)
     except ValidationError as exc:
         raise InvalidInput(explain_validation(exc, what=where)) from None
-    if item.response is None and not may_ask:
+    if item.is_question and not may_ask:
         raise InvalidInput(
             f"{where}: the prompt {_short(item.prompt)} has no response, and no provider is configured to ask for one"
             " (provider.command, provider.callable)"
         )
     try:
         size = len(item.entry_key.encode())
-        metadata = json.dumps(item.metadata, allow_nan=False, ensure_ascii=False)
+        metadata = json.dumps([item.metadata, item.reasoning], allow_nan=False, ensure_ascii=False)
         whole = sum(len(text.encode()) for text in (item.prompt, item.response or "", item.model, metadata))
     except UnicodeEncodeError as exc:
         raise InvalidInput(f"{where}: the text is not valid Unicode: {exc.reason}") from None
@@ -129,6 +141,18 @@ def check_item(data: object, *, where: str, may_ask: bool = False) -> WarmItem:
             f" {MAX_KEY_BYTES:,}; {advice}"
         )
     return item
+
+
+def _as_reasoning(data: dict[str, Any]) -> dict[str, Any]:
+    """Return an object with a problem and steps as the item that it is; others stay what they are."""
+    if "problem" not in data or "prompt" in data or "reasoning" in data:
+        return data
+    item: dict[str, Any] = {"prompt": data["problem"]}
+    rest = dict(data)
+    for name in ("key", "ttl_seconds"):
+        if name in rest:
+            item[name] = rest.pop(name)
+    return {**item, "reasoning": rest}
 
 
 def read_warm_file(path: Path, *, may_ask: bool = False) -> Iterator[WarmItem]:

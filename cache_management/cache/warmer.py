@@ -9,10 +9,12 @@ from typing import Literal
 
 import msgspec
 
-from cache_management.cache.clock import Clock, run_version, system_clock
+from cache_management.cache.clock import Clock, run_version, system_clock, version_time
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.llm import Entry
 from cache_management.cache.manager import CacheManager
+from cache_management.cache.reasoning.reading import read_result
+from cache_management.cache.reasoning.validation import check
 from cache_management.cache.records import Record
 from cache_management.cache.values import CachedResponse
 from cache_management.cache.warm_items import WarmItem, check_items
@@ -104,11 +106,13 @@ class CacheWarmer:
         Raises:
             BackendUnavailable: Nothing is known of this batch; repeat it.
         """
-        held = await self._manager.llm_cache.load_entries([item.entry_key for item in items])
-        outcomes: dict[str, Outcome] = {}
+        thought = [item for item in items if item.reasoning is not None]
+        answered = [item for item in items if item.reasoning is None]
+        held = await self._manager.llm_cache.load_entries([item.entry_key for item in answered])
+        outcomes = {item.entry_key: await self._store_reasoning(item, version) for item in thought}
         records: dict[str, Record] = {}
         now = self._clock()
-        for item in items:
+        for item in answered:
             key = item.entry_key
             try:
                 record = self._manager.llm_cache.encode(
@@ -124,6 +128,23 @@ class CacheWarmer:
                 records[key] = record
         await self._manager.put_records(records)
         return [outcomes[item.entry_key] for item in items]
+
+    async def _store_reasoning(self, item: WarmItem, version: int) -> Outcome:
+        """Store a chain or a tree; one that is there already, or is newer, is left alone."""
+        key = item.entry_key
+        cache = self._manager.reasoning_cache
+        if cache is None:
+            return Outcome(key, "dead", "this cache keeps no reasoning", 0)
+        try:
+            result = check(read_result(item.reasoning)).result  # as it is stored
+            size = len(result.model_dump_json())
+            found = await cache.find(item.own_key)
+            if found is not None and (found.result == result or found.created_at > version_time(version)):
+                return Outcome(key, "skipped", "fresh" if found.result == result else "newer", size)
+            await self._manager.set_reasoning_cache(item.own_key, result, item.ttl_seconds)
+        except InvalidInput as exc:
+            return Outcome(key, "dead", str(exc), 0)
+        return Outcome(key, "done", None, size)
 
     async def _run(
         self,

@@ -110,7 +110,8 @@ def _warm(
         await platform.llm_cache.backend.ping()
 
     async def holds(platform: Platform) -> bool:
-        return await platform.llm_cache.exists(last.entry_key)
+        cache = platform.llm_cache if last.reasoning is None else platform.reasoning
+        return await cache.exists(last.own_key)
 
     # The workers store the entries, but this command's own store should be the same one: it must answer,
     # and what they stored must be found in it.
@@ -130,7 +131,7 @@ def _warm(
 def print_dry_run(cli: CliContext, path: Path, *, as_json: bool) -> ExitCode:
     """Say what warming a file would do; every item of it is checked."""
     by_key = {item.entry_key: item for item in read_warm_file(path, may_ask=cli.settings.provider.is_set)}
-    asked = sum(item.response is None for item in by_key.values())
+    asked = sum(item.is_question for item in by_key.values())
     if as_json:
         print_json({"items": len(by_key), "to_ask": asked})
     else:
@@ -150,8 +151,8 @@ def _warm_here(
 ) -> ExitCode:
     items = list(read_warm_file(file, may_ask=cli.settings.provider.is_set))
     by_key = {item.entry_key: item for item in items}  # of equal prompts the last one wins
-    given = [item for item in by_key.values() if item.response is not None]
-    missing = [item for item in by_key.values() if item.response is None]
+    given = [item for item in by_key.values() if not item.is_question]
+    missing = [item for item in by_key.values() if item.is_question]
 
     async def work(platform: Platform) -> WarmReport:
         report = WarmReport()

@@ -84,7 +84,7 @@ async def store(platform: Platform, claim: Claim) -> Progress:
     inputs, lost = load_inputs(platform, claim, items)
     taken = _alike(items, inputs, most_asked=platform.settings.provider.concurrency)
     given = {item.position: inputs[item.position] for item in taken if item.position in inputs}
-    is_asked = any(item.response is None for item in given.values())
+    is_asked = any(item.is_question for item in given.values())
     settled = await (ask if is_asked else _store_given)(platform, claim, params, given)
     # Up to the first that could not be asked: what lies behind it is found done when it is asked again.
     known = {outcome.position: outcome for outcome in (*lost, *settled.outcomes)}
@@ -113,7 +113,7 @@ def _alike(items: list[Item], inputs: Mapping[int, AskedItem], *, most_asked: in
     for item in items:
         given = inputs.get(item.position)
         if given is not None:
-            lacks = given.response is None
+            lacks = given.is_question
             if (asks is not None and lacks is not asks) or (lacks and asked == most_asked):
                 break
             asks = lacks

@@ -160,3 +160,23 @@ def test_stats_say_how_much_is_shared(cli: Cli) -> None:
     }
     assert stats["size_bytes"] < stats["json_bytes"]
     assert "a problem" in cli("reasoning", "stats").out
+
+
+def test_a_warm_file_holds_reasoning_beside_answers(cli: Cli) -> None:
+    rows = [
+        {"prompt": "q", "response": "r", "model": "m"},
+        {"problem": "2 + 2", "steps": [{"step": 1, "text": "add"}], "final_answer": "4"},
+        {"problem": "a tree", "nodes": [{"id": 0, "text": "root"}, {"id": 1, "parent": 0, "text": "leaf"}], "key": "t"},
+        {"problem": "broken", "nodes": [{"id": 1, "parent": 0, "text": "leaf"}]},
+    ]
+    Path("warm.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    first = cli("warm", "warm.jsonl", "--local", "--no-embed", "--json")
+    again = cli("warm", "warm.jsonl", "--local", "--no-embed", "--json")
+
+    assert (first.code, first.data["stored"], first.data["failed"]) == (3, 3, 1), first
+    assert "there is no node '0'" in json.dumps(first.data)
+    assert (again.data["stored"], again.data["skipped"]) == (0, 3)
+    assert cli("get-reasoning", "2 + 2", "--json").data["final_answer"] == "4"
+    assert "leaf" in cli("get-reasoning", "t").out
+    assert cli("get-cache", "q").out == "r\n"

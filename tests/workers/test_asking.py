@@ -24,7 +24,7 @@ from cache_management.cache.errors import (
     ProviderStuck,
 )
 from cache_management.cache.invalidation import Selection
-from cache_management.cache.warm_items import WarmItem
+from cache_management.cache.warm_items import WarmItem, check_item
 from cache_management.models.store.results import JobView
 from cache_management.workers import asking
 from tests.workers.inline import Inline
@@ -524,3 +524,18 @@ def test_of_plain_entries_those_are_computed_again_whose_key_is_their_prompt(inl
     assert job.done == 1
     assert model.asked == [{"prompt": "what is it?", "model": "own"}]
     assert stored(inline, "geography:1") == "it"
+
+
+def test_a_warm_job_stores_reasoning_beside_answers(inline: Inline) -> None:
+    items = [
+        WarmItem(prompt="q", response="r"),
+        check_item({"problem": "2 + 2", "steps": ["add"], "final_answer": "4"}, where="here"),
+        check_item({"problem": "broken", "nodes": [{"id": 1, "parent": 0, "text": "x"}]}, where="here"),
+    ]
+
+    job = inline.finish(inline.client.submit_warm(items, embed=False).job_id)
+
+    assert (job.state, job.total, job.done, job.failed) == ("partial", 3, 2, 1)
+    found = inline.do(inline.platform.reasoning.get("2 + 2"))
+    assert found is not None
+    assert found.final_answer == "4"

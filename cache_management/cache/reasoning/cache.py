@@ -318,6 +318,23 @@ class ReasoningCache(StepStore):
         found.reverse()  # of one moment the later one is the newer
         return sorted(found, key=lambda each: -each.created_at)
 
+    async def find(self, key: str) -> Reasoned | None:
+        """Return the result of a key with what the store knows of it; nobody is told of a hit or a miss.
+
+        Raises:
+            BackendUnavailable: The store does not answer.
+        """
+        name = await self._book_name(key, self._keys.to_storage(key))
+        book = None if name is None else await self.shelf.read(name)
+        stored = None if book is None else book.result_of(key)
+        if book is None or stored is None or not self._is_live(stored):
+            return None
+        result = restored(book, stored)
+        under = book.branches[stored.branch].under
+        if result is None:
+            return None
+        return Reasoned(key, result, under, stored.created_at, stored.expires_at, stored.tags)
+
     async def exists(self, key: str) -> bool:
         """Tell whether a result is stored under a key that would be served."""
         storage_key = self._keys.to_storage(key)
