@@ -51,9 +51,12 @@ def encode_book(book: Book, *, limit_bytes: int) -> bytes:
     """Return a book as the value of a record.
 
     Raises:
-        InvalidEntry: It is larger than the limit.
+        InvalidEntry: It is larger than the limit, or holds what cannot be written.
     """
-    encoded = msgspec.msgpack.encode(_wire(book))
+    try:
+        encoded = msgspec.msgpack.encode(_wire(book))
+    except (UnicodeEncodeError, OverflowError, TypeError) as exc:
+        raise InvalidEntry(f"what is to be stored cannot be written: {exc}") from None
     if len(encoded) > limit_bytes:
         raise InvalidEntry(
             f"what is known of the problem has {len(encoded):,} bytes, the limit is {limit_bytes:,}; raise"

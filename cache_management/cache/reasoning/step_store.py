@@ -31,6 +31,7 @@ T = TypeVar("T")
 Step = str | CoTStep | ToTNode
 LEASE_SECONDS = 120.0
 _MOST_SAMPLES = 10_000
+_MOST_TOKENS, _MOST_USD, _LONGEST_LEASE_SECONDS = 2**53, 1e9, 1e9
 
 
 class StepStore:
@@ -259,10 +260,10 @@ class StepStore:
         if score is not None and scores:
             scores[-1] = score
         for each in scores:
-            if each is not None and not (isinstance(each, int | float) and 0 <= each <= 1):
-                raise InvalidInput(f"score={each!r:.40} is not from 0 to 1")
-        if tokens < 0 or cost_usd < 0:
-            raise InvalidInput(f"tokens={tokens!r:.20}, cost_usd={cost_usd!r:.20}: neither can be negative")
+            _check_score(each)
+        _check_spent(tokens, cost_usd)
+        if answer is not None:
+            _check_text("answer", answer)
 
         def change(book: Book) -> tuple[list[StepNode], int]:
             branch = book.opened(node.under)
@@ -332,6 +333,7 @@ class StepStore:
 
     async def mark(self, node: StepNode | str, *, correct: bool, reason: str = "") -> None:
         """Note whether a step is right. A wrong one is not served any more, nor anything behind it, in any chain."""
+        _check_text("reason", reason)
 
         def change(book: Book) -> None:
             branch, at = _sure_place(book, node)
@@ -374,6 +376,9 @@ class StepStore:
         """
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_SAMPLES:
             raise InvalidInput(f"n={n!r:.40}: take a whole number from 1 to {_MOST_SAMPLES:,}")
+        _check_text("namespace", namespace)
+        _check_text("prompt", prompt)
+        _check_lease(lease_seconds)
         ticket = secrets.token_hex(8)
 
         def change(book: Book) -> tuple[Taking, tuple[str, ...], int]:
@@ -398,6 +403,7 @@ class StepStore:
 
     async def take_again(self, taken: Taken, *, lease_seconds: float = LEASE_SECONDS) -> Taken:
         """Look again for samples that others generate; those that they gave up are the caller's to generate now."""
+        _check_lease(lease_seconds)
 
         def change(book: Book) -> tuple[Taking, tuple[str, ...], int]:
             state = self._state(book, taken.node, taken.prompt)
@@ -425,6 +431,11 @@ class StepStore:
         """
         given = [each if isinstance(each, Thought) else Thought(each) for each in samples]
         _thoughts([each.text for each in given])
+        for each in given:
+            _check_score(each.score)
+            _check_spent(each.tokens, each.cost_usd)
+            if each.answer is not None:
+                _check_text("answer", each.answer)
 
         def change(book: Book) -> list[StepNode]:
             state = self._state(book, taken.node, taken.prompt)
@@ -577,7 +588,7 @@ def _add(book: Book, branch: int, parent: int, thought: Thought) -> int:
     of = book.branches[branch]
     at = book.extend(branch, parent, thought.text)
     if thought.score is not None:
-        of.scores[at] = thought.score
+        of.scores[at] = float(thought.score)
     if thought.is_final:
         of.final[at] = -1 if thought.answer is None else book.intern(thought.answer)
     if at not in of.costs and (thought.tokens or thought.cost_usd):
@@ -670,6 +681,35 @@ def _thoughts(steps: Sequence[Step]) -> list[str]:
         except UnicodeEncodeError as exc:
             raise InvalidInput(f"steps[{place}] is not valid Unicode at character {exc.start}") from None
     return [thought for thought in thoughts if thought is not None]
+
+
+# A book that holds a value of another type cannot be read again, with all that was in it.
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name}={value!r:.40} must be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidInput(f"{name} is not valid Unicode at character {exc.start}") from None
+
+
+def _check_score(score: object) -> None:
+    if score is not None and not (isinstance(score, int | float) and 0 <= score <= 1):
+        raise InvalidInput(f"score={score!r:.40} is not from 0 to 1")
+
+
+def _check_spent(tokens: object, cost_usd: object) -> None:
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 0 <= tokens <= _MOST_TOKENS:
+        raise InvalidInput(f"tokens={tokens!r:.40} must be a whole number from 0")
+    if not isinstance(cost_usd, int | float) or not 0 <= cost_usd <= _MOST_USD:
+        raise InvalidInput(f"cost_usd={cost_usd!r:.40} must be a number from 0")
+
+
+def _check_lease(seconds: object) -> None:
+    if not isinstance(seconds, int | float) or not 0 < seconds <= _LONGEST_LEASE_SECONDS:
+        raise InvalidInput(f"lease_seconds={seconds!r:.40} must be a number over 0")
 
 
 def _rank(score: float | None) -> tuple[bool, float]:

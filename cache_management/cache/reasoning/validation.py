@@ -18,6 +18,7 @@ from cache_management.cache.errors import InvalidEntry
 from cache_management.cache.reasoning.result import CoTStep, ReasoningResult, ToTNode
 
 _SHOWN = 20
+_LARGEST_NUMBER = 2**53
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -124,6 +125,8 @@ def _check_chain(result: ReasoningResult, found: list[Finding]) -> list[CoTStep]
                     path, step.step_number, "step_number", f"{step.step_number} is not positive: steps count from 1"
                 )
             )
+        elif step.step_number > _LARGEST_NUMBER:
+            found.append(Finding(path, None, "step_number", f"it is too large: {_LARGEST_NUMBER:,} at most"))
         elif step.step_number in seen:
             other = seen[step.step_number]
             found.append(

@@ -17,6 +17,7 @@ from cache_management.cache.events import CorruptEvent, Event, HitEvent, MissEve
 from cache_management.cache.invalidation import Selection
 from cache_management.cache.reasoning.holdings import holdings_of
 from cache_management.cache.reasoning.result import CoTStep
+from cache_management.cache.reasoning.steps import Thought
 from cache_management.cache.reasoning.validation import InvalidReasoning
 from tests.cache.reasoning.results import chain, node, small_tree, tree
 from tests.contracts.broken import BreakableBackend
@@ -420,3 +421,51 @@ async def test_arguments_of_the_wrong_kind_are_refused(near: ReasoningCache) -> 
 
 class _NoBackend:
     name = "plain"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"tokens": 1.5},
+        {"tokens": 2**70},
+        {"tokens": -1},
+        {"cost_usd": float("nan")},
+        {"cost_usd": float("inf")},
+        {"answer": 5, "is_final": True},
+        {"answer": "\ud800", "is_final": True},
+        {"score": "1"},
+        {"score": float("nan")},
+    ],
+)
+async def test_what_could_not_be_read_again_is_refused(given: dict[str, Any]) -> None:
+    async with ReasoningCache(CacheConfig(url="memory://")) as cache:
+        await cache.set("k", chain("one"))
+        root = cache.root("a problem")
+        taken = await cache.take(root)
+
+        with pytest.raises(InvalidInput):
+            await cache.append(root, "x", **given)
+        with pytest.raises(InvalidInput):
+            await cache.offer(taken, [Thought("x", **given)])
+
+        assert await cache.get("k") == chain("one")
+
+
+async def test_names_and_reasons_that_are_no_text_are_refused() -> None:
+    async with ReasoningCache(CacheConfig(url="memory://")) as cache:
+        await cache.set("k", chain("one"))
+        root = cache.root("a problem")
+        no_text: Any = 5
+
+        with pytest.raises(InvalidInput, match="namespace"):
+            await cache.take(root, namespace=no_text)
+        with pytest.raises(InvalidInput, match="prompt"):
+            await cache.take(root, prompt=no_text)
+        with pytest.raises(InvalidInput, match="lease_seconds"):
+            await cache.take(root, lease_seconds=float("nan"))
+        with pytest.raises(InvalidInput, match="reason"):
+            await cache.mark((await cache.children(root))[0], correct=False, reason=no_text)
+        with pytest.raises(InvalidEntry, match="too large"):
+            await cache.set("n", chain("one").model_copy(update={"steps": [CoTStep(step_number=2**70, thought="x")]}))
+
+        assert await cache.get("k") == chain("one")
