@@ -57,7 +57,7 @@ class ReasoningShelf(Shelf):
             if not book.results:
                 return None
             for branch in book.branches:
-                branch.steps_until, branch.states = 0.0, {}
+                branch.steps_until, branch.states, branch.held = 0.0, {}, set()
         book.compact(self.clock())
         if book.is_empty():
             return None

@@ -10,6 +10,7 @@ it is given; times are Unix seconds. How it stands in a record: book_codec.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -63,7 +64,8 @@ class Branch:
         self.wrong: dict[int, str] = {}
         self.hidden: set[int] = set()
         self.states: dict[tuple[int, str], Samples] = {}
-        self.steps_until: float | None = 0.0  # of steps that were appended by themselves; None: never
+        self.held: set[int] = set()  # the last of steps that were appended by themselves
+        self.steps_until: float | None = 0.0  # of those, and of states; None: never
         self._children: dict[int, list[int]] | None = None
 
     @property
@@ -83,6 +85,12 @@ class Branch:
         node = len(self.parents) - 1
         children.setdefault(parent, []).append(node)
         return node
+
+    def hold(self, path: Sequence[int]) -> None:
+        """Keep steps, one behind the other, until `steps_until`, whatever becomes of results."""
+        if path:
+            self.held -= {self.parents[path[0]], *path[:-1]}  # the last one keeps those before it
+            self.held.add(path[-1])
 
     def path_to(self, node: int) -> list[int]:
         """Return the nodes from the first step to this one, without the root."""
@@ -432,6 +440,8 @@ class Book:
         of = self.branches[branch]
         if node == ROOT:
             of.steps_until = 0.0
+        elif gone & of.held:
+            of.held.add(of.parents[node])
         self._keep(branch, [each for each in range(len(of.parents)) if each not in gone or each == ROOT])
         return len(gone - {ROOT}), keys
 
@@ -439,17 +449,19 @@ class Book:
         """Forget what nobody can be served any more: results past their time, steps that nothing runs through."""
         self.results = [r for r in self.results if r.expires_at is None or r.expires_at > now]
         for branch, of in enumerate(self.branches):
-            if of.steps_until is None or of.steps_until > now:
-                continue
-            of.states = {}
+            if of.steps_until is not None and of.steps_until <= now:
+                of.states, of.held = {}, set()
             kept = {ROOT}
-            for result in self.results:
-                if result.branch == branch:
-                    for node in result.nodes:
-                        at = node
-                        while at not in kept:
-                            kept.add(at)
-                            at = of.parents[at]
+            for nodes in (
+                of.held,
+                [node for node, _ in of.states],
+                *(result.nodes for result in self.results if result.branch == branch),
+            ):
+                for node in nodes:
+                    at = node
+                    while at not in kept:
+                        kept.add(at)
+                        at = of.parents[at]
             self._keep(branch, sorted(kept))
         self._drop_empty_branches()
         self._drop_texts()
@@ -459,6 +471,11 @@ class Book:
         moments = [result.expires_at for result in self.results] + [of.steps_until for of in self.branches]
         known = [moment for moment in moments if moment is not None]
         return None if len(known) < len(moments) else max(known, default=0.0)
+
+    def lapses_at(self) -> float:
+        """Return when the first of what was left by `compact` is past its time."""
+        moments = [result.expires_at for result in self.results] + [of.steps_until for of in self.branches]
+        return min([moment for moment in moments if moment], default=math.inf)
 
     def is_empty(self) -> bool:
         """Tell whether there is nothing in it."""
@@ -476,6 +493,7 @@ class Book:
         of.final = {place[node]: text for node, text in of.final.items() if node in place}
         of.wrong = {place[node]: why for node, why in of.wrong.items() if node in place}
         of.hidden = {place[node] for node in of.hidden if node in place}
+        of.held = {place[node] for node in of.held if node in place}
         of.states = {(place[node], p): each for (node, p), each in of.states.items() if node in place}
         of._children = None
         for result in self.results:

@@ -33,6 +33,7 @@ class _BranchWire(msgspec.Struct, array_like=True):
     hidden: list[int] = []
     states: list[tuple[int, str, Samples]] = []
     costs: dict[int, tuple[int, int]] = {}
+    held: list[int] = []
 
 
 class _Wire(msgspec.Struct, array_like=True):
@@ -131,6 +132,7 @@ def _branch_wire(of: Branch) -> _BranchWire:
         sorted(of.hidden),
         [(node, prompt, state) for (node, prompt), state in of.states.items()],
         of.costs,
+        sorted(of.held),
     )
 
 
@@ -142,6 +144,7 @@ def _branch(wire: _BranchWire) -> Branch:
     of.steps_until = wire.steps_until
     of.scores, of.costs = wire.scores, wire.costs
     of.final, of.wrong, of.hidden = wire.final, wire.wrong, set(wire.hidden)
+    of.held = set(wire.held)
     of.states = {(node, prompt): state for node, prompt, state in wire.states}
     return of
 
@@ -151,7 +154,15 @@ def _check(wire: _Wire) -> None:
     texts = len(wire.texts)
     for of in wire.branches:
         nodes = len(of.parents) + 1
-        numbers = [*of.scores, *of.costs, *of.final, *of.wrong, *of.hidden, *(node for node, _, _ in of.states)]
+        numbers = [
+            *of.scores,
+            *of.costs,
+            *of.final,
+            *of.wrong,
+            *of.hidden,
+            *of.held,
+            *(node for node, _, _ in of.states),
+        ]
         is_sound = (
             len(of.texts) == len(of.parents)
             and all(0 <= parent <= at for at, parent in enumerate(of.parents))

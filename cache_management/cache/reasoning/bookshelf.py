@@ -66,7 +66,7 @@ class Bookshelf:
         self._versions = VersionClock(clock)
         self._keys = KeySpace("bok", namespace)
         self._kept = kept
-        self._decoded: OrderedDict[str, tuple[Record, Book]] = OrderedDict()
+        self._decoded: OrderedDict[str, tuple[Record, Book, float]] = OrderedDict()
 
     @property
     def prefix(self) -> str:
@@ -80,6 +80,8 @@ class Bookshelf:
     async def read(self, name: str) -> Book | None:
         """Return the book of a problem, which is only to be looked at; None when there is none.
 
+        What is past its time is not in it.
+
         Raises:
             BackendUnavailable: The store does not answer.
         """
@@ -89,12 +91,14 @@ class Bookshelf:
             self._decoded.pop(storage_key, None)
             return None
         kept = self._decoded.get(storage_key)
-        if kept is not None and (kept[0] is record or kept[0].value == record.value):
+        now = self._clock()
+        if kept is not None and (kept[0] is record or kept[0].value == record.value) and now < kept[2]:
             self._decoded.move_to_end(storage_key)
             return kept[1]
         book = self._decode(storage_key, record)
         if book is not None:
-            self._decoded[storage_key] = (record, book)
+            book.compact(now)
+            self._decoded[storage_key] = (record, book, book.lapses_at())
             while len(self._decoded) > self._kept:
                 self._decoded.popitem(last=False)
         return book

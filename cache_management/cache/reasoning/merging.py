@@ -46,6 +46,7 @@ def _bring_steps(into: Book, other: Book, branch: int) -> tuple[int, dict[int, i
     for node, why in theirs.wrong.items():
         ours.wrong.setdefault(nodes[node], why)
     ours.hidden |= {nodes[node] for node in theirs.hidden}
+    ours.held |= {nodes[node] for node in theirs.held}
     for (node, prompt), state in theirs.states.items():
         if (nodes[node], prompt) not in ours.states:
             texts = [text if text == HOLE else into.intern(other.texts[text]) for text in state.texts]

@@ -275,6 +275,7 @@ class StepStore:
                 if each is not None:
                     book.branches[branch].scores[at] = float(each)
             of = book.branches[branch]
+            of.hold(path)
             new = [each for each in path if each >= before]
             if new and (tokens or cost_usd):
                 of.costs[new[-1]] = (tokens, round(cost_usd * 1e6))
@@ -587,6 +588,7 @@ def _add(book: Book, branch: int, parent: int, thought: Thought) -> int:
     """Add a sample as a step behind another one."""
     of = book.branches[branch]
     at = book.extend(branch, parent, thought.text)
+    of.hold([at])
     if thought.score is not None:
         of.scores[at] = float(thought.score)
     if thought.is_final:

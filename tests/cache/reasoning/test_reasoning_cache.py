@@ -469,3 +469,43 @@ async def test_names_and_reasons_that_are_no_text_are_refused() -> None:
             await cache.set("n", chain("one").model_copy(update={"steps": [CoTStep(step_number=2**70, thought="x")]}))
 
         assert await cache.get("k") == chain("one")
+
+
+async def test_steps_go_with_their_result_though_another_lives(clock: ManualClock) -> None:
+    async with ReasoningCache(CacheConfig(url="memory://"), clock=clock) as cache:
+        await cache.set("short", chain("one", "two"), 10)
+        await cache.set("long", chain("three"), -1)
+        assert (await cache.longest_prefix("a problem", ["one", "two"])).matched == 2
+
+        clock.advance(11)
+
+        assert (await cache.longest_prefix("a problem", ["one", "two"])).matched == 0
+        assert [step.thought for step in await cache.children(cache.root("a problem"))] == ["three"]
+
+
+async def test_steps_of_a_deleted_result_go_though_others_were_appended() -> None:
+    async with ReasoningCache(CacheConfig(url="memory://")) as cache:
+        root = cache.root("a problem")
+        await cache.set("k", chain("one", "two", "three"))
+        (one,) = await cache.children(root)
+        await cache.append(root, ["other", "more"])
+        await cache.append(one, "2")
+        taken = await cache.take(one)
+        await cache.offer(taken, ["second"])
+
+        await cache.delete("k")
+
+        assert (await cache.longest_prefix("a problem", ["one", "two", "three"])).matched == 1
+        assert [step.thought for step in await cache.children(one)] == ["2", "second"]
+        assert (await cache.longest_prefix("a problem", ["other", "more"])).matched == 2
+
+
+async def test_what_was_appended_stays_when_what_follows_is_pruned() -> None:
+    async with ReasoningCache(CacheConfig(url="memory://")) as cache:
+        one, two = await cache.append(cache.root("a problem"), ["one", "two"])
+
+        await cache.prune(two)
+        await cache.append(cache.root("a problem"), "other")
+
+        assert [step.thought for step in await cache.children(cache.root("a problem"))] == ["one", "other"]
+        assert await cache.children(one) == []
