@@ -22,6 +22,10 @@ _COMPRESS_FROM_BYTES = 200
 _ZSTD = b"\x01"
 
 
+class LargeBook(CorruptRecord):
+    """The book is larger than the limit of who reads it, and is none the worse for that."""
+
+
 class _BranchWire(msgspec.Struct, array_like=True):
     under: tuple[str, str, str, str]
     parents: list[int]
@@ -73,13 +77,14 @@ def decode_book(value: bytes, *, namespace: str, limit_bytes: int, canonical: Ca
     """Return the book of a record's value.
 
     Raises:
-        CorruptRecord: The bytes are no book, do not fit together, or would grow over `limit_bytes`.
+        LargeBook: It would grow over `limit_bytes`.
+        CorruptRecord: The bytes are no book, or do not fit together.
     """
     try:
         if value[:1] == _ZSTD:
             size = zstandard.frame_content_size(memoryview(value)[1:])
             if not 0 <= size <= limit_bytes:
-                raise CorruptRecord(f"the compressed book declares {size:,} bytes, the limit is {limit_bytes:,}")
+                raise LargeBook(f"the compressed book declares {size:,} bytes, the limit is {limit_bytes:,}")
             value = zstandard.ZstdDecompressor().decompress(memoryview(value)[1:], max_output_size=size)
         wire = _decoder.decode(value)
     except (msgspec.DecodeError, zstandard.ZstdError, UnicodeDecodeError, RecursionError) as exc:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeVar
 
-from cache_management.cache.backends.base import Backend, Conditional
+from cache_management.cache.backends.base import Backend, Conditional, Sweepable
 from cache_management.cache.clock import Clock, VersionClock
-from cache_management.cache.errors import BackendUnavailable, ConfigurationError, CorruptRecord
+from cache_management.cache.errors import BackendUnavailable, ConfigurationError, CorruptRecord, InvalidEntry
 from cache_management.cache.events import CorruptEvent, Listener
 from cache_management.cache.identity import KeySpace
 from cache_management.cache.reasoning.book import Book
-from cache_management.cache.reasoning.book_codec import decode_book, encode_book
+from cache_management.cache.reasoning.book_codec import LargeBook, decode_book, encode_book
 from cache_management.cache.reasoning.step_identity import Canonical, problem_id
 from cache_management.cache.records import Record
 
@@ -32,6 +33,7 @@ _FIRST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.05
 _KEPT = 256
 _UNREADABLE_AFTER = 5
+_CHANCE_BITS = 19
 
 
 class Bookshelf:
@@ -111,7 +113,7 @@ class Bookshelf:
                 empty is removed.
 
         Raises:
-            InvalidEntry: The book would be too large; nothing was changed.
+            InvalidEntry: The book is or would be too large; nothing was changed.
             BackendUnavailable: The store does not answer; it may be changed.
         """
         changed = await self._change(
@@ -132,7 +134,7 @@ class Bookshelf:
         pause = _FIRST_PAUSE_SECONDS
         for attempt in range(_TRIES):
             record = self._backend.peek(storage_key) or await self._backend.get(storage_key)
-            book = None if record is None else self._decode(storage_key, record)
+            book = None if record is None else self._decode(storage_key, record, is_to_change=True)
             if book is None:
                 book = otherwise()
                 if book is None:
@@ -143,10 +145,22 @@ class Bookshelf:
             if await self._write(storage_key, book, expected):
                 return changed
             if expected is None and attempt % _UNREADABLE_AFTER == _UNREADABLE_AFTER - 1:
-                await self._backend.delete(storage_key)  # something stands there that nobody can read
+                await self._remove_unreadable(storage_key)
             await asyncio.sleep(pause * random.random())  # noqa: S311 - only so that two do not meet again
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         raise BackendUnavailable(self._backend.name, "too many write to one problem at once; try again")
+
+    async def _remove_unreadable(self, storage_key: str) -> None:
+        """Remove what stands in the way and cannot be read, and nothing that was written meanwhile."""
+        if isinstance(self._backend, Sweepable):
+            head = (await self._backend.heads([storage_key])).get(storage_key)
+            # Read behind the head: what can be read has another version by then, if it was written since.
+            if head is None or await self._backend.get(storage_key) is not None:
+                return
+            if head.version:
+                await self._changing.delete_if(storage_key, expected=head.version)
+            else:  # not even its head can be read
+                await self._backend.delete(storage_key)
 
     def decoded(self, storage_key: str, record: Record) -> Book | None:
         """Return the book of a record, None when it cannot be read."""
@@ -155,18 +169,24 @@ class Bookshelf:
     async def _write(self, storage_key: str, book: Book, expected: int | None) -> bool:
         if book.is_empty():
             return expected is None or await self._changing.delete_if(storage_key, expected=expected)
-        version = self._versions.next()
+        # By chance, so that a book that was removed and begun anew in one millisecond is not taken for the former.
+        version = self._versions.next() + secrets.randbits(_CHANCE_BITS)
         if expected is not None and version <= expected:
             self._versions.observe(expected)
             version = self._versions.next()
         record = Record(encode_book(book, limit_bytes=self._limit_bytes), book.expires_at(), version)
         return await self._changing.put_if(storage_key, record, expected=expected)
 
-    def _decode(self, storage_key: str, record: Record) -> Book | None:
+    def _decode(self, storage_key: str, record: Record, *, is_to_change: bool = False) -> Book | None:
         try:
             return decode_book(
                 record.value, namespace=self.namespace, limit_bytes=self._limit_bytes, canonical=self._canonical
             )
+        except LargeBook as exc:
+            if is_to_change:  # a book that is begun anew would replace all that is in it
+                raise InvalidEntry(f"the problem cannot be changed here: {exc}; raise max_entry_bytes") from None
+            self._listener(CorruptEvent(self._backend.name, storage_key, str(exc)))
+            return None
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self._backend.name, storage_key, str(exc)))
             return None
