@@ -79,6 +79,10 @@ class Bookshelf:
         """Return where the book of a problem stands; `name` is its `problem_id`."""
         return self._keys.to_storage(name)
 
+    def spelling(self, text: str) -> str:
+        """Return the form of a text by which steps are compared."""
+        return self._canonical(text)
+
     async def read(self, name: str) -> Book | None:
         """Return the book of a problem, which is only to be looked at; None when there is none.
 

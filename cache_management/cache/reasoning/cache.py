@@ -150,7 +150,7 @@ class ReasoningCache(StepStore):
         if words and not isinstance(self.backend, Tags):
             raise ConfigurationError(f"the {self.backend.name} backend keeps no tags")
         try:
-            size, new = await self._store(key, storage_key, checked.result, self._expiry(ttl_seconds), words)
+            size, new = await self._store(key, storage_key, checked.result, self.expiry(ttl_seconds), words)
         except BackendUnavailable as exc:
             self._tolerate(exc, "set")
             return checked.warnings
@@ -160,7 +160,8 @@ class ReasoningCache(StepStore):
         self._listener(StoreEvent(self.namespace, key, size, (perf_counter() - started) * 1000))
         return checked.warnings
 
-    def _expiry(self, ttl_seconds: int | None) -> float | None:
+    def expiry(self, ttl_seconds: int | None) -> float | None:
+        """Return the moment at which what is stored now expires; raise InvalidEntry for a TTL that cannot be used."""
         try:
             ttl = check_ttl(ttl_seconds)
         except ValueError as exc:

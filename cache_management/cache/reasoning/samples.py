@@ -7,7 +7,7 @@ Duplicates stay: dropping them would bend votes and pass rates. Pure; times are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -40,15 +40,24 @@ class Samples(msgspec.Struct, array_like=True):
     uses: dict[str, Use] = {}
     tickets: dict[str, Ticket] = {}
 
-    def take(self, ticket: str, namespace: str, count: int, *, now: float, lease_seconds: float) -> Taking:
-        """Take the next places of a namespace."""
+    def take(  # noqa: PLR0913 - who, how many, for how long
+        self,
+        ticket: str,
+        namespace: str,
+        count: int,
+        *,
+        now: float,
+        lease_seconds: float,
+        but: Collection[int] = (),
+    ) -> Taking:
+        """Take the next places of a namespace; those that are not to be served (`but`) are passed over."""
         self.expire(now)
         use = self._use(namespace)
         flying = {place for each in self.tickets.values() for place in each.missing}
-        places = sorted(use.returned)[:count]
-        use.returned = sorted(use.returned)[count:]
+        places = [place for place in sorted(use.returned) if place not in but][:count]
+        use.returned = sorted(set(use.returned).difference(places))
         while len(places) < count:
-            if use.next not in use.passed:
+            if use.next not in use.passed and use.next not in but:
                 places.append(use.next)
             use.next += 1
         use.passed = [place for place in use.passed if place >= use.next]
@@ -105,8 +114,15 @@ class Samples(msgspec.Struct, array_like=True):
         held = self.tickets.pop(ticket, None)
         back = {*places, *([] if held is None else [*held.missing, *held.waiting])}
         use = self._use(namespace)
+        back = {place for place in back if place < use.next}  # what was taken before a reset is not
         use.returned = sorted(back | set(use.returned))
         return len(back)
+
+    def reset(self, namespace: str) -> None:
+        """Let a namespace begin at the first sample again."""
+        self.uses.pop(namespace, None)
+        # What they hold would be given back, and taken twice.
+        self.tickets = {name: each for name, each in self.tickets.items() if each.namespace != namespace}
 
     def expire(self, now: float, *, but: str = "") -> None:
         """Take back what tickets hold whose time is over."""

@@ -10,16 +10,17 @@ down costs calls of the model, and nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
-from cache_management.cache.errors import BackendUnavailable, InvalidInput
+from cache_management.cache.errors import BackendUnavailable, InvalidEntry, InvalidInput
 from cache_management.cache.reasoning.cache import ReasoningCache
 from cache_management.cache.reasoning.result import CoTStep, ReasoningResult
-from cache_management.cache.reasoning.step_store import LEASE_SECONDS
+from cache_management.cache.reasoning.step_store import LEASE_SECONDS, UnknownStep
 from cache_management.cache.reasoning.steps import StepNode, Taken, Thought
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ Generate = Callable[[int], Sequence[Said] | Awaitable[Sequence[Said]]]
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.5
 MOST_STEPS = 100
+_LOST = (BackendUnavailable, InvalidEntry, UnknownStep)
+# A store that is down, a problem of which it can hold no more, and a step that it made room for: each costs calls.
 
 
 class Solution(msgspec.Struct, frozen=True):
@@ -69,24 +72,35 @@ async def expand(
     Raises:
         Whatever `generate` raises; what it was to generate is then free for others.
     """
+    if not node.id:  # it is stored nowhere, and so is what follows
+        return [_loose(node, each) for each in await _generated(generate, n)]
     try:
         taken = await cache.take(node, n, namespace=namespace, lease_seconds=lease_seconds)
-    except BackendUnavailable:
+    except _LOST:
         return [_loose(node, each) for each in await _generated(generate, n)]
-    found = await _as_steps(cache, node, taken.samples)
     pause = _FIRST_PAUSE_SECONDS
+    is_short = False
     try:
+        found = await _as_steps(cache, node, taken.samples)
         while True:
             if taken.missing:
-                found += await _offered(cache, node, taken, await _generated(generate, taken.missing))
+                said = await _generated(generate, taken.missing)
+                is_short = is_short or len(said) < taken.missing
+                found += await _offered(cache, node, taken, said)
             if not taken.waiting:
+                if is_short:  # others need not wait for the rest
+                    await _give_back(cache, msgspec.structs.replace(taken, places=()))
                 return found
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            waiting = taken.waiting
             try:
                 taken = await cache.take_again(taken, lease_seconds=lease_seconds)
-            except BackendUnavailable:
-                return found + [_loose(node, each) for each in await _generated(generate, taken.waiting)]
+            except _LOST:
+                return found + [_loose(node, each) for each in await _generated(generate, waiting)]
+            if not (taken.samples or taken.missing or taken.waiting):  # its lease ended while nobody looked
+                more = await expand(cache, node, waiting, generate, namespace=namespace, lease_seconds=lease_seconds)
+                return found + more
             found += await _as_steps(cache, node, taken.samples)
     except BaseException:
         await _give_back(cache, taken)
@@ -96,24 +110,28 @@ async def expand(
 async def _offered(cache: ReasoningCache, node: StepNode, taken: Taken, said: Sequence[Thought]) -> list[StepNode]:
     try:
         return await cache.offer(taken, said)
-    except BackendUnavailable:
+    except _LOST:
         return [_loose(node, each) for each in said]
 
 
 async def _give_back(cache: ReasoningCache, taken: Taken) -> None:
     try:
         await asyncio.shield(cache.give_back(taken))
-    except BackendUnavailable:
+    except _LOST:
         return  # its lease ends by itself
 
 
 async def _as_steps(cache: ReasoningCache, node: StepNode, samples: Sequence[str]) -> list[StepNode]:
     if not samples:
         return []
-    known = {each.thought: each for each in await cache.children(node)}
+    spelling = cache.shelf.spelling
+    try:
+        known = {spelling(each.thought): each for each in await cache.children(node)}
+    except BackendUnavailable:
+        known = {}
     found = []
     for text in samples:
-        each = known.get(text) or known.get(text.strip())
+        each = known.get(spelling(text))
         found.append(_loose(node, Thought(text)) if each is None else each)
     return found
 
@@ -179,7 +197,10 @@ async def solve(
 
     Raises:
         Whatever `think` raises. The thoughts before stay stored: the next call goes on behind them.
+        InvalidKey, InvalidEntry: The key or the TTL cannot be used; nothing was asked.
     """
+    cache.check_key(key or problem)
+    cache.expiry(ttl_seconds)
     root = cache.root(problem, model=model, prompt_version=prompt_version, params=params)
     if not namespace:
         whole = await _whole(cache, problem, root)
@@ -216,7 +237,8 @@ async def solve(
         metadata=_conditions(model, prompt_version, params, counts),
     )
     if not namespace and answer is not None:
-        await cache.set(key or problem, result, ttl_seconds)
+        with contextlib.suppress(InvalidEntry):  # too large to be stored, which must not lose it to who paid for it
+            await cache.set(key or problem, result, ttl_seconds)
     return counts.solution(result)
 
 

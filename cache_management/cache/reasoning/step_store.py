@@ -34,6 +34,10 @@ _MOST_SAMPLES = 10_000
 _MOST_TOKENS, _MOST_USD, _LONGEST_LEASE_SECONDS = 2**53, 1e9, 1e9
 
 
+class UnknownStep(InvalidInput):
+    """A step is not known, or went since: it was pruned, its time was over, or the store made room."""
+
+
 class StepStore:
     """The steps of one namespace. `ReasoningCache` is one.
 
@@ -384,7 +388,8 @@ class StepStore:
 
         def change(book: Book) -> tuple[Taking, tuple[str, ...], int]:
             state = self._state(book, node, prompt)
-            taking = state.take(ticket, namespace, n, now=self._clock(), lease_seconds=lease_seconds)
+            but = () if prompt else _unserved_samples(book, node, state)
+            taking = state.take(ticket, namespace, n, now=self._clock(), lease_seconds=lease_seconds, but=but)
             return taking, tuple(book.texts[state.texts[at]] for at in taking.present), state.epoch
 
         taking, samples, epoch = await self.shelf.change(node.problem, change)
@@ -477,7 +482,7 @@ class StepStore:
         """Let a namespace begin at the first sample again."""
 
         def change(book: Book) -> None:
-            self._state(book, node, prompt).uses.pop(namespace, None)
+            self._state(book, node, prompt).reset(namespace)
 
         await self.shelf.change(node.problem, change)
 
@@ -512,7 +517,7 @@ class StepStore:
     async def _sure(self, node: StepNode | str, operation: str) -> tuple[Book, int, int]:
         book = await self.shelf.read(_split(node)[0])
         if book is None:
-            raise InvalidInput(f"nothing is known of the problem of step {_shown(node)}, to {operation}")
+            raise UnknownStep(f"nothing is known of the problem of step {_shown(node)}, to {operation}")
         return book, *_sure_place(book, node)
 
     def _tolerate(self, error: BackendUnavailable, operation: str) -> None:
@@ -598,6 +603,16 @@ def _add(book: Book, branch: int, parent: int, thought: Thought) -> int:
     return at
 
 
+def _unserved_samples(book: Book, node: StepNode, state: Samples) -> set[int]:
+    """Return the places of samples that are steps marked as wrong, or hidden."""
+    branch = book.opened(node.under)
+    of, at = book.branches[branch], _known_place(book, branch, node)
+    if not of.wrong and not of.hidden:
+        return set()
+    steps = {place: book.child(branch, at, book.texts[text]) for place, text in enumerate(state.texts) if text >= 0}
+    return {place for place, step in steps.items() if step in of.wrong or step in of.hidden}
+
+
 def _loose_paths(book: Book, branch: int, by: By) -> list[StepPath]:
     """Return the ways to steps that nothing follows, and that are no part of a result, with the scores of steps."""
     of = book.branches[branch]
@@ -654,7 +669,7 @@ def _place_of(book: Book, node: StepNode | str) -> tuple[int, int] | None:
 def _sure_place(book: Book, node: StepNode | str) -> tuple[int, int]:
     place = _place_of(book, node)
     if place is None:
-        raise InvalidInput(f"step {_shown(node)} is not known, or went since")
+        raise UnknownStep(f"step {_shown(node)} is not known, or went since")
     return place
 
 
@@ -663,7 +678,7 @@ def _known_place(book: Book, branch: int, node: StepNode) -> int:
     name = _split(node)[1]
     ids = book.ids(branch)
     if name not in ids:
-        raise InvalidInput(f"step {_shown(node)} is not known, or went since: begin at the root of the problem")
+        raise UnknownStep(f"step {_shown(node)} is not known, or went since: begin at the root of the problem")
     return ids.index(name)
 
 

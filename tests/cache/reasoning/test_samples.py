@@ -144,3 +144,15 @@ def test_who_comes_too_late_adds_a_sample_that_its_namespace_is_not_given() -> N
     assert state.texts == [1, 2]
     assert take(state, "a", 2, now=LEASE) == ([0], 1, 0)
     assert take(state, "b", 1, now=LEASE) == ([1], 0, 0)
+
+
+def test_what_was_taken_before_a_reset_is_not_given_back_to_be_taken_twice() -> None:
+    state = Samples(epoch=1, texts=[0, 1])
+    taking = state.take("t", "n", 3, now=0.0, lease_seconds=1.0)
+    state.reset("n")
+
+    state.give_back("t", "n", taking.present)
+    state.expire(10.0)
+
+    assert state.take("u", "n", 2, now=10.0, lease_seconds=1.0).present == [0, 1]
+    assert state.take("v", "n", 1, now=10.0, lease_seconds=1.0).present == []

@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from cache_management import CacheConfig, ReasoningCache
-from cache_management.cache.errors import InvalidInput
+from cache_management.cache.backends.memory import MemoryBackend
+from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.cache.reasoning.solving import expand, solve
 from cache_management.cache.reasoning.steps import Thought
+from cache_management.cache.records import Record
 from tests.contracts.broken import BreakableBackend
+from tests.contracts.clock import ManualClock
 from tests.waiting import eventually
 
 WORDS = ["read the question", "add the numbers", "so it is 4"]
@@ -175,3 +178,122 @@ async def test_what_is_no_thought_is_told(cache: ReasoningCache) -> None:
         await expand(cache, cache.root("p"), 1, lambda count: "s")
     with pytest.raises(InvalidInput, match="2 thoughts where 1"):
         await expand(cache, cache.root("p"), 1, lambda count: ["a", "b"])
+
+
+def goes_on(*words: str) -> Model:
+    """Return a model that would say the first word only if it was asked for it again."""
+    return Model(words)
+
+
+async def stop_after_one(cache: ReasoningCache, word: str) -> None:
+    with pytest.raises(RuntimeError):
+        await solve(cache, "p", Model([word, "never"], fails_at=1))
+
+
+async def test_a_thought_that_is_written_otherwise_is_reused(cache: ReasoningCache) -> None:
+    await stop_after_one(cache, " cafe\u0301")
+
+    assert (await solve(cache, "p", goes_on("-", "done"))).calls == 1
+
+
+async def test_equal_thoughts_of_a_task_of_ones_own_are_reused() -> None:
+    async with ReasoningCache(
+        CacheConfig(url="memory://"), canonical=lambda text: " ".join(sorted(text.split()))
+    ) as cache:
+        await cache.append(cache.root("p"), "1 2")
+        await stop_after_one(cache, "2 1")
+
+        assert (await solve(cache, "p", goes_on("-", "done"))).calls == 1
+
+
+async def test_a_thought_that_was_marked_wrong_is_thought_anew(cache: ReasoningCache) -> None:
+    await stop_after_one(cache, "wrong")
+    await cache.mark((await cache.children(cache.root("p")))[0], correct=False)
+
+    solution = await solve(cache, "p", goes_on("right", "done"))
+
+    assert [step.thought for step in solution.result.chain] == ["right", "done"]
+    assert await cache.get("p") == solution.result
+
+
+async def test_what_the_store_made_room_for_meanwhile_costs_nothing_but_calls(cache: ReasoningCache) -> None:
+    model = Model()
+
+    async def think(problem: str, steps: Sequence[str]) -> Thought:
+        if len(steps) == 1:
+            async for name in cache.backend.scan(""):
+                await cache.backend.delete(name)
+        return await model(problem, steps)
+
+    solution = await solve(cache, "2 + 2?", think)
+
+    assert (solution.calls, solution.result.final_answer) == (3, "4")
+    assert await cache.get("2 + 2?") == solution.result
+
+
+async def test_an_error_is_told_though_its_step_went(cache: ReasoningCache) -> None:
+    async def think(problem: str, steps: Sequence[str]) -> Thought:
+        if steps:
+            async for name in cache.backend.scan(""):
+                await cache.backend.delete(name)
+            raise RuntimeError("the model is away")
+        return Thought("one")
+
+    with pytest.raises(RuntimeError, match="away"):
+        await solve(cache, "p", think)
+
+
+class FailsOnce(MemoryBackend):
+    """Does not answer to the next change of a book."""
+
+    fails = False
+
+    async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
+        if self.fails:
+            self.fails = False
+            raise BackendUnavailable(self.name, "a test broke it")
+        return await super().put_if(key, record, expected=expected)
+
+
+async def test_a_store_that_is_away_for_a_moment_costs_nothing_but_calls() -> None:
+    backend = FailsOnce(max_size=100)
+    model = Model()
+
+    async def think(problem: str, steps: Sequence[str]) -> Thought:
+        backend.fails = len(steps) == 1
+        return await model(problem, steps)
+
+    async with ReasoningCache(CacheConfig(url="memory://"), backend=backend) as cache:
+        solution = await solve(cache, "2 + 2?", think)
+
+    assert (solution.calls, solution.result.final_answer) == (3, "4")
+
+
+async def test_a_solution_that_is_too_large_to_be_stored_is_returned() -> None:
+    words = [f"{at} " + "".join(chr(0x4E00 + 97 * at + i) for i in range(200)) for at in range(5)]
+    async with ReasoningCache(CacheConfig(url="memory://", max_entry_bytes=1024)) as cache:
+        solution = await solve(cache, "p", Model(words))
+
+        assert (solution.calls, solution.result.final_answer) == (5, "4")
+
+
+async def test_who_says_too_little_lets_others_say_the_rest(cache: ReasoningCache) -> None:
+    root = cache.root("p")
+    await expand(cache, root, 2, lambda _: ["one"])
+
+    assert (await cache.take(root, 2)).waiting == 0
+
+
+async def test_who_slept_over_the_lease_takes_anew() -> None:
+    clock = ManualClock()
+    async with ReasoningCache(CacheConfig(url="memory://"), clock=clock) as cache:
+        root = cache.root("p")
+        await cache.take(root)
+        waiting = asyncio.create_task(expand(cache, root, 1, lambda _: ["one"]))
+        await asyncio.sleep(0)
+
+        clock.advance(1000)
+        other = await cache.take(root)
+        await cache.offer(other, ["zero"])
+
+        assert [step.thought for step in await waiting] == ["zero"]
