@@ -3,12 +3,12 @@
     key     -> a short record that names the problem     (kind rsn, as an entry of the LLM cache is written)
     problem -> its book: steps, results, samples         (kind bok, see book.py)
 
-A read by key is two round trips, a read by problem one. Equal steps of a problem are kept once, whoever stored them.
+A read of a result is two round trips, of steps one. Equal steps of a problem are kept once, whoever stored them.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Self
@@ -306,18 +306,40 @@ class ReasoningCache(StepStore):
             BackendUnavailable: Only with `strict`.
         """
         book = await self._read(problem, "list_by_problem")
+        if book is None:
+            return []
+        named = await self._named(book, "list_by_problem")
         found = []
-        for stored in [] if book is None else book.results:
-            under = book.branches[stored.branch].under  # type: ignore[union-attr]
+        for stored in book.results:
+            under = book.branches[stored.branch].under
             if model is not None and under.model != model:
                 continue
             if reasoning_type is not None and under.reasoning_type != reasoning_type:
                 continue
-            result = restored(book, stored) if book is not None and self._is_live(stored) else None
+            result = restored(book, stored) if stored.key in named and self._is_live(stored) else None
             if result is not None:
                 found.append(Reasoned(stored.key, result, under, stored.created_at, stored.expires_at, stored.tags))
         found.reverse()  # of one moment the later one is the newer
         return sorted(found, key=lambda each: -each.created_at)
+
+    async def _named(self, book: Book, operation: str) -> Collection[str]:
+        """Return the keys under which the results of a book are found.
+
+        The record under a key says where its result is. Without it a result could not be deleted by its key any more:
+        it was evicted by itself, the writer died in between, or another problem took the key.
+        """
+        name = problem_id(book.problem)
+        keys = {self._keys.to_storage(stored.key): stored.key for stored in book.results}
+        try:
+            found = await self.backend.get_many(list(keys)) if keys else {}
+        except BackendUnavailable as exc:
+            self._tolerate(exc, operation)
+            return ()
+        return {
+            keys[storage_key]
+            for storage_key, record in found.items()
+            if self._name_in(keys[storage_key], storage_key, record) == name
+        }
 
     async def find(self, key: str) -> Reasoned | None:
         """Return the result of a key with what the store knows of it; nobody is told of a hit or a miss.
@@ -466,8 +488,9 @@ class ReasoningCache(StepStore):
 
     async def _book_name(self, key: str, storage_key: str) -> str | None:
         record = self.backend.peek(storage_key) or await self.backend.get(storage_key)
-        if record is None:
-            return None
+        return None if record is None else self._name_in(key, storage_key, record)
+
+    def _name_in(self, key: str, storage_key: str, record: Record) -> str | None:
         try:
             found = decode_fresh(key, record.value, limit_bytes=self.config.max_entry_bytes, now=self.clock)
         except CorruptRecord as exc:

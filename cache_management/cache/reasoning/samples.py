@@ -40,7 +40,7 @@ class Samples(msgspec.Struct, array_like=True):
     uses: dict[str, Use] = {}
     tickets: dict[str, Ticket] = {}
 
-    def take(  # noqa: PLR0913 - who, how many, for how long
+    def take(
         self,
         ticket: str,
         namespace: str,

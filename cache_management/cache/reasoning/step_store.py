@@ -7,7 +7,7 @@ whatever is to be changed raises.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -171,6 +171,7 @@ class StepStore:
         book = await self._read(name, "best_paths")
         if book is None:
             return []
+        named = await self._named(book, "best_paths")
         found: dict[tuple[str, ...], StepPath] = {}
         for branch, of in enumerate(book.branches):
             if isinstance(problem, StepNode) and of.under != problem.under:
@@ -179,17 +180,21 @@ class StepStore:
                 continue
             if model is not None and of.under.model != model:
                 continue
-            for path in [*self._paths_of_results(book, branch, k, by), *_loose_paths(book, branch, by)]:
+            for path in [*self._paths_of_results(book, branch, k, by, named), *_loose_paths(book, branch, by)]:
                 known = found.get(path.thoughts)
                 if known is None or _rank(path.score) > _rank(known.score):
                     found[path.thoughts] = path
         return sorted(found.values(), key=lambda path: _rank(path.score), reverse=True)[:k]
 
-    def _paths_of_results(self, book: Book, branch: int, k: int, by: By) -> list[StepPath]:
+    def _paths_of_results(  # noqa: PLR0917 - private
+        self, book: Book, branch: int, k: int, by: By, named: Collection[str]
+    ) -> list[StepPath]:
         now = self._clock()
         found = []
         for stored in book.results:
             if stored.branch != branch or (stored.expires_at is not None and stored.expires_at <= now):
+                continue
+            if stored.key not in named:
                 continue
             result = restored(book, stored)
             if result is None:
@@ -198,6 +203,10 @@ class StepStore:
                 thoughts = tuple(each.thought for each in path.thoughts)
                 found.append(StepPath(thoughts, path.score, stored.key, result.final_answer))
         return found
+
+    async def _named(self, book: Book, operation: str) -> Collection[str]:
+        """Return the keys under which the results of a book are found."""
+        return {stored.key for stored in book.results}
 
     async def frontier(self, problem: str | StepNode) -> list[StepNode]:
         """Return the steps that a search would expand next, best score first: nothing is known behind them.

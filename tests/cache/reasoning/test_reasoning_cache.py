@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cache_management import CacheConfig, CachedResponse, LLMCache, ReasoningCache, ReplicationConfig, ShardingStrategy
+from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.cluster.distributed import DistributedCache
 from cache_management.cache.errors import BackendUnavailable, ConfigurationError, InvalidEntry, InvalidInput, InvalidKey
 from cache_management.cache.events import CorruptEvent, Event, HitEvent, MissEvent, StepsEvent, UnavailableEvent
@@ -19,6 +20,7 @@ from cache_management.cache.reasoning.holdings import holdings_of
 from cache_management.cache.reasoning.result import CoTStep
 from cache_management.cache.reasoning.steps import Thought
 from cache_management.cache.reasoning.validation import InvalidReasoning
+from cache_management.cache.records import Record
 from tests.cache.reasoning.results import chain, node, small_tree, tree
 from tests.contracts.broken import BreakableBackend
 from tests.contracts.clock import ManualClock
@@ -509,3 +511,46 @@ async def test_what_was_appended_stays_when_what_follows_is_pruned() -> None:
 
         assert [step.thought for step in await cache.children(cache.root("a problem"))] == ["one", "other"]
         assert await cache.children(one) == []
+
+
+async def test_a_result_whose_key_was_evicted_is_not_served_by_its_problem() -> None:
+    async with ReasoningCache(CacheConfig(url="memory://", max_size=2)) as cache:
+        for at in range(4):
+            await cache.set(f"k{at}", chain(f"step {at}"))
+
+        assert [each.key for each in await cache.list_by_problem("a problem")] == ["k3", "k2"]
+        assert {path.key for path in await cache.best_paths("a problem", 9)} <= {"k3", "k2"}
+        assert await cache.invalidate(Selection(pattern="*")) == 2
+        assert await cache.get_by_problem("a problem") is None
+
+
+class MeanwhileBackend(MemoryBackend):
+    """Lets something else be done before the next plain write."""
+
+    meanwhile: Awaitable[object] | None = None
+
+    async def put(self, key: str, record: Record) -> None:
+        other, self.meanwhile = self.meanwhile, None
+        if other is not None:
+            await other
+        await super().put(key, record)
+
+
+async def test_two_who_store_two_problems_under_one_key_leave_one_result() -> None:
+    backend = MeanwhileBackend(max_size=100)
+    async with ReasoningCache(CacheConfig(url="memory://"), backend=backend) as cache:
+        backend.meanwhile = cache.set("k", chain("two", problem="second"))
+        await cache.set("k", chain("one", problem="first"))
+
+        assert await cache.get("k") == chain("one", problem="first")
+        assert await cache.get_by_problem("second") is None
+
+
+async def test_a_result_that_was_deleted_while_it_was_stored_is_gone_or_there() -> None:
+    backend = MeanwhileBackend(max_size=100)
+    async with ReasoningCache(CacheConfig(url="memory://"), backend=backend) as cache:
+        await cache.set("k", chain("one"))
+        backend.meanwhile = cache.delete("k")
+        await cache.set("k", chain("two"))
+
+        assert await cache.get("k") == await cache.get_by_problem("a problem")
