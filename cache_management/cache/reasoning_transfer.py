@@ -109,18 +109,18 @@ class ReasoningShelf(Shelf):
             now = self.clock()
 
             def bring_in(into: Book, book: Book = book, now: float = now) -> list[tuple[StoredResult, str]]:
-                taken = merge(into, book, now=now)
-                return [(result, into.branches[result.branch].under.model) for result in taken]
+                merge(into, book, now=now)
+                # Of those that were there, too: who died here before had stored no records under keys. As they stand in
+                # the book now: what is there may be newer than what the file says.
+                held = [into.result_of(result.key) for result in book.results]
+                return [(each, into.branches[each.branch].under.model) for each in held if each is not None]
 
-            taken = await self._cache.shelf.change(book.problem, bring_in)
-            # Of those that were there, too: who died here before had stored no records under keys.
-            models = {result.key: model for result, model in taken}
-            for result in book.results:
-                models.setdefault(result.key, book.branches[result.branch].under.model)
+            held = await self._cache.shelf.change(book.problem, bring_in)
             await self._cache.put_pointers(
                 self.keys.from_storage(name) or problem_id(book.problem),
                 [
-                    (result.key, models[result.key], result.created_at, result.expires_at, result.tags)
-                    for result in book.results
+                    (each.key, model, each.created_at, each.expires_at, each.tags)
+                    for each, model in held
+                    if each.expires_at is None or each.expires_at > now
                 ],
             )

@@ -158,3 +158,40 @@ def test_any_two_books_are_joined(ours: list[ReasoningResult], theirs: list[Reas
     for at, result in enumerate(theirs):
         assert read(joined, f"theirs {at}") == result
     assert merge(joined, other, now=2.0) == [], "once more changes nothing"
+
+
+async def test_a_newer_result_keeps_its_own_life_and_its_key(
+    source: ReasoningCache, target: ReasoningCache, clock: ManualClock, tmp_path: Path
+) -> None:
+    await source.set("short", chain("old"), 60)
+    await source.set("over", chain("old"), 15)
+    await source.set("long", chain("old"), 600)
+    file = tmp_path / "reasoning.jsonl"
+    await export(source, file)
+    clock.advance(10)
+    for key in ("short", "over"):
+        await target.set(key, chain("new"), 300, tags=["t"])
+    clock.advance(10)
+
+    await bring_in(target, file)
+    clock.advance(100)
+
+    assert await target.get("short") == await target.get("over") == chain("new")
+    assert await target.invalidate(Selection(tag="t")) == 2
+
+
+async def test_a_key_that_is_another_problems_now_stays_so(
+    source: ReasoningCache, target: ReasoningCache, clock: ManualClock, tmp_path: Path
+) -> None:
+    await source.set("k", chain("old", problem="before"))
+    file = tmp_path / "reasoning.jsonl"
+    await export(source, file)
+    clock.advance(10)
+    await target.set("k", chain("new", problem="now"))
+
+    await bring_in(target, file)
+
+    assert await target.get("k") == chain("new", problem="now")
+    assert await target.get_by_problem("before") is None
+    assert await target.delete("k")
+    assert await target.get_by_problem("now") is None

@@ -8,6 +8,7 @@ A read of a result is two round trips, of steps one. Equal steps of a problem ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
 from time import perf_counter
@@ -230,10 +231,22 @@ class ReasoningCache(StepStore):
     async def put_pointers(
         self, name: str, taken: Sequence[tuple[str, str, float, float | None, tuple[str, ...]]]
     ) -> None:
-        """Store the records under keys whose results came into a book: key, model, moments and tags of each."""
+        """Store the records under keys whose results came into a book: key, model, moments and tags of each.
+
+        A key under which a later result of another problem is stored stays that one's.
+        """
+        places = {self._keys.to_storage(key): key for key, *_ in taken}
+        there = await self.backend.get_many(list(places)) if places else {}
+        elsewhere = {}
+        for storage_key, record in there.items():
+            found = self._entry_in(places[storage_key], storage_key, record)
+            if found is not None and found.response != name:
+                elsewhere[places[storage_key]] = found.timestamp.timestamp()
         records = {}
         tagged: dict[str, dict[str, float | None]] = {}
         for key, model, created_at, expires_at, tags in taken:
+            if elsewhere.get(key, -math.inf) >= created_at:
+                continue
             storage_key = self._keys.to_storage(key)
             records[storage_key] = self.pointer(
                 key, name, model=model, created_at=created_at, expires_at=expires_at, tags=tags
@@ -491,12 +504,16 @@ class ReasoningCache(StepStore):
         return None if record is None else self._name_in(key, storage_key, record)
 
     def _name_in(self, key: str, storage_key: str, record: Record) -> str | None:
+        found = self._entry_in(key, storage_key, record)
+        return None if found is None else found.response
+
+    def _entry_in(self, key: str, storage_key: str, record: Record) -> CachedResponse | None:
         try:
             found = decode_fresh(key, record.value, limit_bytes=self.config.max_entry_bytes, now=self.clock)
         except CorruptRecord as exc:
             self._listener(CorruptEvent(self.backend.name, storage_key, str(exc)))
             return None
-        return None if found is None else found[0].response
+        return None if found is None else found[0]
 
     def _is_live(self, stored: StoredResult) -> bool:
         return stored.expires_at is None or stored.expires_at > self.clock()

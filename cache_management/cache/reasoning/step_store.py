@@ -186,9 +186,7 @@ class StepStore:
                     found[path.thoughts] = path
         return sorted(found.values(), key=lambda path: _rank(path.score), reverse=True)[:k]
 
-    def _paths_of_results(  # noqa: PLR0917 - private
-        self, book: Book, branch: int, k: int, by: By, named: Collection[str]
-    ) -> list[StepPath]:
+    def _paths_of_results(self, book: Book, branch: int, k: int, by: By, named: Collection[str]) -> list[StepPath]:
         now = self._clock()
         found = []
         for stored in book.results:
