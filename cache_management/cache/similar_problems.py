@@ -11,6 +11,7 @@ pass, which is right for questions and wrong for sums.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -33,9 +34,12 @@ NUMBERS = "numbers"
 
 _SHARE_WORDS = """
     half halves twice double doubled triple tripled thrice quadruple third thirds quarter quarters fourth fourths
-    fifth fifths dozen dozens pair pairs both neither
+    fifth fifths dozen dozens pair pairs both neither single couple few several
+    square squares squared cube cubes cubed root roots sqrt cbrt factorial
 """
 _SHARES = frozenset(_SHARE_WORDS.split())
+_WORD = re.compile(r"[^\W\d_]+")
+_OPERATOR = re.compile(r"\s*([-+*/^=<>!√×÷·−–]+)\s*")
 
 
 class SimilarReasoning(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,19 +63,32 @@ class SimilarReasoning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def same_numbers(asked: str, stored: str) -> bool:
-    """Tell whether two problems count and measure the same: digits or words, in whatever order."""
+    """Tell whether two problems count and measure the same: digits or words, in whatever order.
+
+    Within a formula the order counts: 10 - 4 is not 4 - 10.
+    """
     return _counted(asked) == _counted(stored)
 
 
-def _counted(problem: str) -> tuple[Counter[tuple[str, str]], Counter[str], Counter[object], Counter[str]]:
+def _counted(
+    problem: str,
+) -> tuple[Counter[tuple[str, str]], Counter[str], Counter[object], Counter[str], Counter[str]]:
     found = facets(problem)
-    words = Counter(word.strip(".,;:!?()\"'").lower() for word in problem.split())
+    words = Counter(word.lower() for word in _WORD.findall(problem))
     return (
         Counter((each.value, each.unit) for each in found.quantities),
         Counter(found.ids),
         Counter(found.dates),
-        Counter({word: count for word, count in words.items() if word in _SHARES}),
+        Counter({word: count for word, count in words.items() if word in _SHARES or word.endswith("fold")}),
+        _formulas(problem),
     )
+
+
+def _formulas(problem: str) -> Counter[str]:
+    """Return what is joined by operators, such as 2^3, and signs that are numbers and no digits, such as ² and ½."""
+    terms = (term.strip(".,;:?()") for term in _OPERATOR.sub(r"\1", problem.lower()).split())
+    formulas = [term for term in terms if _OPERATOR.search(term) and any(each.isnumeric() for each in term)]
+    return Counter([*formulas, *(each for each in problem if each.isnumeric() and not each.isdecimal())])
 
 
 class SimilarProblems:

@@ -147,3 +147,22 @@ async def test_every_real_maths_problem_with_one_number_changed_misses(
         if found:
             served.append((changed, found.borrowed_from))
     assert served == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored"),
+    [
+        ("What is 2^3?", "What is 3^2?"),
+        ("What is 10 - 4?", "What is 4 - 10?"),
+        ("What is 3/4 of 20?", "What is 4/3 of 20?"),
+        ("Solve 4x + 2 = 10", "Solve 2x + 4 = 10"),
+        ("Solve x² = 4", "Solve x³ = 4"),
+        ("½ cup of milk", "⅓ cup of milk"),
+        ("the square root of 64", "the cube root of 64"),
+        ("it grew sevenfold", "it grew ninefold"),
+        ("a half-price ticket", "a full-price ticket"),
+    ],
+)
+def test_a_formula_counts_in_its_order_and_with_its_signs(asked: str, stored: str) -> None:
+    assert not same_numbers(asked, stored)
+    assert same_numbers(asked, asked.replace(" ", "  "))
