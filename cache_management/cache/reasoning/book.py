@@ -118,6 +118,22 @@ class Branch:
             node = self.parents[node]
         return ROOT not in self.hidden
 
+    def served(self, nodes: Iterable[int]) -> list[bool]:
+        """Tell of each node what `is_served` tells; a way that many share is walked once."""
+        known = {ROOT: ROOT not in self.hidden}
+        found = []
+        for node in nodes:
+            path = []
+            at = node
+            while at not in known:
+                path.append(at)
+                at = self.parents[at]
+            for each in reversed(path):
+                known[each] = known[at] and each not in self.wrong and each not in self.hidden
+                at = each
+            found.append(known[node])
+        return found
+
 
 class Book:
     """What is known of one problem in one namespace."""
@@ -330,7 +346,8 @@ class Book:
     ) -> ReasoningResult | None:
         """Return a result as it was stored, without what was marked wrong or hidden since; None when that breaks it."""
         branch = self.branches[stored.branch]
-        is_whole = all(branch.is_served(node) for node in stored.nodes) if branch.wrong or branch.hidden else True
+        served = branch.served(stored.nodes) if branch.wrong or branch.hidden else []
+        is_whole = all(served)
         metadata = {} if stored.metadata is None else read_metadata(self.texts[stored.metadata])
         steps: list[CoTStep] | list[ToTNode]
         if branch.under.reasoning_type == "cot":
@@ -338,7 +355,7 @@ class Book:
                 return None
             steps = self._chain(stored, read_metadata)
         else:
-            kept = None if is_whole else {at for at, node in enumerate(stored.nodes) if branch.is_served(node)}
+            kept = None if is_whole else {at for at, is_served in enumerate(served) if is_served}
             if kept is not None and not kept:
                 return None
             steps = self._tree(stored, read_metadata, kept)

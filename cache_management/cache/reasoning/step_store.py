@@ -227,7 +227,7 @@ class StepStore:
             ends = {stored.nodes[-1] for stored in book.results if stored.branch == branch and stored.nodes}
             is_chain = of.under.reasoning_type == "cot"
             for at in range(1, len(of.parents)):
-                if not of.is_served(at):
+                if not seen.is_served[at]:
                     continue
                 node = seen.node(at)
                 visited.append(node)
@@ -542,6 +542,13 @@ class _Seen:
         self._ids = book.ids(branch)
         self._scores = book.node_scores(branch)
         self._uses = book.uses(branch)
+        self._depths = [0]
+        self.is_served = self._of.served(range(len(self._of.parents)))
+        for at in range(1, len(self._of.parents)):  # each behind its parent
+            self._depths.append(self._depths[self._of.parents[at]] + 1)
+        self._samples: dict[int, int] = {}
+        for (at, _), state in self._of.states.items():
+            self._samples[at] = self._samples.get(at, 0) + len(state.texts)
 
     def node(self, at: int) -> StepNode:
         of, book = self._of, self._book
@@ -551,11 +558,11 @@ class _Seen:
             book.problem,
             of.under,
             book.thought(self._branch, at) if at else "",
-            len(of.path_to(at)),
+            self._depths[at],
             _name(book.problem, self._ids[parent]) if at else None,
             self._scores.get(at),
             self._uses[at],
-            sum(len(state.texts) for (node, _), state in of.states.items() if node == at),
+            self._samples.get(at, 0),
             at in of.final,
             None if of.final.get(at, -1) < 0 else book.texts[of.final[at]],
             of.wrong.get(at, ""),

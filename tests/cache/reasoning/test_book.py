@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_management.cache.errors import CorruptRecord, InvalidEntry
-from cache_management.cache.reasoning.book import ROOT, Book
+from cache_management.cache.reasoning.book import ROOT, Book, Branch
 from cache_management.cache.reasoning.book_codec import decode_book, encode_book
 from cache_management.cache.reasoning.result import ReasoningResult
 from cache_management.cache.reasoning.step_identity import conditions, conditions_of
@@ -207,3 +207,21 @@ def test_a_book_that_would_grow_too_large_is_not_unpacked() -> None:
 
     with pytest.raises(CorruptRecord, match="declares"):
         decode_book(encode_book(book, limit_bytes=LIMIT), namespace="n", limit_bytes=1000)
+
+
+@given(
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=20),
+    st.sets(st.integers(1, 20)),
+    st.sets(st.integers(0, 20)),
+    st.lists(st.integers(0, 10**6), max_size=20),
+)
+def test_many_nodes_are_served_as_each_is(
+    parents: list[int], wrong: set[int], hidden: set[int], asked: list[int]
+) -> None:
+    branch = Branch(UNDER)
+    for at, parent in enumerate(parents):
+        branch.add(parent % (at + 1), 0)
+    branch.wrong, branch.hidden = dict.fromkeys(wrong & set(range(len(branch.parents))), "wrong"), hidden
+    nodes = [each % len(branch.parents) for each in asked]
+
+    assert branch.served(nodes) == [branch.is_served(node) for node in nodes]
