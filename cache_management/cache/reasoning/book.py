@@ -164,9 +164,11 @@ class Book:
 
     def _spelling(self, place: int) -> str:
         """Return the canonical form of a text of the table."""
-        while len(self._spelt) < len(self.texts):
-            self._spelt.append(self._canonical(self.texts[len(self._spelt)]))
-        return self._spelt[place]
+        spelt = self._spelt
+        if place >= len(spelt):
+            # Built whole and then put in place, here and below: several threads may look at a book that is kept.
+            self._spelt = spelt = [*spelt, *map(self._canonical, self.texts[len(spelt) :])]
+        return spelt[place]
 
     # Branches and nodes.
 
@@ -228,9 +230,12 @@ class Book:
     def ids(self, branch: int) -> list[bytes]:
         """Return the names of the nodes of a branch."""
         of = self.branches[branch]
-        ids = self._ids.setdefault(branch, [root_id(self.problem, self.namespace, of.under)])
-        for node in range(len(ids), len(of.parents)):
-            ids.append(step_id(ids[of.parents[node]], self._spelling(of.texts[node])))
+        ids = self._ids.get(branch)
+        if ids is None or len(ids) < len(of.parents):
+            ids = [root_id(self.problem, self.namespace, of.under)] if ids is None else ids.copy()
+            for node in range(len(ids), len(of.parents)):
+                ids.append(step_id(ids[of.parents[node]], self._spelling(of.texts[node])))
+            self._ids[branch] = ids
         return ids
 
     def find(self, name: bytes) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 from collections import OrderedDict
@@ -99,7 +100,8 @@ class Bookshelf:
         kept = self._decoded.get(storage_key)
         now = self._clock()
         if kept is not None and (kept[0] is record or kept[0].value == record.value) and now < kept[2]:
-            self._decoded.move_to_end(storage_key)
+            with contextlib.suppress(KeyError):  # another thread let go of it
+                self._decoded.move_to_end(storage_key)
             return kept[1]
         book = self._decode(storage_key, record)
         if book is not None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -225,3 +228,20 @@ def test_many_nodes_are_served_as_each_is(
     nodes = [each % len(branch.parents) for each in asked]
 
     assert branch.served(nodes) == [branch.is_served(node) for node in nodes]
+
+
+def test_threads_that_look_at_one_book_see_the_same_names() -> None:
+    book = Book("a problem", "default")
+    put(book, "k", chain(*(f"step {at}" for at in range(2000))))
+    expected = book.ids(0)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            for _ in range(10):
+                again_ = again(book)
+                found = [threads.submit(again_.ids, 0) for _ in range(4)]
+                assert all(each.result() == expected for each in found)
+                assert again_.ids(0) == expected
+    finally:
+        sys.setswitchinterval(before)
