@@ -473,9 +473,11 @@ class ReasoningCache(StepStore):
     async def _remove_from(self, name: str, keys: Sequence[str]) -> int:
         return await self.shelf.change_named(name, lambda book: sum([book.remove(key) for key in keys])) or 0
 
-    async def _forget(self, keys: Sequence[str]) -> None:
-        if keys:
-            await self.backend.delete_many([self._keys.to_storage(key) for key in keys])
+    async def _forget(self, problem: str, keys: Sequence[str]) -> None:
+        # A key may be another problem's by now.
+        name = problem_id(problem)
+        names = {self._keys.to_storage(key): await self._book_name(key, self._keys.to_storage(key)) for key in keys}
+        await self.backend.delete_many([storage_key for storage_key, found in names.items() if found == name])
 
     async def get_stats(self) -> ReasoningStats:
         """Return counts of this process; `holdings.holdings_of` tells what the store holds."""

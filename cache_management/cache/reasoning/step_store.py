@@ -329,7 +329,7 @@ class StepStore:
             return book.prune(branch, at)
 
         pruned = Pruned(*_as_pruned(await self.shelf.change(wanted[0].problem, change)))
-        await self._forget(pruned.results)
+        await self._forget(wanted[0].problem, pruned.results)
         self._tell(StepsEvent("pruned", self.shelf.namespace, pruned.steps))
         return pruned
 
@@ -362,8 +362,8 @@ class StepStore:
         book, _, _ = await self._sure(node, "change")
         return await self.shelf.change(book.problem, change)
 
-    async def _forget(self, keys: Sequence[str]) -> None:
-        """Forget results whose steps went."""
+    async def _forget(self, problem: str, keys: Sequence[str]) -> None:
+        """Forget results of a problem whose steps went."""
 
     # Samples.
 

@@ -554,3 +554,14 @@ async def test_a_result_that_was_deleted_while_it_was_stored_is_gone_or_there() 
         await cache.set("k", chain("two"))
 
         assert await cache.get("k") == await cache.get_by_problem("a problem")
+
+
+async def test_pruning_leaves_a_key_alone_that_another_problem_took() -> None:
+    backend = MeanwhileBackend(max_size=100)
+    async with ReasoningCache(CacheConfig(url="memory://"), backend=backend) as cache:
+        backend.meanwhile = cache.set("k", chain("two", problem="second"))
+        await cache.set("k", chain("one", problem="first"))
+
+        await cache.prune((await cache.children(cache.root("second")))[0])
+
+        assert await cache.get("k") == chain("one", problem="first")
