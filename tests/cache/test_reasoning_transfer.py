@@ -195,3 +195,18 @@ async def test_a_key_that_is_another_problems_now_stays_so(
     assert await target.get_by_problem("before") is None
     assert await target.delete("k")
     assert await target.get_by_problem("now") is None
+
+
+async def test_samples_that_nobody_had_generated_yet_are_the_next_ones_over_there(
+    source: ReasoningCache, target: ReasoningCache, tmp_path: Path
+) -> None:
+    root = source.root("a game")
+    await source.take(root, 2, namespace="run")
+    file = tmp_path / "reasoning.jsonl"
+    await export(source, file)
+
+    await bring_in(target, file)
+    taken = await target.take(root, 2, namespace="run")
+    await target.offer(taken, ["a", "b"])
+
+    assert (await target.take(root, 2, namespace="another")).samples == ("a", "b")

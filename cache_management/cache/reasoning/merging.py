@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from cache_management.cache.reasoning.book import ROOT, Book, Branch, StoredResult
@@ -51,7 +53,9 @@ def _bring_steps(into: Book, other: Book, branch: int) -> tuple[int, dict[int, i
         if (nodes[node], prompt) not in ours.states:
             texts = [text if text == HOLE else into.intern(other.texts[text]) for text in state.texts]
             uses = {name: msgspec.structs.replace(use) for name, use in state.uses.items()}
-            ours.states[nodes[node], prompt] = Samples(state.epoch, texts, uses)
+            brought = Samples(state.epoch, texts, uses, dict(state.tickets))
+            brought.expire(math.inf)  # what they were to generate is for the next
+            ours.states[nodes[node], prompt] = brought
     ours.steps_until = _later(ours, theirs)
     return at, nodes
 
