@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cache_management import CacheConfig, ReasoningCache, ReasoningResult
 from cache_management.cache.errors import InvalidInput
+from cache_management.cache.identity import storage_prefix
 from cache_management.cache.invalidation import Selection
 from cache_management.cache.reasoning.book import Book
 from cache_management.cache.reasoning.holdings import holdings_of
@@ -210,3 +211,20 @@ async def test_samples_that_nobody_had_generated_yet_are_the_next_ones_over_ther
     await target.offer(taken, ["a", "b"])
 
     assert (await target.take(root, 2, namespace="another")).samples == ("a", "b")
+
+
+async def test_keys_that_an_import_which_died_left_out_are_stored_by_the_next(
+    source: ReasoningCache, target: ReasoningCache, clock: ManualClock, tmp_path: Path
+) -> None:
+    await source.set("k", chain("a"))
+    file = tmp_path / "reasoning.jsonl"
+    await export(source, file)
+    await bring_in(target, file)
+    file = tmp_path / "as it stands there.jsonl"
+    await export(target, file)
+    async for name in target.backend.scan(storage_prefix("rsn", target.namespace)):
+        await target.backend.delete(name)
+
+    await bring_in(target, file)
+
+    assert await target.get("k") == chain("a")
