@@ -74,6 +74,15 @@ class ConditionalContract(ABC):
         assert not await backend.delete_if(KEY, expected=7)
         assert await self.text(backend) is None
 
+    async def test_what_is_expired_for_the_writer_counts_as_nothing(self, backend: FullBackend) -> None:
+        await backend.put(KEY, self.record("first", 7, life=60))
+        self.clock.advance(61)
+
+        assert not await backend.put_if(KEY, self.record("wrong", 8), expected=7)
+        assert not await backend.delete_if(KEY, expected=7)
+        assert await backend.put_if(KEY, self.record("second", 9, life=60), expected=None)
+        assert await self.text(backend) == "second"
+
     async def test_an_expired_record_is_stored_as_absent(self, backend: FullBackend) -> None:
         await backend.put(KEY, self.record("first", 7))
 

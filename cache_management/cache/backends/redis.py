@@ -127,8 +127,8 @@ class RedisBackend(FullBackend):
     async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
         frame = pack(key, record)
         expires = "" if record.expires_at is None else ms(record.expires_at)
-        args: list[Argument] = [_wanted(expected), b"" if record.is_expired(self._clock()) else frame, expires]
-        # One that is read as expired here may still be held by the server for a moment.
+        now = self._clock()
+        args: list[Argument] = [_wanted(expected), b"" if record.is_expired(now) else frame, expires, repr(now)]
         write = self._make_room_for(lambda: self._node.run_script("put_if", [key], args, payload_bytes=len(frame)))
         is_stored = bool(await (write if len(frame) <= LARGE_BYTES else _to_its_end(write)))
         if is_stored:
@@ -136,7 +136,8 @@ class RedisBackend(FullBackend):
         return is_stored
 
     async def delete_if(self, key: str, *, expected: int) -> bool:
-        is_removed = bool(await self._node.run_script("put_if", [key], [_wanted(expected), b"", b""]))
+        args: list[Argument] = [_wanted(expected), b"", b"", repr(self._clock())]
+        is_removed = bool(await self._node.run_script("put_if", [key], args))
         if is_removed:
             self._eviction.removed([key])
         return is_removed
