@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import ClassVar, Literal
 
 from cache_management.cache.clock import version_at, version_time
-from cache_management.cache.errors import CorruptRecord, InvalidEntry, InvalidInput
+from cache_management.cache.errors import CorruptRecord, InvalidEntry
 from cache_management.cache.identity import Kind
 from cache_management.cache.reasoning.book import Book, StoredResult
 from cache_management.cache.reasoning.book_codec import book_from_json, book_to_json, decode_book, encode_book
@@ -20,7 +20,7 @@ from cache_management.cache.reasoning.cache import ReasoningCache
 from cache_management.cache.reasoning.merging import merge
 from cache_management.cache.reasoning.step_identity import problem_id
 from cache_management.cache.records import Record
-from cache_management.cache.transfer.lines import UNREADABLE, EntryLine, encode_line, explain, longest_line
+from cache_management.cache.transfer.lines import EntryLine
 from cache_management.cache.transfer.shelf import Shelf, Verdict
 
 
@@ -62,24 +62,17 @@ class ReasoningShelf(Shelf):
         book.compact(self.clock())
         if book.is_empty():
             return None
-        line = EntryLine(
-            key=problem_id(book.problem),
-            prompt=book.problem,
-            response=book_to_json(book),
-            model="",
-            timestamp=datetime.fromtimestamp(version_time(max(0, record.version)), UTC),
-            expires_at=book.expires_at(),
-            version=max(0, record.version),
+        return self._written(
+            EntryLine(
+                key=problem_id(book.problem),
+                prompt=book.problem,
+                response=book_to_json(book),
+                model="",
+                timestamp=datetime.fromtimestamp(version_time(max(0, record.version)), UTC),
+                expires_at=book.expires_at(),
+                version=max(0, record.version),
+            )
         )
-        encoded = encode_line(line)
-        try:
-            self.record(line, now=self.clock())  # an export that cannot be imported is none
-        except (InvalidInput, *UNREADABLE) as exc:
-            reason = str(exc) if isinstance(exc, InvalidInput) else explain(exc)
-            raise CorruptRecord(f"it could not be imported again: {reason}") from None
-        if len(encoded) > longest_line(self.limit_bytes):
-            raise CorruptRecord("it is too long for a line of an export")
-        return encoded
 
     def record(self, line: EntryLine, *, now: float) -> tuple[str, Record]:
         """Return the storage key and the record of a book that is imported at `now`.

@@ -158,9 +158,16 @@ class Shelf:
             tags=fields.tags,
             scope=fields.scope,
         )
+        return self._written(line)
+
+    def _written(self, line: EntryLine) -> bytes:
+        """Return an encoded entry that was read back: an export that cannot be imported is none.
+
+        Raises:
+            CorruptRecord: It could not be imported again.
+        """
         try:
             encoded = encode_line(line)
-            # Read back at once: an export that cannot be imported is none.
             self.record(decode_entry(encoded), now=self.clock())
         except (InvalidInput, *UNREADABLE) as exc:
             reason = str(exc) if isinstance(exc, InvalidInput) else explain(exc)
