@@ -1,0 +1,39 @@
+"""One of several processes that think about one problem: `python reasoning_process.py URL NAME HOW`.
+
+Says a line for each sample or step that it got. With HOW "hang" it stands still in its first call of the model, with
+its place reserved; the test kills it there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from cache_management import CacheConfig, ReasoningCache
+from cache_management.cache.reasoning.solving import expand
+
+SAMPLES = 12
+LEASE_SECONDS = 2.0
+
+
+async def main(url: str, name: str, how: str) -> None:
+    async with ReasoningCache(CacheConfig(url=url, timeout_seconds=20, strict=True)) as cache:
+        root = cache.root("a game", model="m")
+        made = 0
+
+        async def generate(count: int) -> list[str]:
+            nonlocal made
+            if how == "hang":
+                print("hanging", flush=True)
+                await asyncio.Event().wait()
+            made += count
+            return [f"{name} made {made - count + at}" for at in range(count)]
+
+        for turn in range(SAMPLES):
+            (step,) = await expand(cache, root, 1, generate, namespace="shared", lease_seconds=LEASE_SECONDS)
+            print(step.thought, flush=True)
+            await cache.append(root, [f"{name} adds {turn}", "and goes on"])
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
