@@ -1,6 +1,6 @@
 """One of several processes that think about one problem: `python reasoning_process.py URL NAME HOW`.
 
-Says a line for each sample or step that it got. With HOW "hang" it stands still in its first call of the model, with
+The URL may be "nodes:HOST:PORT,HOST:PORT,...": a replicated store. Says a line for each sample or step that it got. With HOW "hang" it stands still in its first call of the model, with
 its place reserved; the test kills it there.
 """
 
@@ -9,15 +9,24 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from cache_management import CacheConfig, ReasoningCache
+from cache_management import CacheBackend, CacheConfig, DistributedCache, ReasoningCache
 from cache_management.cache.reasoning.solving import expand
 
 SAMPLES = 12
 LEASE_SECONDS = 2.0
 
 
+def open_cache(url: str) -> ReasoningCache:
+    """Return the cache of a URL."""
+    if not url.startswith("nodes:"):
+        return ReasoningCache(CacheConfig(url=url, timeout_seconds=20, strict=True))
+    config = CacheConfig(backend=CacheBackend.REDIS, timeout_seconds=20, strict=True)
+    nodes = DistributedCache(url.removeprefix("nodes:").split(","), config=config)
+    return ReasoningCache(config, backend=nodes.backend)
+
+
 async def main(url: str, name: str, how: str) -> None:
-    async with ReasoningCache(CacheConfig(url=url, timeout_seconds=20, strict=True)) as cache:
+    async with open_cache(url) as cache:
         root = cache.root("a game", model="m")
         made = 0
 

@@ -1,4 +1,4 @@
-"""Several processes think about one problem, one of them is killed in the middle: nothing is lost, or given twice."""
+"""Processes think about one problem; one of them is killed, and a node: nothing is lost, or given twice."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cache_management import CacheConfig, ReasoningCache
-from tests.conftest import OwnRedis
-from tests.faults.reasoning_process import SAMPLES
+from tests.conftest import OwnRedis, OwnRedisFactory
+from tests.faults.reasoning_process import SAMPLES, open_cache
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
@@ -23,12 +22,21 @@ NAMES = ("anna", "ben", "cleo")
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-@pytest.fixture(params=["redis", "disk"])
+@pytest.fixture
+def servers(own_redis: OwnRedisFactory) -> list[OwnRedis]:
+    return [own_redis() for _ in range(3)]
+
+
+@pytest.fixture(params=["redis", "disk", "nodes"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "disk":
         return f"disk://{tmp_path}"
-    node: OwnRedis = request.getfixturevalue("node")
-    return node.url
+    servers = request.getfixturevalue("servers")
+    return (
+        str(servers[0].url)
+        if request.param == "redis"
+        else "nodes:" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    )
 
 
 @pytest.fixture
@@ -48,21 +56,28 @@ def start(url: str) -> Iterator[Start]:
         process.communicate()
 
 
-def test_no_sample_is_given_twice_and_none_is_lost(url: str, start: Start) -> None:
+def test_no_sample_is_given_twice_and_none_is_lost(url: str, start: Start, servers: list[OwnRedis]) -> None:
     dead = start("dead", "hang")
     assert dead.stdout is not None
     assert dead.stdout.readline() == "hanging\n"
     workers = {name: start(name) for name in NAMES}
     dead.kill()
+    if url.startswith("nodes:"):
+        anna = workers["anna"].stdout
+        assert anna is not None
+        begun = [anna.readline() for _ in range(2)]
+        servers[1].kill()
+    else:
+        begun = []
 
-    said: Counter[str] = Counter()
+    said = Counter(line.strip() for line in begun)
     for name, process in workers.items():
         out, err = process.communicate(timeout=100)
         assert process.returncode == 0, f"{name}: {err}"
         said.update(out.splitlines())
 
     async def look() -> tuple[list[str], dict[str, int]]:
-        async with ReasoningCache(CacheConfig(url=url, timeout_seconds=20, strict=True)) as cache:
+        async with open_cache(url) as cache:
             root = cache.root("a game", model="m")
             behind = {each.thought: len(await cache.children(each)) for each in await cache.children(root)}
             return await cache.samples(root), behind
