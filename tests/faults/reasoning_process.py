@@ -1,7 +1,7 @@
 """One of several processes that think about one problem: `python reasoning_process.py URL NAME HOW`.
 
-The URL may be "nodes:HOST:PORT,HOST:PORT,...": a replicated store. Says a line for each sample or step that it got. With HOW "hang" it stands still in its first call of the model, with
-its place reserved; the test kills it there.
+The URL may be "nodes:HOST:PORT,HOST:PORT,...": a replicated store. Says a line for each sample that it got. With HOW
+"hang" it stands still in its first call of the model, with its place reserved; the test kills it there.
 """
 
 from __future__ import annotations

@@ -642,13 +642,10 @@ def _loose_paths(book: Book, branch: int, by: By) -> list[StepPath]:
             )
             for place, each in enumerate(path)
         ]
-        result = ReasoningResult.model_construct(reasoning_type="cot", problem="", steps=[_ROOT_STEP, *steps])
+        result = ReasoningResult.model_construct(reasoning_type="cot", problem="", steps=steps)
         score = best_paths(result, 1, by=by)[0].score
         found.append(StepPath(tuple(step.thought for step in steps), score))
     return found
-
-
-_ROOT_STEP = CoTStep(step_number=0, thought="")
 
 
 def _copy(book: Book) -> Book:

@@ -1,7 +1,8 @@
 """Walks through a tree of thoughts, or a chain as the tree of one branch: paths, leaves, what is left to expand.
 
-Pure, and never recursive. A root stands for the problem: where a path has more than its root, the root's score counts
-for nothing (the logs of real searches have none there, or a 0).
+Pure, and never recursive. The one root of a tree stands for the problem: where a path has more than its root, the
+root's score counts for nothing (the logs of real searches have none there, or a 0). The first step of a chain, and the
+roots of a forest, are thoughts like any other.
 """
 
 from __future__ import annotations
@@ -85,6 +86,11 @@ class Tree:
             path.append(parent)
         return path[::-1]
 
+    def scores_along(self, path: Sequence[int]) -> list[float | None]:
+        """Return the scores of the thoughts on a way, without the root that stands for the problem."""
+        stands_for_the_problem = self.result.reasoning_type == "tot" and len(self.roots) == 1 and len(path) > 1
+        return [score_of(self.thoughts[at]) for at in (path[1:] if stands_for_the_problem else path)]
+
     def below(self, place: int) -> Iterator[int]:
         """Yield a thought and all that follow from it, each before its children, in their order."""
         waiting = [place]
@@ -118,7 +124,8 @@ def best_paths(result: ReasoningResult, k: int = 1, *, by: By = "leaf") -> list[
             `min`, `mean`, `sum_log` (natural logarithm; minus infinity with a 0).
     """
     tree = Tree(result)
-    ways = [(_along([score_of(tree.thoughts[at]) for at in _scored(path)], by), path) for path in _ways(tree)]
+    _check_way(by)
+    ways = [(_along(tree.scores_along(path), by), path) for path in _ways(tree)]
     ways.sort(key=lambda way: -math.inf if way[0] is None else way[0], reverse=True)
     known = [way for way in ways if way[0] is not None]
     unknown = [way for way in ways if way[0] is None]
@@ -142,8 +149,9 @@ def _ways(tree: Tree) -> Iterator[list[int]]:
         yield tree.path_to(leaf)
 
 
-def _scored(path: Sequence[int]) -> Sequence[int]:
-    return path[1:] if len(path) > 1 else path
+def _check_way(by: By) -> None:
+    if by not in WAYS:
+        raise InvalidInput(f"by={by!r:.40}: take one of {', '.join(WAYS)}")
 
 
 def _along(scores: Sequence[float | None], by: By) -> float | None:
@@ -161,8 +169,6 @@ def _along(scores: Sequence[float | None], by: By) -> float | None:
             return math.fsum(known) / len(known)
         case "sum_log":
             return math.fsum(math.log(score) if score > 0 else -math.inf for score in known)
-        case _:
-            raise InvalidInput(f"by={by!r:.40}: take one of {', '.join(WAYS)}")
 
 
 def leaves(result: ReasoningResult, k: int | None = None) -> list[Thought]:

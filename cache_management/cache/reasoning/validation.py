@@ -115,11 +115,13 @@ def _check_texts(result: ReasoningResult, found: list[Finding]) -> None:
 
 def _check_chain(result: ReasoningResult, found: list[Finding]) -> list[CoTStep]:
     steps = result.chain
-    low, high = _range_of(result, "confidence_range", found)
+    low, high = _range_of(result, found)
     seen: dict[int, int] = {}
     for place, step in enumerate(steps):
         path = f"steps[{place}].step_number"
-        if step.step_number < 1:
+        if step.step_number >= 2**63:
+            found.append(Finding(path, str(step.step_number), "step_number", "it is beyond 64 bits"))
+        elif step.step_number < 1:
             found.append(
                 Finding(
                     path, step.step_number, "step_number", f"{step.step_number} is not positive: steps count from 1"
@@ -144,7 +146,7 @@ def _check_chain(result: ReasoningResult, found: list[Finding]) -> list[CoTStep]
 
 def _check_tree(result: ReasoningResult, found: list[Finding], limits: Limits) -> list[ToTNode]:
     nodes = result.nodes
-    low, high = _range_of(result, "score_range", found)
+    low, high = _range_of(result, found)
     places: dict[str, int] = {}
     for place, node in enumerate(nodes):
         if node.node_id in places:
@@ -281,17 +283,34 @@ def _depths(nodes: Sequence[ToTNode], places: dict[str, int], found: list[Findin
     return depths
 
 
-def _range_of(result: ReasoningResult, name: str, found: list[Finding]) -> tuple[float, float]:
-    said = result.metadata.get(name)
+def range_of(result: ReasoningResult) -> tuple[float, float] | None:
+    """Return the range of a result's confidences or scores, 0 to 1 unless it says another; None for what is none."""
+    said = result.metadata.get(range_name(result))
     if said is None:
         return 0.0, 1.0
-    if (
-        isinstance(said, list)
-        and len(said) == 2
-        and all(isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each) for each in said)
-        and said[0] < said[1]  # type: ignore[operator]
-    ):
-        return float(said[0]), float(said[1])  # type: ignore[arg-type]
+    if not isinstance(said, list) or len(said) != 2:
+        return None
+    low, high = said
+    if not (_is_finite(low) and _is_finite(high)) or not low < high:  # type: ignore[operator]
+        return None
+    return float(low), float(high)  # type: ignore[arg-type]
+
+
+def range_name(result: ReasoningResult) -> str:
+    """Return where a result says its range."""
+    return "confidence_range" if result.reasoning_type == "cot" else "score_range"
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _range_of(result: ReasoningResult, found: list[Finding]) -> tuple[float, float]:
+    known = range_of(result)
+    if known is not None:
+        return known
+    name = range_name(result)
+    said = result.metadata[name]
     found.append(
         Finding(f"metadata.{name}", said, "range", f"{said!r:.60} is no range: give two numbers, the smaller first")
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -80,9 +81,32 @@ def test_a_calibration_tells_how_often_a_confidence_was_right() -> None:
     assert confidence(sure(None), calibration=calibration).value is None
 
 
-def test_what_is_no_confidence_teaches_nothing() -> None:
-    for wrong in ([], [(1.5, True)], [(math.nan, True)]):
-        with pytest.raises(InvalidInput, match="calibration"):
-            Calibration(wrong)
+def test_between_what_was_judged_a_line_is_drawn() -> None:
+    calibration = Calibration([(0.1, False)] * 98 + [(0.9, True)] * 98)
+
+    assert calibration.of(0.1) == calibration.of(0.0) == pytest.approx(0.01)
+    assert calibration.of(0.9) == calibration.of(1.0) == pytest.approx(0.99)
+    assert calibration.of(0.5) == pytest.approx(0.5)
+
+
+def test_another_range_is_brought_to_0_to_1() -> None:
+    result = sure(90, 80).model_copy(update={"metadata": {"confidence_range": [0, 100]}})
+
+    assert confidence(result, "min").value == pytest.approx(0.8)
+    assert confidence(result, "product").value == pytest.approx(0.72)
+
+
+@pytest.mark.parametrize(
+    "wrong", [[], [(1.5, True)], [(math.nan, True)], [(0.5, "no")], [("a", True)], [5], None, "ab", [(True, True)]]
+)
+def test_what_is_no_case_teaches_nothing(wrong: Any) -> None:
+    with pytest.raises(InvalidInput, match="calibration"):
+        Calibration(wrong)
+
+
+def test_what_cannot_be_asked_is_refused() -> None:
+    for value in (math.nan, 5, -0.1, "x"):
+        with pytest.raises(InvalidInput, match="not from 0 to 1"):
+            Calibration([(0.5, True)]).of(value)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="how="):
         confidence(chain("a"), "most")  # type: ignore[arg-type]

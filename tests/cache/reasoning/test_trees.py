@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_management.cache.errors import InvalidInput
-from cache_management.cache.reasoning.result import ReasoningResult
+from cache_management.cache.reasoning.result import CoTStep, ReasoningResult
 from cache_management.cache.reasoning.trees import (
     WAYS,
     By,
@@ -36,7 +36,8 @@ def ways_by_recursion(result: ReasoningResult, by: By) -> list[tuple[float | Non
         while (parent := parents[path[-1]]) is not None:
             path.append(parent)
         path.reverse()
-        scores = [by_id[name].score for name in (path[1:] or path)]
+        without_root = len(path) > 1 and sum(parent is None for parent in parents.values()) == 1
+        scores = [by_id[name].score for name in (path[1:] if without_root else path)]
         known = [score for score in scores if score is not None]
         value: float | None
         if by == "leaf":
@@ -78,6 +79,14 @@ def test_the_root_counts_for_nothing_where_there_is_more() -> None:
     assert (path.node_ids, path.score) == (("root", "b"), 0.7)
     assert best_paths(small_tree(), by="leaf")[0].node_ids == ("root", "a", "a1")
     assert best_paths(tree(node("r", score=0.3)))[0].score == 0.3
+
+
+def test_every_step_of_a_chain_and_every_root_of_a_forest_counts() -> None:
+    steps = [CoTStep(step_number=1, thought="x", confidence=0.1), CoTStep(step_number=2, thought="y", confidence=0.9)]
+    sure = ReasoningResult(reasoning_type="cot", problem="p", steps=steps)
+
+    assert best_paths(sure, by="min")[0].score == 0.1
+    assert best_paths(tree(node("a", score=0.1), node("a1", "a", 0.9), node("b", score=0.2)), by="min")[0].score == 0.2
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
