@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,9 +30,13 @@ from cache_management.wiring import Platform
 if TYPE_CHECKING:
     from cache_management.cache.reasoning.cache import Reasoned
     from cache_management.cache.reasoning.result import ReasoningResult
+    from cache_management.cache.reasoning.steps import StepNode
+    from cache_management.cache.reasoning.validation import Finding
 
 _FORMATS = click.Choice(["json", "tree", "yaml"])
 _MOST_FILE_BYTES = 256 * 2**20
+_WARNINGS_OF_A_KIND = 3
+_DEEPEST_INDENT = 20
 
 
 @click.command("set-reasoning")
@@ -73,12 +79,11 @@ def set_reasoning(
     }
     result = read_result(given)
 
-    async def work(platform: Platform) -> Sequence[object]:
-        return await platform.reasoning.set(key or problem, result, ttl, tags=tags)
+    async def work(platform: Platform) -> Sequence[Finding]:
+        return await platform.reasoning.set(problem if key is None else key, result, ttl, tags=tags)
 
     warnings = cli.run(work)
-    for warning in warnings:
-        note(f"warning: {warning}")
+    _tell_warnings(warnings)
     if as_json:
         print_json(
             {
@@ -90,6 +95,18 @@ def set_reasoning(
         )
     else:
         click.echo(f"Stored {_count(len(result.steps), 'step')} in namespace {cli.settings.namespace}.")
+
+
+def _tell_warnings(warnings: Sequence[Finding]) -> None:
+    """Tell what was noticed, of each kind a few."""
+    told: Counter[str] = Counter()
+    for warning in warnings:
+        told[warning.rule] += 1
+        if told[warning.rule] <= _WARNINGS_OF_A_KIND:
+            note(f"warning: {warning}")
+    for rule, count in told.items():
+        if count > _WARNINGS_OF_A_KIND:
+            note(f"warning: {count - _WARNINGS_OF_A_KIND} more like it ({rule})")
 
 
 def _count(count: int, what: str) -> str:
@@ -110,11 +127,23 @@ def _parsed(given: str) -> object:
     else:
         text, where = given, "STEPS_JSON"
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
         raise InvalidInput(
             f'{where} is no JSON ({exc}): give an array such as \'[{{"step": 1, "text": "Add numbers"}}]\''
         ) from None
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{name!r:.40} stands twice in one object")
+    return found
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 @click.command("get-reasoning")
@@ -137,6 +166,8 @@ def get_reasoning(
     as_json: bool,
 ) -> int:
     """Print the reasoning stored for PROBLEM, or under it as a key; exit code 1 when there is none."""
+    if min_score is not None and not math.isfinite(min_score):
+        raise InvalidInput(f"--min-score {min_score} is no score")
 
     async def work(platform: Platform) -> list[Reasoned]:
         return await _found(platform, problem, model)
@@ -208,8 +239,11 @@ def list_(cli: CliContext, pattern: str, as_json: bool) -> None:
     if as_json:
         print_json(keys)
     else:
-        for key in keys:
-            click.echo(key)
+        from cache_management.cli.reasoning_tree import shown
+
+        is_watched = sys.stdout.isatty()
+        for key in keys:  # a script gets them as they are
+            click.echo(shown(key) if is_watched else key)
 
 
 @reasoning.command()
@@ -264,19 +298,28 @@ def _print_changes(changes: Sequence[object]) -> None:
     for each in changes:
         if isinstance(each, Change):
             sign, style = signs[each.what]
-            target.print(Text(f"{sign}{'  ' * each.depth}{shown(each.thought)}", style=style), soft_wrap=True)
+            target.print(
+                Text(f"{sign}{'  ' * min(each.depth, _DEEPEST_INDENT)}{shown(each.thought)}", style=style),
+                soft_wrap=True,
+            )
 
 
 @reasoning.command()
 @click.argument("problem")
 @click.argument("steps", nargs=-1, required=True)
 @click.option("-m", "--model", help="Of results of this model.")
-@click.option("--type", "kind", type=click.Choice(["cot", "tot"]), default="tot", show_default=True)
+@click.option("--type", "kind", type=click.Choice(["cot", "tot"]), help="Of chains only, or of trees.")
 @click.option("--dry-run", is_flag=True, help="Say what would go; change nothing.")
 @json_option
 @pass_cli
 def prune(
-    cli: CliContext, problem: str, steps: Sequence[str], model: str | None, kind: str, dry_run: bool, as_json: bool
+    cli: CliContext,
+    problem: str,
+    steps: Sequence[str],
+    model: str | None,
+    kind: str | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Remove a step of PROBLEM with all that follows it; STEPS are the thoughts that lead to it, the step itself last.
 
@@ -285,15 +328,11 @@ def prune(
     from cache_management.cache.reasoning.steps import Pruned
 
     async def work(platform: Platform) -> Pruned | None:
-        cache = platform.reasoning
-        for each in await cache.list_by_problem(problem, model=model):
-            if each.conditions.reasoning_type != kind:
-                continue
-            found = await cache.longest_prefix(cache.root_of(problem, each.conditions), steps)
-            if found.matched == len(steps):
-                with cli.audited("reasoning.prune", {"step": found.node.id, "dry_run": dry_run}):
-                    return await cache.prune(found.node, dry_run=dry_run)
-        return None
+        node = await _step(platform, problem, steps, model=model, kind=kind)
+        if node is None:
+            return None
+        with cli.audited("reasoning.prune", {"step": node.id, "dry_run": dry_run}):
+            return await platform.reasoning.prune(node, dry_run=dry_run)
 
     pruned = cli.run(work)
     if pruned is None:
@@ -306,6 +345,56 @@ def prune(
         results = f", and {_count(len(pruned.results), 'result')} with them" if pruned.results else ""
         click.echo(f"{_count(pruned.steps, 'step')} {verb}{results}.")
     return ExitCode.OK
+
+
+@reasoning.command()
+@click.argument("problem")
+@click.argument("steps", nargs=-1, required=True)
+@click.option("--wrong/--right", default=True, show_default=True)
+@click.option("-r", "--reason", default="", help="Why it is wrong.")
+@click.option("-m", "--model", help="Of results of this model.")
+@click.option("--type", "kind", type=click.Choice(["cot", "tot"]), help="Of chains only, or of trees.")
+@pass_cli
+def mark(
+    cli: CliContext,
+    problem: str,
+    steps: Sequence[str],
+    wrong: bool,
+    reason: str,
+    model: str | None,
+    kind: str | None,
+) -> int:
+    """Mark a step of PROBLEM as wrong: it is not served any more, nor anything behind it; or as right again.
+
+    STEPS are the thoughts that lead to it, the step itself last. Exit code 1 when there is no such step.
+    """
+
+    async def work(platform: Platform) -> bool:
+        node = await _step(platform, problem, steps, model=model, kind=kind)
+        if node is None:
+            return False
+        with cli.audited("reasoning.mark", {"step": node.id, "correct": not wrong}):
+            await platform.reasoning.mark(node, correct=not wrong, reason=reason)
+        return True
+
+    if not cli.run(work):
+        note("There is no such step.")
+        return ExitCode.FAILED
+    click.echo("Marked as wrong." if wrong else "Marked as right.")
+    return ExitCode.OK
+
+
+async def _step(
+    platform: Platform, problem: str, steps: Sequence[str], *, model: str | None, kind: str | None
+) -> StepNode | None:
+    """Return the step at the end of a way, marked or not, under the first conditions that know it."""
+    cache = platform.reasoning
+    for under in await cache.conditions_of(problem):
+        if (kind or under.reasoning_type) == under.reasoning_type and (model is None or under.model == model):
+            found = await cache.find_step(cache.root_of(problem, under), steps)
+            if found is not None:
+                return found
+    return None
 
 
 @reasoning.command()
@@ -323,10 +412,11 @@ def stats(cli: CliContext, as_json: bool) -> None:
         print_json(found)
         return
     rows = plain(found)
+    top = rows.pop("top")
     print_pairs("Reasoning", {name.replace("_", " "): value for name, value in rows.items() if value is not None})
     if rows["results"]:
         print_table(
             "The most shared problems",
             ("results", "steps", "of them distinct", "problem"),
-            [(each["results"], each["submitted"], each["steps"], each["problem"]) for each in rows.pop("top", [])],
+            [(each["results"], each["submitted"], each["steps"], each["problem"]) for each in top],
         )

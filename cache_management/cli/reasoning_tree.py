@@ -14,6 +14,7 @@ BEST = "*"
 _LEAST_WIDTH = 20
 _TEXT_WIDTH = 40
 _LEAST_DEPTH = 8
+_MOST_DEPTH = 200  # a line is as long as its thought is deep
 
 
 class Signs(NamedTuple):
@@ -57,7 +58,7 @@ def draw(
     """Yield the lines of a result: a tree with its scores, or a chain as a list with its confidences.
 
     Args:
-        max_depth: Below it thoughts are counted, not shown; by default what fits into the width.
+        max_depth: Below it thoughts are counted, not shown; by default what fits into the width, 200 at most.
         min_score: So are thoughts below this score; those without a score are shown.
     """
     if result.reasoning_type == "cot":
@@ -81,7 +82,8 @@ def _tree(
     result: ReasoningResult, width: int, signs: Signs, max_depth: int | None, min_score: float | None
 ) -> Iterator[Line]:
     tree = Tree(result)
-    deepest = max(_LEAST_DEPTH, (width - _TEXT_WIDTH) // len(signs.gap)) if max_depth is None else max_depth
+    fitting = max(_LEAST_DEPTH, (width - _TEXT_WIDTH) // len(signs.gap))
+    deepest = fitting if max_depth is None else min(max_depth, _MOST_DEPTH)
     kept = _kept(tree, min_score)
     best: set[int] = set()
     for path in best_paths(result) if len(tree.thoughts) > 1 else []:

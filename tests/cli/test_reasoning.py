@@ -85,6 +85,12 @@ def test_steps_come_from_a_file_or_a_pipe(cli: Cli, tmp_path: Path, monkeypatch:
         ),
         (("tot", "p", '[{"id": "a", "parent": "b", "text": "x"}]'), "there is no node 'b'"),
         (("tot", "p", '[{"id": "a", "text": "x", "score": 2}]'), "2 is not from 0 to 1"),
+        (("cot", "p", "null"), "steps must be a list"),
+        (("cot", "p", '[{"step": 1, "step": 2, "text": "a"}]'), "'step' stands twice"),
+        (("cot", "p", '[{"step": true, "text": "a"}]'), "steps[0].step_number: Input should be a valid integer"),
+        (("cot", "p", '[{"step": 1, "text": "a", "x": NaN}]'), "NaN is no number of JSON"),
+        (("cot", "p", '[{"step": 100000000000000000000000000, "text": "a"}]'), "beyond 64 bits"),
+        (("cot", "p", '["a"]', "-k", ""), "a key must not be empty"),
         (("dag", "p", "[]"), "'dag' is not one of 'cot', 'tot'"),
         (("cot", "p", '["a"]', "--ttl", "-7"), "ttl_seconds"),
     ],
@@ -125,6 +131,10 @@ def test_a_branch_is_pruned_when_it_is_said_which(cli: Cli) -> None:
     assert gone.data == {"steps": 3, "results": [], "dry_run": False}
     assert "thought a" not in cli("get-reasoning", "a problem").out
     assert cli("reasoning", "prune", "a problem", "nothing").code == 1
+    assert cli("reasoning", "mark", "a problem", "thought root", "thought b", "--reason", "no").code == 0
+    assert "thought b" not in cli("get-reasoning", "a problem").out
+    assert cli("reasoning", "mark", "a problem", "thought root", "thought b", "--right").code == 0
+    assert "thought b" in cli("get-reasoning", "a problem").out
     assert "reasoning.prune" in cli("audit", "tail").out
 
 

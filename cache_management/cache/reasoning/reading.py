@@ -38,7 +38,8 @@ def read_steps(reasoning_type: ReasoningType, given: object) -> list[CoTStep] | 
         if fields is None:
             continue
         try:
-            steps.append(_KINDS[reasoning_type].model_validate(fields))
+            # Strictly: a true is no number, and a text none either.
+            steps.append(_KINDS[reasoning_type].model_validate(fields, strict=True))
         except ValidationError as exc:
             for error in exc.errors():
                 at = ".".join(str(part) for part in error["loc"])
@@ -59,6 +60,7 @@ def _fields(reasoning_type: str, given: object, place: int, found: list[Finding]
         return None
     known = _KINDS[reasoning_type].model_fields
     fields: dict[str, Any] = {}
+    said_as: dict[str, str] = {}
     metadata = given.get("metadata", {})
     if not isinstance(metadata, Mapping):
         found.append(Finding(f"{path}.metadata", None, "type", f"it must be an object, not {type(metadata).__name__}"))
@@ -75,7 +77,10 @@ def _fields(reasoning_type: str, given: object, place: int, found: list[Finding]
             continue
         read = _read(name, value)
         if name in fields and fields[name] != read:
-            found.append(Finding(f"{path}.{said}", None, "alias", f"it says another thing than {name}: leave one out"))
+            found.append(
+                Finding(f"{path}.{said}", None, "alias", f"it says another thing than {said_as[name]}: leave one out")
+            )
+        said_as[name] = said
         fields[name] = read
     if reasoning_type == "cot" and "step_number" not in fields:
         fields["step_number"] = place + 1
@@ -104,6 +109,8 @@ def read_result(given: object) -> ReasoningResult:
     """
     if not isinstance(given, Mapping):
         raise InvalidInput(f"a result must be an object with a problem and steps, not {type(given).__name__}")
+    if ("steps" in given) == ("nodes" in given):
+        raise InvalidInput("a result has a list of steps, or one of nodes: give one of them")
     steps = given.get("steps", given.get("nodes"))
     kind = given.get("reasoning_type", given.get("type"))
     if kind is None:
@@ -120,7 +127,7 @@ def read_result(given: object) -> ReasoningResult:
         return ReasoningResult(
             reasoning_type=kind,
             problem=given.get("problem"),
-            steps=read_steps(kind, [] if steps is None else steps),
+            steps=read_steps(kind, steps),
             final_answer=given.get("final_answer"),
             metadata={**rest, **metadata},
         )

@@ -64,10 +64,14 @@ def conditions_of(result: ReasoningResult) -> Conditions:
     model, version = metadata.get("model"), metadata.get("prompt_version")
     return conditions(
         result.reasoning_type,
-        model=model if isinstance(model, str) else None,
-        prompt_version=version if isinstance(version, str) else None if version is None else json.dumps(version),
+        model=_as_text(model),
+        prompt_version=_as_text(version),
         params=params,
     )
+
+
+def _as_text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _canonical_json(params: Mapping[str, Any]) -> str:

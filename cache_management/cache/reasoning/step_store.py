@@ -141,6 +141,24 @@ class StepStore:
         """Return the steps that are known behind a step, best score first, those without a score last."""
         return sorted(await self.children(node), key=_by_score)
 
+    async def conditions_of(self, problem: str) -> list[Conditions]:
+        """Return the conditions under which anything is known of a problem."""
+        book = await self._read(problem, "conditions_of")
+        return [] if book is None else [of.under for of in book.branches]
+
+    async def find_step(self, node: StepNode, thoughts: Sequence[str]) -> StepNode | None:
+        """Return the step at the end of a way, also one that is marked or hidden; None when it is not known."""
+        found = await self._find(node, "find_step")
+        if found is None:
+            return None
+        book, branch, at = found
+        for thought in _thoughts(thoughts):
+            child = book.child(branch, at, thought)
+            if child is None:
+                return None
+            at = child
+        return _Seen(book, branch).node(at)
+
     async def path(self, node: StepNode | str) -> list[StepNode]:
         """Return the steps from the first to this one; none when it is not known."""
         found = await self._find(node, "path")

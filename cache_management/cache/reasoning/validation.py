@@ -251,7 +251,7 @@ def _check_children(nodes: Sequence[ToTNode], places: dict[str, int], found: lis
                     )
                 )
         missing = [child for child in of_parent.get(node.node_id, ()) if child not in set(listed)]
-        if missing:
+        if missing and node.children_ids:  # who lists none leaves it to their parents
             shown = ", ".join(repr(child) for child in missing[:_SHOWN])
             found.append(Finding(path, missing[:_SHOWN], "child_missing", f"it lacked {shown}: added", "warning"))
         children.append(listed + missing)

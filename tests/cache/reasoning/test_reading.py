@@ -55,7 +55,7 @@ def test_what_is_not_known_goes_to_metadata() -> None:
 
 def test_one_thing_said_twice_must_be_the_same() -> None:
     assert read_steps("tot", [{"id": 1, "node_id": "1", "text": "a", "thought": "a"}])
-    with pytest.raises(InvalidReasoning, match=r"steps\[0\]\.thought: it says another thing"):
+    with pytest.raises(InvalidReasoning, match=r"steps\[0\]\.thought: it says another thing than text"):
         read_steps("cot", [{"step": 1, "text": "a", "thought": "b"}])
     with pytest.raises(InvalidReasoning, match="metadata, too"):
         read_steps("cot", [{"step": 1, "text": "a", "x": 1, "metadata": {"x": 2}}])
@@ -83,6 +83,9 @@ def test_any_json_is_a_result_or_a_clear_error(given_: Any) -> None:
 def test_the_type_is_told_by_the_steps() -> None:
     assert read_result({"problem": "p", "nodes": [{"id": 0, "thought": "t"}]}).reasoning_type == "tot"
     assert read_result({"problem": "p", "steps": ["t"]}).reasoning_type == "cot"
+    for neither in ({"problem": "p"}, {"problem": "p", "steps": [], "nodes": []}):
+        with pytest.raises(InvalidInput, match="give one of them"):
+            read_result(neither)
     with pytest.raises(InvalidInput, match="take cot or tot"):
         read_result({"problem": "p", "steps": [], "reasoning_type": "dag"})
 
