@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,6 +26,7 @@ from cache_management.cache.reasoning.result import ReasoningResult
 from cache_management.cache.reasoning.step_identity import Conditions, conditions_of, problem_id
 from cache_management.cache.requests import Request, make_request
 from cache_management.cache.semantic.gates.facets import facets
+from cache_management.cache.semantic.gates.numbers import is_number_word, unit_of
 from cache_management.cache.values import CachedResponse, Lookup
 
 SUFFIX = ".problems"
@@ -39,6 +40,7 @@ _SHARE_WORDS = """
 """
 _SHARES = frozenset(_SHARE_WORDS.split())
 _WORD = re.compile(r"[^\W\d_]+")
+_WORD_OR_NUMBER = re.compile(r"\w+")
 _OPERATOR = re.compile(r"\s*([-+*/^=<>!√×÷·−–]+)\s*")
 
 
@@ -70,9 +72,7 @@ def same_numbers(asked: str, stored: str) -> bool:
     return _counted(asked) == _counted(stored)
 
 
-def _counted(
-    problem: str,
-) -> tuple[Counter[tuple[str, str]], Counter[str], Counter[object], Counter[str], Counter[str]]:
+def _counted(problem: str) -> tuple[Counter[Any], ...]:
     found = facets(problem)
     words = Counter(word.lower() for word in _WORD.findall(problem))
     return (
@@ -81,6 +81,7 @@ def _counted(
         Counter(found.dates),
         Counter({word: count for word, count in words.items() if word in _SHARES or word.endswith("fold")}),
         _formulas(problem),
+        _units_asked_for(problem),
     )
 
 
@@ -89,6 +90,17 @@ def _formulas(problem: str) -> Counter[str]:
     terms = (term.strip(".,;:?()") for term in _OPERATOR.sub(r"\1", problem.lower()).split())
     formulas = [term for term in terms if _OPERATOR.search(term) and any(each.isnumeric() for each in term)]
     return Counter([*formulas, *(each for each in problem if each.isnumeric() and not each.isdecimal())])
+
+
+def _units_asked_for(problem: str) -> Counter[tuple[str, str]]:
+    """Return the units that no number stands before: in which an answer is to be given."""
+    words = _WORD_OR_NUMBER.findall(problem.lower())
+    found: Counter[tuple[str, str]] = Counter()
+    for before, word in zip(["", *words], words, strict=False):
+        unit = unit_of(word) if len(word) > 1 and not is_number_word(before) else None
+        if unit is not None:
+            found[unit] += 1
+    return found
 
 
 class SimilarProblems:

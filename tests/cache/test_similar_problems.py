@@ -63,6 +63,7 @@ async def test_a_reworded_problem_borrows_and_says_from_which(manager: CacheMana
         REWORDED.replace("120 km", "120 miles"),
         REWORDED + " and of 3 trains",
         REWORDED.replace("its speed", "half its speed"),
+        REWORDED + " in mph",
     ],
 )
 async def test_another_number_is_another_problem(manager: CacheManager, other: str) -> None:
@@ -121,7 +122,11 @@ async def test_without_a_model_or_a_reasoning_cache() -> None:
 
 def test_numbers_in_words_and_in_any_order_are_the_same() -> None:
     assert same_numbers("120 km in two hours", "in 2 hours, one hundred and twenty kilometres")
+    assert same_numbers(
+        "how many hours does it take, 2h or 3h?", "does it take 2 hours or three hours? how many hours?"
+    )
     assert not same_numbers("2 apples and 3 pears", "2 apples and 2 pears")
+    assert not same_numbers("how long is it in metres", "how long is it in feet")
     assert not same_numbers("one third of it", "one quarter of it")
 
 

@@ -11,7 +11,7 @@ it is given; times are Unix seconds. How it stands in a record: book_codec.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -349,7 +349,10 @@ class Book:
         *,
         read_metadata: Callable[[str], Metadata],
     ) -> ReasoningResult | None:
-        """Return a result as it was stored, without what was marked wrong or hidden since; None when that breaks it."""
+        """Return a result as it was stored, without what was marked wrong or hidden since; None when that breaks it.
+
+        A tree that loses its best leaf loses its answer.
+        """
         branch = self.branches[stored.branch]
         served = branch.served(stored.nodes) if branch.wrong or branch.hidden else []
         is_whole = all(served)
@@ -363,6 +366,8 @@ class Book:
             kept = None if is_whole else {at for at, is_served in enumerate(served) if is_served}
             if kept is not None and not kept:
                 return None
+            if kept is not None and not _still_answers(stored, kept):
+                stored = msgspec.structs.replace(stored, answer=None)
             steps = self._tree(stored, read_metadata, kept)
         # Trusted: it was checked when it was stored, and its checksum held.
         return ReasoningResult.model_construct(
@@ -457,6 +462,8 @@ class Book:
             else:
                 if not result.ids:  # those that are left keep their names
                     result.ids = [self.intern(str(at)) for at in range(len(result.nodes))]
+                if not _still_answers(result, kept):
+                    result.answer = None
                 left.append(_narrowed(result, kept))
         self.results = left
         of = self.branches[branch]
@@ -562,6 +569,13 @@ class Book:
             yield from result.raw.values()
             yield from result.step_metadata.values()
             yield from (-1 - child for listed in result.children.values() for child in listed if child < 0)
+
+
+def _still_answers(result: StoredResult, kept: Collection[int]) -> bool:
+    """Tell whether a tree that lost steps still says what it answered: the leaf with the best score is left."""
+    inner = set(result.parents)
+    scores = {at: score for at, score in enumerate(result.scores) if score is not None and at not in inner}
+    return bool(scores) and max(scores, key=lambda at: scores[at]) in kept
 
 
 def _narrowed(result: StoredResult, kept: Sequence[int]) -> StoredResult:

@@ -22,8 +22,8 @@ _COMPRESS_FROM_BYTES = 200
 _ZSTD = b"\x01"
 
 
-class LargeBook(CorruptRecord):
-    """The book is larger than the limit of who reads it, and is none the worse for that."""
+class ForeignBook(CorruptRecord):
+    """A book that this process cannot read, and that is none the worse for that."""
 
 
 class _BranchWire(msgspec.Struct, array_like=True):
@@ -84,7 +84,9 @@ def decode_book(value: bytes, *, namespace: str, limit_bytes: int, canonical: Ca
         if value[:1] == _ZSTD:
             size = zstandard.frame_content_size(memoryview(value)[1:])
             if not 0 <= size <= limit_bytes:
-                raise LargeBook(f"the compressed book declares {size:,} bytes, the limit is {limit_bytes:,}")
+                raise ForeignBook(
+                    f"the compressed book declares {size:,} bytes, the limit is {limit_bytes:,}: raise max_entry_bytes"
+                )
             value = zstandard.ZstdDecompressor().decompress(memoryview(value)[1:], max_output_size=size)
         wire = _decoder.decode(value)
     except (msgspec.DecodeError, zstandard.ZstdError, UnicodeDecodeError, RecursionError) as exc:
@@ -116,7 +118,7 @@ def _wire(book: Book) -> _Wire:
 
 def _book(wire: _Wire, namespace: str, canonical: Canonical) -> Book:
     if wire.layout != LAYOUT:
-        raise CorruptRecord(f"the book has layout {wire.layout}, this program knows {LAYOUT}")
+        raise ForeignBook(f"the book has layout {wire.layout}, this program knows {LAYOUT}: use a newer one")
     _check(wire)
     book = Book(wire.problem, namespace, canonical=canonical)
     book.texts = wire.texts

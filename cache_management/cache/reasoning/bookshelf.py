@@ -12,11 +12,17 @@ from typing import TypeVar
 
 from cache_management.cache.backends.base import Backend, Conditional, Sweepable
 from cache_management.cache.clock import Clock, VersionClock
-from cache_management.cache.errors import BackendUnavailable, ConfigurationError, CorruptRecord, InvalidEntry
+from cache_management.cache.errors import (
+    BackendRefused,
+    BackendUnavailable,
+    ConfigurationError,
+    CorruptRecord,
+    InvalidEntry,
+)
 from cache_management.cache.events import CorruptEvent, Listener
 from cache_management.cache.identity import KeySpace
 from cache_management.cache.reasoning.book import Book
-from cache_management.cache.reasoning.book_codec import LargeBook, decode_book, encode_book
+from cache_management.cache.reasoning.book_codec import ForeignBook, decode_book, encode_book
 from cache_management.cache.reasoning.step_identity import Canonical, problem_id
 from cache_management.cache.records import Record
 
@@ -150,23 +156,27 @@ class Bookshelf:
             expected = None if record is None else record.version
             if await self._write(storage_key, book, expected):
                 return changed
-            if expected is None and attempt % _UNREADABLE_AFTER == _UNREADABLE_AFTER - 1:
-                await self._remove_unreadable(storage_key)
+            if expected is None and attempt >= _UNREADABLE_AFTER:
+                await self._refuse_unreadable(storage_key)
             await asyncio.sleep(pause * random.random())  # noqa: S311 - only so that two do not meet again
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         raise BackendUnavailable(self._backend.name, "too many write to one problem at once; try again")
 
-    async def _remove_unreadable(self, storage_key: str) -> None:
-        """Remove what stands in the way and cannot be read, and nothing that was written meanwhile."""
+    async def _refuse_unreadable(self, storage_key: str) -> None:
+        """Raise when something stands in the way that cannot be read: it may be sealed with a key that is elsewhere."""
         if isinstance(self._backend, Sweepable):
             head = (await self._backend.heads([storage_key])).get(storage_key)
-            # Read behind the head: what can be read has another version by then, if it was written since.
-            if head is None or await self._backend.get(storage_key) is not None:
-                return
-            if head.version:
-                await self._changing.delete_if(storage_key, expected=head.version)
-            else:  # not even its head can be read
-                await self._backend.delete(storage_key)
+            # Read behind the head: what was written since has another version by then.
+            if head is not None and await self._backend.get(storage_key) is None:
+                raise BackendRefused(
+                    self._backend.name,
+                    "what it holds of this problem cannot be read: it is damaged, or sealed with another encryption"
+                    " key; `forget_problem` removes it",
+                )
+
+    async def forget(self, name: str) -> bool:
+        """Remove a book, whether or not it can be read; return whether one was there."""
+        return await self._backend.delete(self.storage_key(name))
 
     def decoded(self, storage_key: str, record: Record) -> Book | None:
         """Return the book of a record, None when it cannot be read."""
@@ -188,9 +198,9 @@ class Bookshelf:
             return decode_book(
                 record.value, namespace=self.namespace, limit_bytes=self._limit_bytes, canonical=self._canonical
             )
-        except LargeBook as exc:
+        except ForeignBook as exc:
             if is_to_change:  # a book that is begun anew would replace all that is in it
-                raise InvalidEntry(f"the problem cannot be changed here: {exc}; raise max_entry_bytes") from None
+                raise InvalidEntry(f"the problem cannot be changed here: {exc}") from None
             self._listener(CorruptEvent(self._backend.name, storage_key, str(exc)))
             return None
         except CorruptRecord as exc:

@@ -16,6 +16,7 @@ from typing import Self
 
 import msgspec
 
+from cache_management.cache.arguments import check_text
 from cache_management.cache.backends import open_backend
 from cache_management.cache.backends.base import Backend, Tags
 from cache_management.cache.clock import Clock, VersionClock, system_clock
@@ -300,15 +301,15 @@ class ReasoningCache(StepStore):
             BackendUnavailable: Only with `strict`.
         """
         started = perf_counter()
-        found = await self.list_by_problem(problem, model=model, reasoning_type=reasoning_type)
-        if not found:
-            self._miss("absent", problem, started)
-            return None
         book = await self._read(problem, "get_by_problem")
-        stored = None if book is None else book.result_of(found[0].key)
-        if book is not None and stored is not None:
-            self._hit(found[0].key, book, stored, started)
-        return found[0].result
+        if book is not None:
+            for stored in await self._served(book, "get_by_problem", model, reasoning_type):
+                result = restored(book, stored)
+                if result is not None:
+                    self._hit(stored.key, book, stored, started)
+                    return result
+        self._miss("absent", problem, started)
+        return None
 
     async def list_by_problem(
         self, problem: str, *, model: str | None = None, reasoning_type: ReasoningType | None = None
@@ -321,19 +322,26 @@ class ReasoningCache(StepStore):
         book = await self._read(problem, "list_by_problem")
         if book is None:
             return []
-        named = await self._named(book, "list_by_problem")
         found = []
-        for stored in book.results:
-            under = book.branches[stored.branch].under
-            if model is not None and under.model != model:
-                continue
-            if reasoning_type is not None and under.reasoning_type != reasoning_type:
-                continue
-            result = restored(book, stored) if stored.key in named and self._is_live(stored) else None
+        for stored in await self._served(book, "list_by_problem", model, reasoning_type):
+            result = restored(book, stored)
             if result is not None:
+                under = book.branches[stored.branch].under
                 found.append(Reasoned(stored.key, result, under, stored.created_at, stored.expires_at, stored.tags))
-        found.reverse()  # of one moment the later one is the newer
-        return sorted(found, key=lambda each: -each.created_at)
+        return found
+
+    async def _served(
+        self, book: Book, operation: str, model: str | None, reasoning_type: ReasoningType | None
+    ) -> list[StoredResult]:
+        """Return the results of a book that may be served, newest first."""
+        named = await self._named(book, operation)
+        found = []
+        for stored in reversed(book.results):  # of one moment the later one is the newer
+            under = book.branches[stored.branch].under
+            is_wanted = model in (None, under.model) and reasoning_type in (None, under.reasoning_type)
+            if is_wanted and stored.key in named and self._is_live(stored):
+                found.append(stored)
+        return sorted(found, key=lambda stored: -stored.created_at)
 
     async def _named(self, book: Book, operation: str) -> Collection[str]:
         """Return the keys under which the results of a book are found.
@@ -399,13 +407,21 @@ class ReasoningCache(StepStore):
             self._listener(RemoveEvent("delete", self.namespace, 1))
         return was_there
 
+    async def forget_problem(self, problem: str) -> bool:
+        """Remove all that is known of a problem, whether or not it can be read; return whether something was.
+
+        Raises:
+            BackendUnavailable: It may still be there.
+        """
+        return await self.shelf.forget(problem_id(problem))
+
     async def list_keys(self, pattern: str = "*") -> list[str]:
         """Return the keys that match a shell glob, sorted.
 
         Raises:
             BackendUnavailable: Only with `strict`.
         """
-        matches = glob_matcher(pattern)
+        matches = glob_matcher(check_text(pattern, "pattern"))
         try:
             return sorted([key async for key in self._all_keys() if matches(key)])
         except BackendUnavailable as exc:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 HOLE = -1
+_RETURNED_KEPT = 63
 """In the place of a sample that is not there yet."""
 
 
@@ -33,12 +34,16 @@ class Ticket(msgspec.Struct, array_like=True):
 
 
 class Samples(msgspec.Struct, array_like=True):
-    """The samples of one state. `texts` are places in a table of texts, or `HOLE`; `epoch` says when it began anew."""
+    """The samples of one state. `texts` are places in a table of texts, or `HOLE`; `epoch` says when it began anew.
+
+    `returned` are the tickets that were given back last.
+    """
 
     epoch: int
     texts: list[int] = []
     uses: dict[str, Use] = {}
     tickets: dict[str, Ticket] = {}
+    returned: list[str] = []
 
     def take(
         self,
@@ -109,8 +114,16 @@ class Samples(msgspec.Struct, array_like=True):
             self._close(ticket, held)
         return places
 
+    def renew(self, ticket: str, *, until: float) -> None:
+        """Let a ticket live on until a moment."""
+        if ticket in self.tickets:
+            self.tickets[ticket].until = until
+
     def give_back(self, ticket: str, namespace: str, places: Sequence[int] = ()) -> int:
         """Let the namespace have again what a ticket was still to get, and places that were taken; return how many."""
+        if ticket in self.returned:  # what was given back once may be somebody else's by now
+            return 0
+        self.returned = [*self.returned[-_RETURNED_KEPT:], ticket]
         held = self.tickets.pop(ticket, None)
         back = {*places, *([] if held is None else [*held.missing, *held.waiting])}
         use = self._use(namespace)

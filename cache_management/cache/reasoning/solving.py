@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
+from cache_management.cache.arguments import check_count
 from cache_management.cache.errors import BackendUnavailable, InvalidEntry, InvalidInput
 from cache_management.cache.reasoning.cache import ReasoningCache
 from cache_management.cache.reasoning.result import CoTStep, ReasoningResult
@@ -67,7 +68,7 @@ async def expand(
     Args:
         generate: Gets how many are missing and returns so many texts or Thoughts; may be async.
         namespace: Of consumers, see `StepStore.take`.
-        lease_seconds: How long others wait for what `generate` is at.
+        lease_seconds: How long others wait when this process dies while `generate` is at it.
 
     Raises:
         Whatever `generate` raises; what it was to generate is then free for others.
@@ -84,7 +85,8 @@ async def expand(
         found = await _as_steps(cache, node, taken.samples)
         while True:
             if taken.missing:
-                said = await _generated(generate, taken.missing)
+                async with _kept(cache, taken, lease_seconds):
+                    said = await _generated(generate, taken.missing)
                 is_short = is_short or len(said) < taken.missing
                 found += await _offered(cache, node, taken, said)
             if not taken.waiting:
@@ -105,6 +107,24 @@ async def expand(
     except BaseException:
         await _give_back(cache, taken)
         raise
+
+
+@contextlib.asynccontextmanager
+async def _kept(cache: ReasoningCache, taken: Taken, lease_seconds: float) -> AsyncIterator[None]:
+    """Keep what is missing reserved while it is generated, however long that takes."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(lease_seconds / 3)
+            with contextlib.suppress(*_LOST):
+                await cache.renew(taken, lease_seconds=lease_seconds)
+
+    task = asyncio.get_running_loop().create_task(renew())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
 
 
 async def _offered(cache: ReasoningCache, node: StepNode, taken: Taken, said: Sequence[Thought]) -> list[StepNode]:
@@ -185,6 +205,7 @@ async def solve(
     namespace: str = "",
     most_steps: int = MOST_STEPS,
     ttl_seconds: int | None = None,
+    lease_seconds: float = LEASE_SECONDS,
 ) -> Solution:
     """Return the stored result of a problem, or think step by step, reusing every step that is stored.
 
@@ -194,11 +215,15 @@ async def solve(
         key: Under which the result is stored; the problem by default.
         namespace: Of consumers: each call within it takes samples that no other was given, and stores no result.
         most_steps: After so many thoughts the chain ends, whether or not one was final.
+        lease_seconds: How long others wait when this process dies in a call of `think`.
 
     Raises:
         Whatever `think` raises. The thoughts before stay stored: the next call goes on behind them.
         InvalidKey, InvalidEntry: The key or the TTL cannot be used; nothing was asked.
     """
+    if not callable(think):
+        raise InvalidInput(f"think={think!r:.40} is no function")
+    check_count(most_steps, "most_steps")
     cache.check_key(key or problem)
     cache.expiry(ttl_seconds)
     root = cache.root(problem, model=model, prompt_version=prompt_version, params=params)
@@ -219,7 +244,7 @@ async def solve(
             thought = _thought(said)
             return [thought]
 
-        node = (await expand(cache, node, 1, once, namespace=namespace))[0]
+        node = (await expand(cache, node, 1, once, namespace=namespace, lease_seconds=lease_seconds))[0]
         counts = counts.with_call(thought) if thought is not None else counts.with_reuse(node)
         steps.append(node)
         if node.is_final or (thought is not None and thought.is_final):

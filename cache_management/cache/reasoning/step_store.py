@@ -24,12 +24,12 @@ from cache_management.cache.reasoning.result import CoTStep, Metadata, Reasoning
 from cache_management.cache.reasoning.samples import Samples, Taking
 from cache_management.cache.reasoning.step_identity import Conditions, conditions, problem_id, root_id
 from cache_management.cache.reasoning.steps import Prefix, Pruned, SearchState, StepNode, StepPath, Taken, Thought
-from cache_management.cache.reasoning.trees import By, best_paths, check_k, score_of
+from cache_management.cache.reasoning.trees import By, best_paths, check_k, check_way, score_of
 
 T = TypeVar("T")
 
 Step = str | CoTStep | ToTNode
-LEASE_SECONDS = 120.0
+LEASE_SECONDS = 30.0
 _MOST_SAMPLES = 10_000
 _MOST_TOKENS, _MOST_USD, _LONGEST_LEASE_SECONDS = 2**53, 1e9, 1e9
 
@@ -185,6 +185,7 @@ class StepStore:
             reasoning_type, model: Take only those; a `StepNode` says its own.
         """
         check_k(k)
+        check_way(by)
         name = problem.problem if isinstance(problem, StepNode) else problem
         book = await self._read(name, "best_paths")
         if book is None:
@@ -271,11 +272,11 @@ class StepStore:
         tokens: int = 0,
         cost_usd: float = 0.0,
     ) -> list[StepNode]:
-        """Add steps behind a step, one after the other; return all of them. What is known already stays as it is.
+        """Add steps behind a step, one after the other; return all of them. What is known already is not added again.
 
         Args:
             node: From `root`, or from an earlier call.
-            score: Of the last of them; that of a `CoTStep` or `ToTNode` is its own.
+            score: Of the last of them; that of a `CoTStep` or `ToTNode` is its own. What was said last counts.
             is_final: Nothing comes behind the last of them; `answer` is then the final answer.
             tokens, cost_usd: What generating them took, all together; told as saved whenever they are reused.
 
@@ -283,7 +284,8 @@ class StepStore:
             InvalidInput: Something cannot be used.
             BackendUnavailable: It may not be stored.
         """
-        given = [steps] if isinstance(steps, str | CoTStep | ToTNode) else list(steps)
+        _stored_node(node)
+        given: list[Step] = [steps] if isinstance(steps, str | CoTStep | ToTNode) else list(_thoughts_given(steps))
         thoughts = _thoughts(given)
         scores = [None if isinstance(each, str) else score_of(each) for each in given]
         if score is not None and scores:
@@ -362,7 +364,10 @@ class StepStore:
         await self._change(node, change)
 
     async def mark(self, node: StepNode | str, *, correct: bool, reason: str = "") -> None:
-        """Note whether a step is right. A wrong one is not served any more, nor anything behind it, in any chain."""
+        """Note whether a step is right. A wrong one is not served any more, nor anything behind it, in any chain.
+
+        That is kept as long as steps are that were appended, also when the chains through it are gone.
+        """
         _check_text("reason", reason)
 
         def change(book: Book) -> None:
@@ -372,7 +377,10 @@ class StepStore:
             if correct:
                 book.branches[branch].wrong.pop(at, None)
             else:
-                book.branches[branch].wrong[at] = reason or "marked as wrong"
+                of = book.branches[branch]
+                of.wrong[at] = reason or "marked as wrong"
+                of.hold([at])  # else the mark would go with the chain, and the step come back with the next one
+                self._prolong(book, branch)
 
         await self._change(node, change)
 
@@ -404,6 +412,7 @@ class StepStore:
                 time, and nothing is noted as used.
             prompt: Which question about the state is asked, where there are several.
         """
+        _stored_node(node)
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_SAMPLES:
             raise InvalidInput(f"n={n!r:.40}: take a whole number from 1 to {_MOST_SAMPLES:,}")
         _check_text("namespace", namespace)
@@ -434,6 +443,7 @@ class StepStore:
 
     async def take_again(self, taken: Taken, *, lease_seconds: float = LEASE_SECONDS) -> Taken:
         """Look again for samples that others generate; those that they gave up are the caller's to generate now."""
+        _taken(taken)
         _check_lease(lease_seconds)
 
         def change(book: Book) -> tuple[Taking, tuple[str, ...], int]:
@@ -451,6 +461,19 @@ class StepStore:
             places=(*taken.places, *taking.present),
         )
 
+    async def renew(self, taken: Taken, *, lease_seconds: float = LEASE_SECONDS) -> None:
+        """Keep what is missing reserved for longer: others go on waiting for it.
+
+        Raises:
+            BackendUnavailable: The lease may end.
+        """
+        _check_lease(lease_seconds)
+
+        def change(book: Book) -> None:
+            self._state(book, taken.node, taken.prompt).renew(taken.ticket, until=self._clock() + lease_seconds)
+
+        await self.shelf.change(_taken(taken).node.problem, change)
+
     async def offer(self, taken: Taken, samples: Sequence[str | Thought]) -> list[StepNode]:
         """Store samples that were missing; the taker has used them, others find them. Return them as steps.
 
@@ -460,7 +483,8 @@ class StepStore:
             InvalidInput: Something cannot be used.
             BackendUnavailable: They may not be stored.
         """
-        given = [each if isinstance(each, Thought) else Thought(each) for each in samples]
+        _taken(taken)
+        given = [each if isinstance(each, Thought) else Thought(each) for each in _thoughts_given(samples)]
         _thoughts([each.text for each in given])
         for each in given:
             _check_score(each.score)
@@ -715,9 +739,25 @@ def _shown(node: object) -> str:
     return repr(node.thought if isinstance(node, StepNode) and node.thought else getattr(node, "id", node))[:80]
 
 
+def _stored_node(node: object) -> None:
+    if not isinstance(node, StepNode):
+        raise InvalidInput(f"{node!r:.60} is no StepNode: take one from `root`, `children` or an earlier call")
+
+
+def _taken(taken: Taken) -> Taken:
+    if not isinstance(taken, Taken):
+        raise InvalidInput(f"{taken!r:.60} was not taken: give what `take` returned")
+    return taken
+
+
+def _thoughts_given(given: Sequence[T]) -> Sequence[T]:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise InvalidInput(f"a list of texts or steps is needed, not {type(given).__name__}")
+    return given
+
+
 def _thoughts(steps: Sequence[Step]) -> list[str]:
-    if isinstance(steps, str) or not isinstance(steps, Sequence):
-        raise InvalidInput(f"steps must be a list of texts or steps, not {type(steps).__name__}")
+    _thoughts_given(steps)
     thoughts = [each if isinstance(each, str) else getattr(each, "thought", None) for each in steps]
     for place, thought in enumerate(thoughts):
         if not isinstance(thought, str):

@@ -124,7 +124,7 @@ def best_paths(result: ReasoningResult, k: int = 1, *, by: By = "leaf") -> list[
             `min`, `mean`, `sum_log` (natural logarithm; minus infinity with a 0).
     """
     tree = Tree(result)
-    _check_way(by)
+    check_way(by)
     ways = [(_along(tree.scores_along(path), by), path) for path in _ways(tree)]
     ways.sort(key=lambda way: -math.inf if way[0] is None else way[0], reverse=True)
     known = [way for way in ways if way[0] is not None]
@@ -149,7 +149,8 @@ def _ways(tree: Tree) -> Iterator[list[int]]:
         yield tree.path_to(leaf)
 
 
-def _check_way(by: By) -> None:
+def check_way(by: By) -> None:
+    """Raise InvalidInput unless paths can be weighed this way."""
     if by not in WAYS:
         raise InvalidInput(f"by={by!r:.40}: take one of {', '.join(WAYS)}")
 

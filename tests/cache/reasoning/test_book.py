@@ -15,7 +15,7 @@ from cache_management.cache.reasoning.result import ReasoningResult
 from cache_management.cache.reasoning.step_identity import conditions, conditions_of
 from cache_management.cache.reasoning.step_store import restored, write_metadata
 from cache_management.cache.reasoning.validation import check
-from tests.cache.reasoning.results import chain, node, results, tree
+from tests.cache.reasoning.results import chain, node, results, small_tree, tree
 
 LIMIT = 2**24
 UNDER = conditions()
@@ -188,6 +188,32 @@ def test_a_wrong_step_breaks_a_chain_and_cuts_a_tree() -> None:
     assert found is not None
     assert [each.node_id for each in found.nodes] == ["r", "y"]
     assert found.nodes[0].children_ids == ["y"]
+
+
+@pytest.mark.parametrize("how", ["mark", "prune"])
+def test_a_tree_that_loses_its_best_leaf_loses_its_answer(how: str) -> None:
+    book = Book("a problem", "n")
+    put(book, "t", small_tree())
+    root = book.child(0, ROOT, "thought root")
+    assert root is not None
+    a, b = book.child(0, root, "thought a"), book.child(0, root, "thought b")
+    assert a is not None
+    assert b is not None
+
+    def lose(node: int) -> None:
+        if how == "prune":
+            book.prune(0, node)
+        else:
+            book.branches[0].wrong[node] = "it is wrong"
+
+    lose(b)
+    found = read(again(book), "t")
+    assert found is not None
+    assert found.final_answer == "a1"
+    lose(a if how == "mark" else book.child(0, root, "thought a") or 0)
+    found = read(again(book), "t")
+    assert found is not None
+    assert found.final_answer is None
 
 
 def test_a_book_that_is_too_large_is_refused() -> None:

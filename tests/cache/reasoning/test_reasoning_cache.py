@@ -276,6 +276,28 @@ async def test_a_wrong_step_is_not_served_in_any_chain(cache: ReasoningCache) ->
     assert await cache.get("2") is not None
 
 
+async def test_a_mark_outlives_the_chain_that_it_was_made_in(near: ReasoningCache) -> None:
+    await near.set("k", chain("wrong", "7"))
+    (wrong,) = await near.children(near.root("a problem"))
+    await near.mark(wrong, correct=False)
+    await near.set("k", chain("right", "8"))
+    await near.set("again", chain("wrong", "7"))
+
+    assert await near.get("again") is None
+    assert await near.get_by_problem("a problem") == chain("right", "8")
+
+
+async def test_what_was_given_back_once_is_not_given_back_again(near: ReasoningCache) -> None:
+    root = near.root("p")
+    taken = await near.take(root, 1, namespace="maker")
+    await near.offer(taken, ["x"])
+    first = await near.take(root, 1, namespace="run")
+    await near.give_back(first)
+    assert (await near.take(root, 1, namespace="run")).samples == ("x",)
+    await near.give_back(first)
+    assert (await near.take(root, 1, namespace="run")).samples == ()
+
+
 async def test_samples_are_given_once_within_a_namespace(cache: ReasoningCache) -> None:
     root = cache.root("a game")
     first = await cache.take(root, 2, namespace="run 1")
@@ -408,6 +430,13 @@ async def test_arguments_of_the_wrong_kind_are_refused(near: ReasoningCache) -> 
         near.append(root, "a", tokens=-1),
         near.append(root, "\ud800"),
         near.take(root, 0),
+        near.take("x", 1),  # type: ignore[arg-type]
+        near.append("x", "a"),  # type: ignore[arg-type]
+        near.append(root, None),  # type: ignore[arg-type]
+        near.take_again("x"),  # type: ignore[arg-type]
+        near.offer("x", ["a"]),  # type: ignore[arg-type]
+        near.best_paths("absent", by="bogus"),  # type: ignore[arg-type]
+        near.list_keys(5),  # type: ignore[arg-type]
         near.mark(root, correct=False),
         near.get_by_problem(5),  # type: ignore[arg-type]
         near.invalidate("all"),  # type: ignore[arg-type]
@@ -467,7 +496,7 @@ async def test_names_and_reasons_that_are_no_text_are_refused() -> None:
             await cache.take(root, lease_seconds=float("nan"))
         with pytest.raises(InvalidInput, match="reason"):
             await cache.mark((await cache.children(root))[0], correct=False, reason=no_text)
-        with pytest.raises(InvalidEntry, match="too large"):
+        with pytest.raises(InvalidEntry, match="beyond 64 bits"):
             await cache.set("n", chain("one").model_copy(update={"steps": [CoTStep(step_number=2**70, thought="x")]}))
 
         assert await cache.get("k") == chain("one")

@@ -297,3 +297,28 @@ async def test_who_slept_over_the_lease_takes_anew() -> None:
         await cache.offer(other, ["zero"])
 
         assert [step.thought for step in await waiting] == ["zero"]
+
+
+async def test_a_lease_is_kept_while_a_model_thinks(cache: ReasoningCache) -> None:
+    asked: list[int] = []
+    may_end = asyncio.Event()
+
+    async def slow(count: int) -> list[str]:
+        asked.append(count)
+        await may_end.wait()
+        return ["s"] * count
+
+    first = asyncio.ensure_future(expand(cache, cache.root("p"), 1, slow, lease_seconds=0.1))
+    await eventually(_awaitable(lambda: asked))
+    second = asyncio.ensure_future(expand(cache, cache.root("p"), 1, slow, lease_seconds=0.1))
+    await asyncio.sleep(0.5)  # five leases
+    may_end.set()
+
+    assert [each.thought for each in [*await first, *await second]] == ["s", "s"]
+    assert asked == [1]
+
+
+async def test_what_cannot_think_is_refused(cache: ReasoningCache) -> None:
+    for wrong in ({"think": 5}, {"most_steps": "3"}, {"most_steps": 0}):
+        with pytest.raises(InvalidInput):
+            await solve(cache, "p", **{"think": Model(), **wrong})  # type: ignore[arg-type]

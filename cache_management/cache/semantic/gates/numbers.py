@@ -104,6 +104,16 @@ _SIGNS = frozenset("$€£¥₹")
 _DIGITS = re.compile(r"(-?\d[\d,.]*)([a-z]*)")
 
 
+def unit_of(word: str) -> tuple[str, str] | None:
+    """Return the base unit that a word is a measure of, and how many of it, None for no unit."""
+    return _MEASURES.get(word)
+
+
+def is_number_word(word: str) -> bool:
+    """Tell whether a word is a number, or a part of one."""
+    return word in _UNITS or word in _TENS or word in _SCALES or any(each.isdigit() for each in word)
+
+
 def quantities(found: Sequence[Token]) -> tuple[list[Quantity], set[int]]:
     """Return the quantities of a text in their order, and the places of the tokens they were read from."""
     out: list[Quantity] = []
