@@ -7,10 +7,11 @@ roots of a forest, are thoughts like any other.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -125,12 +126,72 @@ def best_paths(result: ReasoningResult, k: int = 1, *, by: By = "leaf") -> list[
     """
     tree = Tree(result)
     check_way(by)
-    ways = [(_along(tree.scores_along(path), by), path) for path in _ways(tree)]
-    ways.sort(key=lambda way: -math.inf if way[0] is None else way[0], reverse=True)
-    known = [way for way in ways if way[0] is not None]
-    unknown = [way for way in ways if way[0] is None]
-    chosen = [*known, *unknown][: check_k(k)]
+    ways = []
+    for leaf in _likely_leaves(tree, check_k(k), by):
+        path = tree.path_to(leaf)
+        ways.append((_along(tree.scores_along(path), by), path))
+    known = sorted((way for way in ways if way[0] is not None), key=lambda way: way[0] or 0.0, reverse=True)
+    chosen = [*known, *(way for way in ways if way[0] is None)][:k]
     return [Path(tuple(tree.thoughts[at] for at in path), score) for score, path in chosen]
+
+
+class _Sum(NamedTuple):
+    """What is put together along a way, as far as that goes step by step."""
+
+    known: int = 0
+    total: float = 0.0
+    logs: float = 0.0
+    product: float = 1.0
+    least: float = math.inf
+    last: float | None = None
+
+    def with_score(self, score: float | None) -> _Sum:
+        if score is None:
+            return self._replace(last=None)
+        return _Sum(
+            self.known + 1,
+            self.total + score,
+            self.logs + (math.log(score) if score > 0 else -math.inf),
+            self.product * score,
+            min(self.least, score),
+            score,
+        )
+
+    def value(self, by: By) -> float | None:
+        if by == "leaf":
+            return self.last
+        if not self.known:
+            return None
+        return {
+            "product": self.product,
+            "min": self.least,
+            "mean": self.total / self.known,
+            "sum_log": self.logs,
+        }[by]
+
+
+def _likely_leaves(tree: Tree, k: int, by: By) -> list[int]:
+    """Return leaves among which the k best are, in their order: a way is not walked for each of very many.
+
+    Sums that are made step by step may be off by a little, so that some more are returned.
+    """
+    sums: dict[int, _Sum] = {}
+    leaves: list[tuple[int, float | None]] = []
+    stands_for_the_problem = tree.result.reasoning_type == "tot" and len(tree.roots) == 1
+    for place in tree.walk():
+        parent = tree.parent[place]
+        is_left_out = parent is None and stands_for_the_problem and bool(tree.children[place])
+        before = _Sum() if parent is None else sums[parent]
+        sums[place] = before if is_left_out else before.with_score(score_of(tree.thoughts[place]))
+        if not tree.children[place]:
+            leaves.append((place, sums[place].value(by)))
+    values = heapq.nlargest(k, (value for _, value in leaves if value is not None))
+    least = -math.inf
+    if len(values) == k:
+        least = values[-1] - 1e-9 * max(1.0, abs(values[-1])) if math.isfinite(values[-1]) else values[-1]
+        return sorted(place for place, value in leaves if value is not None and value >= least)
+    unknown = [place for place, value in leaves if value is None][: k - len(values)]
+    return sorted([*(place for place, value in leaves if value is not None), *unknown])
 
 
 def check_k(k: int) -> int:
@@ -142,11 +203,6 @@ def check_k(k: int) -> int:
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise InvalidInput(f"k={k!r:.40}: take a whole number from 1")
     return k
-
-
-def _ways(tree: Tree) -> Iterator[list[int]]:
-    for leaf in tree.leaves():
-        yield tree.path_to(leaf)
 
 
 def check_way(by: By) -> None:
