@@ -173,7 +173,7 @@ class _Sum(NamedTuple):
 def _likely_leaves(tree: Tree, k: int, by: By) -> list[int]:
     """Return leaves among which the k best are, in their order: a way is not walked for each of very many.
 
-    Sums that are made step by step may be off by a little, so that some more are returned.
+    Means and logarithms that are summed up step by step may be off by a little, so that some more are returned.
     """
     sums: dict[int, _Sum] = {}
     leaves: list[tuple[int, float | None]] = []
@@ -185,13 +185,17 @@ def _likely_leaves(tree: Tree, k: int, by: By) -> list[int]:
         sums[place] = before if is_left_out else before.with_score(score_of(tree.thoughts[place]))
         if not tree.children[place]:
             leaves.append((place, sums[place].value(by)))
+    leaves.sort()  # as they stand in the result
+    if by not in ("mean", "sum_log"):  # the others are exact
+        best = heapq.nlargest(k, (each for each in leaves if each[1] is not None), key=lambda each: each[1] or 0.0)
+        unknown = [each for each in leaves if each[1] is None][: k - len(best)]
+        return sorted(place for place, _ in [*best, *unknown])
     values = heapq.nlargest(k, (value for _, value in leaves if value is not None))
     least = -math.inf
     if len(values) == k:
         least = values[-1] - 1e-9 * max(1.0, abs(values[-1])) if math.isfinite(values[-1]) else values[-1]
         return sorted(place for place, value in leaves if value is not None and value >= least)
-    unknown = [place for place, value in leaves if value is None][: k - len(values)]
-    return sorted([*(place for place, value in leaves if value is not None), *unknown])
+    return [place for place, _ in leaves]
 
 
 def check_k(k: int) -> int:
