@@ -16,7 +16,15 @@ import pytest
 from redis import Redis
 
 from cache_management import CacheConfig, DistributedCache, LLMCache, ReplicationConfig
-from cache_management.cache.cluster.envelope import HEAD_BYTES, STUB, Versions, read_head, value_copy
+from cache_management.cache.cluster.envelope import (
+    DELETED,
+    HEAD_BYTES,
+    STUB,
+    VERSION_BYTES,
+    Versions,
+    read_head,
+    value_copy,
+)
 from cache_management.cache.cluster.node import Node
 from cache_management.cache.cluster.slots import slot_of
 from cache_management.cache.cluster.values import encode_value
@@ -474,6 +482,19 @@ async def test_s11_eviction_uncovers_no_older_copy(world: World) -> None:
             assert await cache.get("k") is None
         world.servers[place].restart(empty=True)
         await eventually(world.whole(cache))
+
+
+async def test_l3_what_is_deleted_while_it_is_evicted_stays_deleted_everywhere(world: World) -> None:
+    """It was chosen as a value, and its deletion has reached some voters by the time it is taken from them."""
+    cache = await world.client()
+    await cache.set("k", "v")
+    await cache.delete("k")
+
+    done = await cache.backend.relief.evict([name_of("k")])
+
+    kept = [world.stored(place, "k") for place in range(3)]
+    assert done.entries == 0
+    assert [copy is not None and copy[VERSION_BYTES : VERSION_BYTES + 1] for copy in kept] == [DELETED] * 3
 
 
 async def test_l3_what_was_evicted_while_a_node_was_away_goes_there_too(world: World) -> None:

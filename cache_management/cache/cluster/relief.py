@@ -15,6 +15,7 @@ import msgspec
 from cache_management.cache.backends.base import Surplus, Swept
 from cache_management.cache.backends.redis_connection import Command
 from cache_management.cache.cluster.envelope import (
+    DELETED,
     NOTHING,
     STUB,
     VALUE,
@@ -148,6 +149,8 @@ class Relief:
             if not routes[name].agree(versions):
                 continue
             version = max(versions.values())
+            if any(head.startswith(version + DELETED) for head in heads.values()):
+                continue  # it was deleted since: what that leaves must be the same on all voters
             # A write of an older version that is still under way would find nothing newer: not for an old entry.
             is_settled = moment_of(version) < now_ms - 2 * WRITE_LIFE_MS
             is_whole = set(versions) == set(routes[name].nodes) and is_settled
