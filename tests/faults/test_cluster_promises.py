@@ -484,6 +484,22 @@ async def test_s11_eviction_uncovers_no_older_copy(world: World) -> None:
         await eventually(world.whole(cache))
 
 
+@pytest.mark.parametrize("frozen", range(3))
+async def test_l1_a_frozen_node_holds_up_no_read_that_brings_the_others_to_agree(world: World, frozen: int) -> None:
+    cache = await world.client(config=STRICT.model_copy(update={"timeout_seconds": 60.0}))
+    await cache.backend.keeper.aclose()  # its own reads would make them agree
+    await cache.set("k", "older")
+    older = [world.stored(place, "k") for place in range(3)]
+    await cache.set("k", "newer")
+    behind = (frozen + 1) % 3
+    with world.raw(behind) as client:
+        client.set(name_of("k"), older[behind] or b"")
+    world.servers[frozen].pause()
+
+    assert await asyncio.wait_for(cache.get("k"), 20) == "newer"
+    world.servers[frozen].resume()
+
+
 async def test_l3_what_is_deleted_while_it_is_evicted_stays_deleted_everywhere(world: World) -> None:
     """It was chosen as a value, and its deletion has reached some voters by the time it is taken from them."""
     cache = await world.client()

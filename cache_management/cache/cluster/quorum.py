@@ -302,7 +302,8 @@ class Quorum:
         copies = [copy for copy in each.replies.values() if copy[:VERSION_BYTES] == each.given]
         copy: bytes = max(copies, key=len)
         if len(copy) <= _HEAD and copy[VERSION_BYTES : VERSION_BYTES + 1] == b"v":
-            for node in [node for node, held in each.replies.items() if held[:VERSION_BYTES] == each.given]:
+            having = [node for node, held in each.replies.items() if held[:VERSION_BYTES] == each.given]
+            for node in sorted(having, key=lambda node: not node.is_preferred()):
                 try:
                     whole = (await node.fetch([each.key]))[0]
                 except BackendUnavailable:
@@ -317,18 +318,19 @@ class Quorum:
         if each.route.agree(holders):
             return copy
         behind = [node for node in each.route.nodes if node not in holders and node.may_be_asked()]
-        answers = await asyncio.gather(
-            *(node.copy([each.key], [each.slot], [copy], until_ms=until_ms) for node in behind),
-            return_exceptions=True,
-        )
-        for node, answer in zip(behind, answers, strict=True):
-            if isinstance(answer, BaseException):
-                if not isinstance(answer, BackendUnavailable):
-                    raise answer
-            elif not answer[0].startswith(b"!"):
-                holders.add(node)
-            else:
-                return None
+        asked = {node.copy([each.key], [each.slot], [copy], until_ms=until_ms): node for node in behind}
+        waiting = set(asked)
+        # Until enough have it: one that stands still holds nobody up.
+        while waiting and not each.route.agree(holders):
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for answer in done:
+                error = answer.exception()
+                if error is None and not answer.result()[0].startswith(b"!"):
+                    holders.add(asked[answer])
+                elif error is None:
+                    return None
+                elif not isinstance(error, BackendUnavailable):
+                    raise error
         return copy if each.route.agree(holders) else None
 
     # Writing.
