@@ -130,9 +130,14 @@ async def _run(
     cpu, began = process_time(), perf_counter()
 
     async def call_on() -> None:
-        while (started := perf_counter()) < began + seconds:
+        # At least one call each: a busy machine may stand still for longer than a short round lasts.
+        while True:
+            started = perf_counter()
             await function(next(keys))
-            latencies.append(perf_counter() - started)
+            ended = perf_counter()
+            latencies.append(ended - started)
+            if ended >= began + seconds:
+                return
 
     await (call_on() if at_once == 1 else asyncio.gather(*(call_on() for _ in range(at_once))))
     timed.rates.append(len(latencies) / (perf_counter() - began))

@@ -13,13 +13,14 @@ import pytest
 
 from tests.conftest import OwnRedis, OwnRedisFactory
 from tests.faults.reasoning_process import SAMPLES, open_cache
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 SCRIPT = Path(__file__).with_name("reasoning_process.py")
 NAMES = ("anna", "ben", "cleo")
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -40,12 +41,13 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def start(url: str) -> Iterator[Start]:
+def start(url: str, tmp_path: Path) -> Iterator[Start]:
     started = []
 
-    def make(name: str, how: str = "work") -> subprocess.Popen[str]:
+    def make(name: str, how: str = "work") -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-W", "error", str(SCRIPT), url, name, how]
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        with (tmp_path / f"{name}.out").open("w") as out, (tmp_path / f"{name}.err").open("w") as err:
+            process = subprocess.Popen(argv, stdout=out, stderr=err)
         started.append(process)
         return process
 
@@ -53,28 +55,28 @@ def start(url: str) -> Iterator[Start]:
     for process in started:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        process.wait()
 
 
-def test_no_sample_is_given_twice_and_none_is_lost(url: str, start: Start, servers: list[OwnRedis]) -> None:
+def said_by(folder: Path, name: str) -> list[str]:
+    """Return the whole lines that a process has said until now."""
+    return (folder / f"{name}.out").read_text().rpartition("\n")[0].splitlines()
+
+
+def test_no_sample_is_given_twice_and_none_is_lost(
+    url: str, start: Start, servers: list[OwnRedis], tmp_path: Path
+) -> None:
     dead = start("dead", "hang")
-    assert dead.stdout is not None
-    assert dead.stdout.readline() == "hanging\n"
+    wait_until(lambda: said_by(tmp_path, "dead") == ["hanging"], 20)
     workers = {name: start(name) for name in NAMES}
     dead.kill()
     if url.startswith("nodes:"):
-        anna = workers["anna"].stdout
-        assert anna is not None
-        begun = [anna.readline() for _ in range(2)]
+        wait_until(lambda: len(said_by(tmp_path, "anna")) >= 2, 60)
         servers[1].kill()
-    else:
-        begun = []
 
-    said = Counter(line.strip() for line in begun)
     for name, process in workers.items():
-        out, err = process.communicate(timeout=100)
-        assert process.returncode == 0, f"{name}: {err}"
-        said.update(out.splitlines())
+        assert process.wait(timeout=100) == 0, f"{name}: {(tmp_path / f'{name}.err').read_text()}"
+    said = Counter(line for name in NAMES for line in said_by(tmp_path, name))
 
     async def look() -> tuple[list[str], dict[str, int]]:
         async with open_cache(url) as cache:

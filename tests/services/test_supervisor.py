@@ -98,7 +98,11 @@ def test_killed_child_is_restarted(up: Up, folder: Path, name: str) -> None:
 
     os.kill(pid, signal.SIGKILL)
 
-    wait_until(lambda: _now(folder).services[name].status == "running" and _now(folder).services[name].pid != pid)
+    def is_back() -> bool:
+        service = _now(folder).services[name]  # read once: it may be written anew between two reads
+        return service.status == "running" and service.pid != pid
+
+    wait_until(is_back)
     after = _now(folder)
     assert after.services[name].restarts == 1
     assert after.urls == before.urls  # the same port: who uses it finds it again
