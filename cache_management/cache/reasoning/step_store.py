@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from cache_management.cache.arguments import check_text
 from cache_management.cache.clock import Clock
 from cache_management.cache.codec import encode_metadata
 from cache_management.cache.config import check_ttl
@@ -294,7 +295,7 @@ class StepStore:
             _check_score(each)
         _check_spent(tokens, cost_usd)
         if answer is not None:
-            _check_text("answer", answer)
+            check_text(answer, "answer")
 
         def change(book: Book) -> tuple[list[StepNode], int]:
             branch = book.opened(node.under)
@@ -368,7 +369,7 @@ class StepStore:
 
         That is kept as long as steps are that were appended, also when the chains through it are gone.
         """
-        _check_text("reason", reason)
+        check_text(reason, "reason")
 
         def change(book: Book) -> None:
             branch, at = _sure_place(book, node)
@@ -415,8 +416,8 @@ class StepStore:
         _stored_node(node)
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_SAMPLES:
             raise InvalidInput(f"n={n!r:.40}: take a whole number from 1 to {_MOST_SAMPLES:,}")
-        _check_text("namespace", namespace)
-        _check_text("prompt", prompt)
+        check_text(namespace, "namespace")
+        check_text(prompt, "prompt")
         _check_lease(lease_seconds)
         ticket = secrets.token_hex(8)
 
@@ -490,7 +491,7 @@ class StepStore:
             _check_score(each.score)
             _check_spent(each.tokens, each.cost_usd)
             if each.answer is not None:
-                _check_text("answer", each.answer)
+                check_text(each.answer, "answer")
 
         def change(book: Book) -> list[StepNode]:
             state = self._state(book, taken.node, taken.prompt)
@@ -770,15 +771,6 @@ def _thoughts(steps: Sequence[Step]) -> list[str]:
 
 
 # A book that holds a value of another type cannot be read again, with all that was in it.
-
-
-def _check_text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise InvalidInput(f"{name}={value!r:.40} must be text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as exc:
-        raise InvalidInput(f"{name} is not valid Unicode at character {exc.start}") from None
 
 
 def _check_score(score: object) -> None:
