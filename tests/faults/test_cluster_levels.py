@@ -57,6 +57,11 @@ async def world(own_redis: OwnRedisFactory) -> AsyncIterator[Open]:
 async def test_one_serves_with_a_single_node_and_a_delete_still_needs_a_majority(world: Open) -> None:
     cache = await world.cache("one")
     await cache.set("k", "v")
+
+    async def is_everywhere() -> bool:  # the first answer is enough for "one", the others come after it
+        return all(copies_on(node) for node in world.nodes)
+
+    await eventually(is_everywhere)
     for server in world.servers[:2]:
         server.kill()
 
