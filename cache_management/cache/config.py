@@ -273,6 +273,20 @@ class CacheConfig(_Config):
             )
         return self
 
+    def with_eviction_policy(self, policy: object) -> Self:
+        """Return the same with another eviction policy.
+
+        Raises:
+            ConfigurationError: There is no such policy, or this store cannot follow it.
+        """
+        try:
+            parsed = parse_policy(policy)
+        except ValueError as exc:
+            raise ConfigurationError(f"eviction_policy: {exc} (got {policy!r:.80})") from None
+        if not isinstance(parsed, EvictionPolicy) and self.backend is not CacheBackend.MEMORY:
+            raise ConfigurationError("a policy of your own works in memory only: take one of EvictionPolicy")
+        return self.model_copy(update={"eviction_policy": parsed})
+
     @property
     def is_cluster(self) -> bool:
         """Tell whether the store is a Redis Cluster."""

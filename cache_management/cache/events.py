@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -154,6 +154,16 @@ Event = (
     | NodeEvent
 )
 Listener = Callable[[Event], None]
+
+
+class Listening(Protocol):
+    """What hears the events of all caches, and tells those of reasoning from those of answers."""
+
+    def __call__(self, event: Event) -> None:
+        """Hear of an event of answers."""
+
+    def of_reasoning(self, event: Event) -> None:
+        """Hear of an event of reasoning."""
 
 
 def ignore(event: Event) -> None:

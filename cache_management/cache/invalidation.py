@@ -47,8 +47,9 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidInput(
                 "say what shall go: a pattern, a regex, an age, a tag, a model, or else everything, not both or neither"
             )
-        if self.older_than_seconds is not None and not self.older_than_seconds >= 0:
-            raise InvalidInput(f"older than {self.older_than_seconds} seconds: must be 0 or more")
+        age = self.older_than_seconds
+        if age is not None and (isinstance(age, bool) or not isinstance(age, int | float) or not age >= 0):
+            raise InvalidInput(f"older than {repr(age)[:40]} seconds: must be a number, 0 or more")
         if self.regex is not None:
             Expression(self.regex)
 

@@ -12,12 +12,12 @@ import msgspec
 
 from cache_management.cache.admission import life, parse_controls
 from cache_management.cache.arguments import check_compute, check_keys, check_life, check_mapping, check_text
-from cache_management.cache.backends import open_backend
+from cache_management.cache.backends import follow_policy, open_backend
 from cache_management.cache.backends.base import Backend, Journal, Leases, Tags
 from cache_management.cache.clock import Clock, VersionClock, system_clock
 from cache_management.cache.codec import NO_FACTS, Facts, decode_fresh, decode_stored, encode_entry
 from cache_management.cache.compute import Compute, ComputeStream, Computing, Held, Start, Wanted, as_tags
-from cache_management.cache.config import CacheBackend, CacheConfig, check_ttl
+from cache_management.cache.config import CacheBackend, CacheConfig, EvictionPolicy, check_ttl
 from cache_management.cache.errors import (
     BackendUnavailable,
     ConfigurationError,
@@ -96,7 +96,7 @@ class LLMCache:
         self._stale_seconds = max(self.config.stale_while_revalidate_seconds, self.config.stale_if_error_seconds)
         self._versions = VersionClock(clock)
         self._keys = KeySpace("llm", self.namespace)
-        self.backend = backend or open_backend(self.config, clock=clock, listener=self._listener)
+        self.backend = backend or open_backend(self.config, clock=clock, listener=self.tell)
         self._removals = Removals(self.backend, self.namespace)
         self.usage = self._count_usage()
         leases = self.backend if isinstance(self.backend, Leases) else None
@@ -568,6 +568,19 @@ class LLMCache:
         """Let no job ask for a key: what answers it is meant for one person."""
         if self.usage is not None:
             self.usage.personal(key)
+
+    def listen(self, listener: Listener) -> None:
+        """Let somebody more hear what happens."""
+        self.listener = listener if self.listener is None else fan_out([self.listener, listener])
+        self._listener = fan_out([self.stats, self.listener])
+
+    def use_eviction_policy(self, policy: EvictionPolicy) -> None:
+        """Evict by another policy from now on.
+
+        Raises:
+            ConfigurationError: There is no such policy, or the store evicts by itself.
+        """
+        self.config = follow_policy(self.backend, self.config, policy)
 
     def tell(self, event: Event) -> None:
         """Let the listeners of this cache hear an event."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 from pydantic import ValidationError
 
 from cache_management.cache.admission import parse_controls
@@ -23,17 +24,17 @@ from cache_management.cache.arguments import (
     check_text,
 )
 from cache_management.cache.compute import Compute
-from cache_management.cache.config import explain_validation
+from cache_management.cache.config import EvictionPolicy, explain_validation
 from cache_management.cache.errors import BackendUnavailable, ConfigurationError, InvalidInput
-from cache_management.cache.events import UnavailableEvent
+from cache_management.cache.events import Listening, UnavailableEvent
 from cache_management.cache.front_door import FrontDoor, index_keys
-from cache_management.cache.identity import check_namespace
+from cache_management.cache.identity import check_namespace, is_namespace
 from cache_management.cache.invalidation import Selection
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.reasoning.step_identity import conditions
 from cache_management.cache.records import IndexReport, Record
 from cache_management.cache.requests import Request, make_request
-from cache_management.cache.similar_problems import SimilarProblems, SimilarReasoning
+from cache_management.cache.similar_problems import SUFFIX, SimilarProblems, SimilarReasoning
 from cache_management.cache.transfer.exporting import entries_of
 from cache_management.cache.transfer.importing import Importer, ImportWanted
 from cache_management.cache.transfer.shelf import Shelf
@@ -68,7 +69,10 @@ class CacheManager:
     computes in the background.
 
     Args:
+        llm_cache: Keeps the answers; by default on disk, see `CacheConfig`.
         reasoning_cache: Keeps chains and trees of thoughts, for `set_reasoning_cache` and `get_reasoning_cache`.
+        eviction_policy: What goes first when the caches are full, in the place of their own `eviction_policy`.
+        metrics: A `MetricsCollector`, which hears all parts from now on.
         second_opinion: Says whether one answer serves both what is asked and the question of a stored answer that would
             be served at a similarity below `sure_from`: a function that returns True, False, or None when it cannot
             tell, or a `CrossEncoderOpinion`. May be async. It can only refuse; when it fails, nothing is served.
@@ -78,16 +82,26 @@ class CacheManager:
 
     def __init__(
         self,
-        llm_cache: LLMCache,
+        llm_cache: LLMCache | None = None,
         similarity_matcher: SimilarityMatcher | None = None,
         *,
         reasoning_cache: ReasoningCache | None = None,
+        eviction_policy: EvictionPolicy | None = None,
+        metrics: Listening | None = None,
         judge: Judge | None = None,
         second_opinion: Opinion | None = None,
     ) -> None:
+        llm_cache = LLMCache() if llm_cache is None else llm_cache
         self.llm_cache = llm_cache
         self.similarity_matcher = similarity_matcher
         self.reasoning_cache = reasoning_cache
+        if eviction_policy is not None:
+            llm_cache.use_eviction_policy(eviction_policy)
+            if reasoning_cache is not None:
+                reasoning_cache.use_eviction_policy(eviction_policy)
+        self.metrics = metrics
+        if metrics is not None:
+            _feed(metrics, llm_cache, similarity_matcher, reasoning_cache)
         if similarity_matcher is not None:
             _check_pair(llm_cache, similarity_matcher)
         for name, given in (("judge", judge), ("second_opinion", second_opinion)):
@@ -398,8 +412,73 @@ class CacheManager:
         return place.tally
 
     async def get_stats(self) -> CacheStats:
-        """Return counts of this process and the number of entries in the store."""
-        return await self.llm_cache.get_stats()
+        """Return counts of this process and the number of entries in the store, of answers and reasoning together."""
+        answers = await self.llm_cache.get_stats()
+        if self.reasoning_cache is None:
+            return answers
+        thoughts = await self.reasoning_cache.get_stats()
+        results = await self.reasoning_cache.count()
+        return msgspec.structs.replace(
+            answers,
+            total_entries=answers.total_entries + results,
+            reasoning_entries=results,
+            hits=answers.hits + thoughts.hits,
+            misses=answers.misses + thoughts.misses,
+            stores=answers.stores + thoughts.stores,
+            tokens_saved=answers.tokens_saved + thoughts.tokens_saved,
+        )
+
+    async def invalidate(self, selection: Selection, *, namespace: str | None = None, dry_run: bool = False) -> int:
+        """Remove the answers and the results of reasoning of a selection; return how many there were.
+
+        None of them is found by meaning from then on. Reasoning is that of the namespace of `reasoning_cache`, and is
+        left alone when another one is named. See `LLMCache.invalidate` for what is being computed meanwhile. With
+        `dry_run` nothing is removed.
+
+        Raises:
+            InvalidInput: The selection says nothing, or something that cannot be.
+            BackendUnavailable: Some may still be there.
+        """
+        with self._within(namespace) as door:
+            removed = await door.cache.invalidate(selection, dry_run=dry_run)
+            thoughts = self.reasoning_cache
+            if thoughts is None or thoughts.namespace != door.cache.namespace:
+                return removed
+        removed += await thoughts.invalidate(selection, dry_run=dry_run)
+        # What makes solved problems findable by meaning repeats them.
+        hidden = thoughts.namespace + SUFFIX
+        if selection.everything and not dry_run and is_namespace(hidden):  # else it was too long for that
+            with self._within(hidden) as door:
+                await door.cache.invalidate(selection)
+        return removed
+
+    async def invalidate_all(self, *, namespace: str | None = None) -> int:
+        """Remove all answers and all reasoning of a namespace; return how many entries there were.
+
+        Raises:
+            BackendUnavailable: Some may still be there.
+        """
+        return await self.invalidate(Selection(everything=True), namespace=namespace)
+
+    async def invalidate_pattern(self, pattern: str, *, regex: bool = False, namespace: str | None = None) -> int:
+        """Remove entries whose keys match a shell glob, or with `regex` hold a match of a regular expression.
+
+        Raises:
+            InvalidInput: It is no pattern, or an expression that takes too long.
+            BackendUnavailable: Some may still be there.
+        """
+        check_text(pattern, "pattern")
+        selection = Selection(regex=pattern) if regex else Selection(pattern=pattern)
+        return await self.invalidate(selection, namespace=namespace)
+
+    async def invalidate_older_than(self, seconds: float, *, namespace: str | None = None) -> int:
+        """Remove entries that were stored so long ago, or longer; return how many there were.
+
+        Raises:
+            InvalidInput: It is no number of seconds.
+            BackendUnavailable: Some may still be there.
+        """
+        return await self.invalidate(Selection(older_than_seconds=seconds), namespace=namespace)
 
     async def aclose(self) -> None:
         """Wait for what is computed in the background, then free connections and files."""
@@ -457,6 +536,16 @@ class CacheManager:
         self._closing.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.warning("the index of a namespace was not closed as it should be", exc_info=task.exception())
+
+
+def _feed(
+    metrics: Listening, cache: LLMCache, matcher: SimilarityMatcher | None, reasoning: ReasoningCache | None
+) -> None:
+    cache.listen(metrics)
+    if matcher is not None:
+        matcher.listen(metrics)
+    if reasoning is not None:
+        reasoning.listen(metrics.of_reasoning)
 
 
 def _verifier_of(door: FrontDoor) -> Verifier:

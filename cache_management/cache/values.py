@@ -144,7 +144,10 @@ def _ago(seconds: float) -> str:
 
 
 class CacheStats(msgspec.Struct, frozen=True):
-    """Counts since the cache was opened in this process, and what the store holds now."""
+    """Counts since the cache was opened in this process, and what the store holds now.
+
+    `total_entries` are answers and results of reasoning together, `reasoning_entries` the latter alone.
+    """
 
     total_entries: int
     hits: int
@@ -159,6 +162,7 @@ class CacheStats(msgspec.Struct, frozen=True):
     size_bytes: int | None
     backend: str
     namespace: str
+    reasoning_entries: int = 0
 
     @property
     def hit_rate(self) -> float:

@@ -8,7 +8,6 @@ import click
 import msgspec
 
 from cache_management.cache.errors import InvalidInput
-from cache_management.cache.identity import is_namespace
 from cache_management.cache.invalidation import Selection
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
@@ -53,18 +52,10 @@ def invalidate(
     selection.check()
 
     async def count(platform: Platform) -> int:
-        answers = await platform.llm_cache.invalidate(selection, dry_run=True)
-        return answers + await platform.reasoning.invalidate(selection, dry_run=True)
+        return await platform.entries.invalidate(selection, dry_run=True)
 
     async def remove(platform: Platform) -> int:
-        removed = await platform.llm_cache.invalidate(selection) + await platform.reasoning.invalidate(selection)
-        if everything:  # what makes solved problems findable by meaning repeats them
-            from cache_management.cache.similar_problems import SUFFIX
-
-            namespace = cli.settings.namespace + SUFFIX
-            if is_namespace(namespace):  # else it was too long for that
-                await platform.in_namespace(namespace).llm_cache.invalidate(selection)
-        return removed
+        return await platform.entries.invalidate(selection)
 
     if dry_run or confirm:
         found = cli.run(count)

@@ -8,6 +8,7 @@ from cache_management.cache.backends.base import Backend
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.config import CacheBackend, CacheConfig, EvictionPolicy
+from cache_management.cache.errors import ConfigurationError
 from cache_management.cache.events import Listener, ignore
 from cache_management.cache.identity import Kind, storage_prefix
 
@@ -23,6 +24,21 @@ def open_backend(config: CacheConfig, *, clock: Clock = system_clock, listener: 
         ConfigurationError: The encryption keys cannot be used.
     """
     return enclose(_open_store(config, clock=clock, listener=listener), config, clock=clock, listener=listener)
+
+
+def follow_policy(backend: Backend, config: CacheConfig, policy: EvictionPolicy) -> CacheConfig:
+    """Let a store evict by another policy from now on; return the configuration that says so.
+
+    Raises:
+        ConfigurationError: There is no such policy, or the store evicts by none of ours.
+    """
+    changed = config.with_eviction_policy(policy)
+    if changed.eviction_policy == config.eviction_policy:
+        return config
+    if not isinstance(backend, FullBackend):
+        raise ConfigurationError(f"the {backend.name} backend evicts by no policy: leave eviction_policy out")
+    backend.evict_by(changed)
+    return changed
 
 
 def enclose(

@@ -26,7 +26,7 @@ from cache_management.cache.backends.forks import forks
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
 from cache_management.cache.codec import HEAD_BYTES, unpack
-from cache_management.cache.config import EvictionObjective, EvictionPolicy
+from cache_management.cache.config import CacheConfig, EvictionObjective, EvictionPolicy
 from cache_management.cache.errors import BackendUnavailable, CorruptRecord
 from cache_management.cache.events import CorruptEvent, Listener, RemoveEvent, ignore
 from cache_management.cache.records import Head, Record
@@ -547,6 +547,17 @@ class DiskBackend(FullBackend):
         self._told_at = None
         self._flush_at = self._clock() + _USES_KEPT_SECONDS
         return db
+
+    def evict_by(self, config: CacheConfig) -> None:
+        rule = rule_for(
+            config.eviction_policy, objective=config.eviction_objective, cost_weight=config.eviction_cost_weight
+        )
+        with self._lock:
+            self._rule = rule
+            # Whoever opens the file lines it up; uses that are not written yet are written then.
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = self._select = self._data_version = None
 
     def _leave_what_was_deleted(self) -> None:
         """Begin anew when the file is no longer the one at its path: nobody else sees what is written to it."""

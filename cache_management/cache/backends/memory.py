@@ -17,7 +17,7 @@ from cache_management.cache.backends.local_stash import LocalStash
 from cache_management.cache.backends.local_tags import LocalTags
 from cache_management.cache.backends.wrapped import FullBackend
 from cache_management.cache.clock import Clock, system_clock
-from cache_management.cache.config import EvictionObjective, EvictionPolicy
+from cache_management.cache.config import CacheConfig, EvictionObjective, EvictionPolicy
 from cache_management.cache.errors import JournalGap
 from cache_management.cache.events import Listener, RemoveEvent, ignore
 from cache_management.cache.eviction import evictor_factory
@@ -318,6 +318,19 @@ class MemoryBackend(LocalLeases, LocalTags, LocalStash, FullBackend):
         self._latest = group
         return group
 
+    def evict_by(self, config: CacheConfig) -> None:
+        make = evictor_factory(
+            config.eviction_policy, objective=config.eviction_objective, cost_weight=config.eviction_cost_weight
+        )
+        with self._lock:
+            self._make_evictor = make
+            for group in self._groups.values():
+                group.use(make())
+            # In the order in which they came; how often each was used is not known to every policy.
+            for key, slot in self._slots.items():
+                record = slot.record
+                slot.group.evictor.on_insert(key, Weight(slot.size_bytes, record.cost_micro, record.expires_at))
+
     def clear(self) -> None:
         """Forget every record; leases, tags and journal stay."""
         with self._lock:
@@ -361,11 +374,15 @@ class _Group:
     def __init__(self, name: str, evictor: Evictor) -> None:
         self.name = name
         self.namespace = name.rpartition(":")[0].rpartition(":")[2]
-        self.evictor = evictor
-        self.on_hit: Callable[[str], None] = evictor.on_hit
+        self.use(evictor)
         self.count = 0
         self.size_bytes = 0
         self._expiries: list[tuple[float, str]] = []
+
+    def use(self, evictor: Evictor) -> None:
+        """Let an evictor that knows of nothing yet choose what goes."""
+        self.evictor = evictor
+        self.on_hit: Callable[[str], None] = evictor.on_hit
 
     def expire_later(self, key: str, expires_at: float, slots: Mapping[str, _Slot]) -> None:
         """Note when a record expires."""

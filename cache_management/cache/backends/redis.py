@@ -48,6 +48,9 @@ class RedisBackend(FullBackend):
         self._clock = clock
         self._listener = listener
 
+    def evict_by(self, config: CacheConfig) -> None:
+        self._eviction.follow(config)
+
     def _open(self, config: CacheConfig, clock: Clock, listener: Listener) -> tuple[Servers, Eviction]:
         node = RedisNode(config)
         return node, RedisEviction(node, config, clock=clock, listener=listener, dropped=self._dropped)

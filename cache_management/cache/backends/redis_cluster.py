@@ -12,7 +12,7 @@ from cache_management.cache.backends.redis_nodes import RedisClusterNodes
 from cache_management.cache.backends.redis_slots import Address, Walk, read_own_slots, read_walk
 from cache_management.cache.clock import Clock
 from cache_management.cache.config import CacheConfig
-from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.errors import BackendUnavailable, ConfigurationError
 from cache_management.cache.events import Listener
 from cache_management.cache.patterns import escape_glob
 from cache_management.cache.records import Record
@@ -129,6 +129,11 @@ class ServersEvict:
 
     async def victims(self, limit: int) -> list[str]:
         return []
+
+    def follow(self, config: CacheConfig) -> None:
+        raise ConfigurationError(
+            "the nodes of a Redis Cluster evict by themselves: leave eviction_policy out, set maxmemory-policy on each"
+        )
 
     async def sweep(self, aim_bytes: int, limit: int) -> Swept:
         return Swept()

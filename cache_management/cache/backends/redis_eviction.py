@@ -74,6 +74,8 @@ class Eviction(Protocol):
 
     def removed(self, keys: Iterable[str]) -> None: ...
 
+    def follow(self, config: CacheConfig) -> None: ...
+
     async def make_room(self) -> bool: ...
 
     async def surplus(self) -> Surplus: ...
@@ -114,6 +116,7 @@ class RedisEviction:
         self._own_limit = config.redis_memory_limit
         self._high = config.eviction_high_watermark
         self._low = config.eviction_low_watermark
+        self._clock = clock
         self._queue = Queue(config)
         self._notes = Notes(self._queue, clock=clock)
         self._limit: int | None = None
@@ -142,6 +145,12 @@ class RedisEviction:
         if self._monotonic() >= self._idle_until:
             self._notes.removed(keys)
             self._start()
+
+    def follow(self, config: CacheConfig) -> None:
+        """Evict by the policy of a configuration from now on, in whose queue what is there is lined up as it is met."""
+        self._queue = Queue(config)
+        self._notes = Notes(self._queue, clock=self._clock)
+        self._cursor = "0"
 
     async def make_room(self) -> bool:
         """Remove some entries because the server refused a write; return whether any went.

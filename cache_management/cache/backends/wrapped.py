@@ -16,11 +16,21 @@ from cache_management.cache.backends.base import (
     Tags,
     Watched,
 )
+from cache_management.cache.config import CacheConfig
+from cache_management.cache.errors import ConfigurationError
 from cache_management.cache.records import Head, Record
 
 
 class FullBackend(Backend, Journal, Leases, Tags, Conditional, Stash, Watched, Sweepable):
     """A backend with every optional ability."""
+
+    def evict_by(self, config: CacheConfig) -> None:
+        """Evict by the policy of a configuration from now on; by the old one where nothing says otherwise.
+
+        Raises:
+            ConfigurationError: The store does not evict by a policy of this program.
+        """
+        raise ConfigurationError(f"the {self.name} backend evicts by itself: leave eviction_policy out")
 
 
 class WrappedBackend(FullBackend):
@@ -132,6 +142,9 @@ class WrappedBackend(FullBackend):
 
     def touched(self, key: str) -> None:
         self.inner.touched(key)
+
+    def evict_by(self, config: CacheConfig) -> None:
+        self.inner.evict_by(config)
 
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
         self.inner.watch(prefixes, on_change)

@@ -53,6 +53,10 @@ class Relief:
         self._walk = walk
         self._config = config
 
+    def follow(self, config: CacheConfig) -> None:
+        """Evict by the limits and the policy of another configuration from now on."""
+        self._config = config
+
     async def surplus(self) -> Surplus:
         """Say what has to go from nodes that are above their limit; `aim` is in bytes, by node id."""
         config = self._config

@@ -353,6 +353,9 @@ class ReplicatedBackend(FullBackend):
     async def drop_stashed(self, names: Sequence[str]) -> None:
         await self._delete(PIECE, names)
 
+    def evict_by(self, config: CacheConfig) -> None:
+        self.relief.follow(config)
+
     async def surplus(self) -> Surplus:
         return await self.relief.surplus()
 

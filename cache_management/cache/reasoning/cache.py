@@ -17,12 +17,12 @@ from typing import Self
 import msgspec
 
 from cache_management.cache.arguments import check_text
-from cache_management.cache.backends import open_backend
+from cache_management.cache.backends import follow_policy, open_backend
 from cache_management.cache.backends.base import Backend, Tags
 from cache_management.cache.clock import Clock, VersionClock, system_clock
 from cache_management.cache.codec import NO_FACTS, Facts, decode_fresh, decode_unknown, encode_entry
 from cache_management.cache.compute import as_tags
-from cache_management.cache.config import CacheConfig, check_ttl
+from cache_management.cache.config import CacheConfig, EvictionPolicy, check_ttl
 from cache_management.cache.errors import (
     BackendUnavailable,
     ConfigurationError,
@@ -107,7 +107,8 @@ class ReasoningCache(StepStore):
         self.namespace = self.config.namespace
         self.stats = ReasoningCounter()
         self.clock = clock
-        self._listener: Listener = fan_out([self.stats, listener]) if listener else self.stats
+        self._listeners: list[Listener] = [self.stats, listener] if listener else [self.stats]
+        self._listener = fan_out(self._listeners)
         self._limits = limits or Limits()
         self._keys = KeySpace("rsn", self.namespace)
         self._versions = VersionClock(clock)
@@ -494,6 +495,26 @@ class ReasoningCache(StepStore):
         name = problem_id(problem)
         names = {self._keys.to_storage(key): await self._book_name(key, self._keys.to_storage(key)) for key in keys}
         await self.backend.delete_many([storage_key for storage_key, found in names.items() if found == name])
+
+    def listen(self, listener: Listener) -> None:
+        """Let somebody more hear what happens."""
+        self._listeners.append(listener)
+
+    def use_eviction_policy(self, policy: EvictionPolicy) -> None:
+        """Evict by another policy from now on; see `LLMCache.use_eviction_policy`."""
+        self.config = follow_policy(self.backend, self.config, policy)
+
+    async def count(self) -> int:
+        """Return how many results are stored; 0 when the store is down, unless `strict`.
+
+        Raises:
+            BackendUnavailable: Only with `strict`.
+        """
+        try:
+            return await self.backend.count(self._keys.prefix)
+        except BackendUnavailable as exc:
+            self._tolerate(exc, "count")
+            return 0
 
     async def get_stats(self) -> ReasoningStats:
         """Return counts of this process; `holdings.holdings_of` tells what the store holds."""

@@ -109,7 +109,8 @@ class SimilarityMatcher:
         self.config = config or SimilarityConfig()
         self.namespace = self.config.namespace
         self._clock = clock
-        self._listener = fan_out([listener])
+        self._listeners = [listener]
+        self._listener = fan_out(self._listeners)
         self._entry_limit_bytes = entry_limit_bytes
         self.stands_alone = backend is None
         self._made: list[CachingEmbedder] = []  # ours to close
@@ -143,6 +144,10 @@ class SimilarityMatcher:
     def journal(self) -> Journal:
         """Return what tells other processes of changes."""
         return self._vectors.journal
+
+    def listen(self, listener: Listener) -> None:
+        """Let somebody more hear what happens."""
+        self._listeners.append(listener)
 
     def use_backend(self, backend: Backend) -> None:
         """Keep vectors in another store from now on; only while nothing was indexed yet.
