@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cache_management.cache.values import CachedResponse as CachedResponse
     from cache_management.cache.values import Lookup as Lookup
     from cache_management.cache.warmer import CacheWarmer as CacheWarmer
+    from cache_management.metrics.collector import MetricsCollector as MetricsCollector
     from cache_management.workers.client import enqueue_warm as enqueue_warm
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ _HOME = {
     "EvictionPolicy": "cache.config",
     "LLMCache": "cache.llm",
     "Lookup": "cache.values",
+    "MetricsCollector": "metrics.collector",
     "ReasoningCache": "cache.reasoning.cache",
     "ReasoningResult": "cache.reasoning.result",
     "ReplicationConfig": "cache.config",

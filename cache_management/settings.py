@@ -99,11 +99,12 @@ class JobsSettings(_Part):
 
 
 class MetricsSettings(_Part):
-    """The Prometheus endpoint."""
+    """The Prometheus endpoint, and the folder in which the processes of a machine count together."""
 
     enabled: bool = True
     port: int = Field(default=9090, ge=0, le=65535)
     path: str = "/metrics"
+    folder: Path | None = None
 
 
 class LoggingSettings(_Part):
@@ -153,6 +154,11 @@ class Settings(CacheConfig):
         return placed | {
             key: value for key, value in data.items() if key != "data_dir" and (value is not None or key not in placed)
         }
+
+    @property
+    def metrics_folder(self) -> Path | None:
+        """Return where the processes of this machine count; None when they do not."""
+        return (self.metrics.folder or self.data_dir / "metrics") if self.metrics.enabled else None
 
     def similarity(self) -> SimilarityConfig:
         """Return the part that compares meaning."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cache_management.cache.backends import enclose
 from cache_management.cache.config import ShardingStrategy
 from cache_management.cache.errors import ConfigurationError
+from cache_management.cache.events import Listening
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.prices import price_of
@@ -59,8 +60,9 @@ class Platform:
     `entries` stores and reads answers and needs no model; `manager` adds meaning.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Listening | None = None) -> None:
         self.settings = settings
+        self.metrics = metrics
         self._namespaces: OrderedDict[str, _Neighbour] = OrderedDict()
 
     def in_namespace(self, namespace: str) -> Platform:
@@ -82,9 +84,9 @@ class Platform:
     @cached_property
     def llm_cache(self) -> LLMCache:
         if not self.settings.distributed.enabled:
-            return LLMCache(self.settings)
+            return LLMCache(self.settings, listener=self.metrics)
         replicated = self.replicated
-        cache = LLMCache(self.settings, backend=enclose(replicated.backend, self.settings))
+        cache = LLMCache(self.settings, backend=enclose(replicated.backend, self.settings), listener=self.metrics)
         replicated.listener = cache.tell
         return cache
 
@@ -107,7 +109,8 @@ class Platform:
     def reasoning(self) -> ReasoningCache:
         from cache_management.cache.reasoning.cache import ReasoningCache
 
-        return ReasoningCache(self.settings, backend=self.llm_cache.backend, listener=self.llm_cache.tell)
+        listener = None if self.metrics is None else self.metrics.of_reasoning
+        return ReasoningCache(self.settings, backend=self.llm_cache.backend, listener=listener)
 
     @cached_property
     def entries(self) -> CacheManager:
@@ -211,7 +214,7 @@ class _Neighbour(Platform):
     """Another namespace of a platform: only its keys and its index are its own."""
 
     def __init__(self, owner: Platform, namespace: str) -> None:
-        super().__init__(owner.settings.model_copy(update={"namespace": namespace}))
+        super().__init__(owner.settings.model_copy(update={"namespace": namespace}), owner.metrics)
         self._owner = owner
 
     def in_namespace(self, namespace: str) -> Platform:
@@ -219,7 +222,7 @@ class _Neighbour(Platform):
 
     @cached_property
     def llm_cache(self) -> LLMCache:
-        return LLMCache(self.settings, backend=self._owner.llm_cache.backend)
+        return LLMCache(self.settings, backend=self._owner.llm_cache.backend, listener=self.metrics)
 
     @cached_property
     def manager(self) -> CacheManager:
@@ -239,10 +242,10 @@ class _Neighbour(Platform):
             await self.manager.similarity_matcher.aclose()
 
 
-def open_platform(settings: Settings) -> Platform:
-    """Return the objects that settings describe; nothing is connected yet.
+def open_platform(settings: Settings, *, metrics: Listening | None = None) -> Platform:
+    """Return the objects that settings describe, all of which `metrics` hears; nothing is connected yet.
 
     Raises:
         ConfigurationError: The settings ask for what this version does not have.
     """
-    return Platform(settings)
+    return Platform(settings, metrics)

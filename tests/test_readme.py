@@ -19,9 +19,11 @@ from tests.bench import publish
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-OF_PAGES = re.findall(
-    r"^```python\n(.*?)^```", (ROOT / "docs/reasoning.md").read_text(), flags=re.MULTILINE | re.DOTALL
-)
+OF_PAGES = [
+    example
+    for page in sorted(ROOT.glob("docs/*.md"))
+    for example in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+]
 EXPECTED = [
     "Python is a high-level programming language.",
     "gpt-4 on Python",

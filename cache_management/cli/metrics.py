@@ -38,8 +38,8 @@ def metrics(cli: CliContext, port: int | None, serve: bool, host: str, form: str
 
     They are read from the database and the broker: right whichever workers died, and from any machine.
     """
-    from cache_management.workers.exporter import Exporter, as_text
-    from cache_management.workers.metrics import as_data
+    from cache_management.metrics.families import as_data, as_text
+    from cache_management.workers.exporter import Exporter
 
     serves = serve or port is not None
     if serves and (form or as_json):
@@ -59,7 +59,7 @@ def metrics(cli: CliContext, port: int | None, serve: bool, host: str, form: str
 
 
 def _serve(exporter: Exporter, *, host: str, port: int, path: str) -> None:
-    from cache_management.workers.exporter import serve
+    from cache_management.metrics.endpoint import serve
 
     server = serve(exporter.families, host=host, port=port, path=path)
 

@@ -1,36 +1,38 @@
-"""Reads the metrics of queues and jobs from broker and database when somebody asks, and serves them.
+"""Reads the metrics of queues, jobs, store and use from where they are kept, when somebody asks.
 
-Nothing is counted in a process: whichever die or begin anew, the numbers stay right, and totals never go
+Nothing is counted in this process: whichever die or begin anew, the numbers stay right, and totals never go
 down, also when history is deleted. A source that is down or does not answer in time is left out and says so
-by its `_up`.
+by its `_up`. What processes of this machine count into a folder (`metrics.folder`) is told beside it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
 
-from cache_management.cache.errors import CacheError, ConfigurationError
+from cache_management.cache.errors import CacheError
+from cache_management.metrics.catalogue import families
+from cache_management.metrics.cells import read_folder
+from cache_management.metrics.families import Family
 from cache_management.models.store import Stores, open_stores
 from cache_management.models.store.census import Census
-from cache_management.models.store.results import Mark
+from cache_management.models.store.operations import DAY_SECONDS
+from cache_management.models.store.results import Mark, UsageRow
 from cache_management.settings import Settings
 from cache_management.workers.client import JobClient
-from cache_management.workers.metrics import Family, job_families, queue_families
+from cache_management.workers.metrics import job_families, queue_families, store_families, usage_families
 from cache_management.workers.queues import Waiting, read_queues
-
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+from cache_management.workers.store_watch import look_at_store
 
 T = TypeVar("T")
-Families = Callable[[], Iterable[Family]]
 
 logger = logging.getLogger("cache_management.workers")
 
+_EVER = datetime(2000, 1, 1, tzinfo=UTC)
 ANSWER_SECONDS = 4.0
 """How long a source may take: less than the ten seconds that Prometheus waits for all."""
 
@@ -46,20 +48,44 @@ class Exporter:
         self._client = JobClient(settings, stores=self._stores)
         self._database = _Question(self._ask_database, "database", answer_seconds)
         self._broker = _Question(self._ask_broker, "broker", answer_seconds)
+        self._settings = settings
+        self._store = _Question(
+            lambda: look_at_store(settings, timeout_seconds=answer_seconds / 4), "cache store", answer_seconds
+        )
 
     def families(self) -> list[Family]:
         """Return what is to be told now; takes a few seconds at most, also when a source is down."""
-        database, broker = self._database.ask(), self._broker.ask()
-        census, marks = database() or (None, None)
-        return [*job_families(census), *queue_families(broker(), marks)]
+        database, broker, store = self._database.ask(), self._broker.ask(), self._store.ask()
+        census, marks, usage = database() or (None, None, None)
+        return [
+            *job_families(census),
+            *queue_families(broker(), marks),
+            *store_families(store()),
+            *usage_families(usage),
+            *self._counted(),
+        ]
 
     def close(self) -> None:
         """Close connections."""
         self._client.close()
         self._stores.close()
 
-    def _ask_database(self) -> tuple[Census, list[Mark]]:
-        return self._stores.census.take(), self._stores.operations.marks()
+    def _counted(self) -> list[Family]:
+        """Return what processes of this machine counted."""
+        folder = self._settings.metrics_folder
+        if folder is None or not folder.is_dir():
+            return []
+        try:
+            return families(read_folder(folder))
+        except OSError as exc:
+            logger.warning("what was counted in %s cannot be read: %s", folder, exc.strerror)
+            return []
+
+    def _ask_database(self) -> tuple[Census, list[Mark], list[UsageRow]]:
+        operations = self._stores.operations
+        # Days are kept for ever, so their sums never go down.
+        usage = operations.usage(since=_EVER, period_seconds=DAY_SECONDS)
+        return self._stores.census.take(), operations.marks(), usage
 
     def _ask_broker(self) -> dict[str, Waiting]:
         return read_queues(self._client.celery)
@@ -97,79 +123,3 @@ class _Question(Generic[T]):
             asked.set_result(self._work())
         except BaseException as exc:  # noqa: BLE001 - it belongs to whoever asked
             asked.set_exception(exc)
-
-
-def as_text(families: Families) -> str:
-    """Return families in the text format of Prometheus.
-
-    Raises:
-        ImportError: The extra is missing.
-    """
-    from prometheus_client import generate_latest
-
-    return generate_latest(registry_of(families)).decode()
-
-
-def registry_of(families: Families) -> CollectorRegistry:
-    """Return a registry of its own, which asks whenever it is asked.
-
-    Raises:
-        ImportError: The extra is missing.
-    """
-    try:
-        from prometheus_client import CollectorRegistry
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-        from prometheus_client.registry import Collector
-    except ImportError as exc:
-        raise ImportError("Metrics for Prometheus need: pip install 'cache-management[monitoring]'") from exc
-
-    class Reading(Collector):
-        def describe(self) -> list[Metric]:
-            return []  # else the sources would be asked to register, and could refuse by being away
-
-        def collect(self) -> Iterator[Metric]:
-            for family in families():
-                made = CounterMetricFamily if family.type == "counter" else GaugeMetricFamily
-                metric = made(family.name, family.help, labels=family.labels)
-                for labels, value in family.samples:
-                    metric.add_metric(labels, value)
-                yield metric
-
-    registry = CollectorRegistry(support_collectors_without_names=True)
-    registry.register(Reading())
-    return registry
-
-
-def serve(families: Families, *, host: str, port: int, path: str) -> WSGIServer:
-    """Make a server that answers scrapes on one path; call its `serve_forever`.
-
-    Raises:
-        ImportError: The extra is missing.
-        ConfigurationError: Nothing can listen there.
-    """
-    registry = registry_of(families)
-    from prometheus_client import make_wsgi_app
-    from prometheus_client.exposition import ThreadingWSGIServer
-
-    scrape = make_wsgi_app(registry)
-
-    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if environ.get("PATH_INFO") != path:
-            start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-            return [f"metrics are at {path}\n".encode()]
-        answer: Iterable[bytes] = scrape(environ, start_response)
-        return answer
-
-    try:
-        return make_server(host, port, app, ThreadingWSGIServer, handler_class=_Quiet)
-    except OSError as exc:
-        raise ConfigurationError(
-            f"metrics cannot be served at {host}:{port}: {exc.strerror}; choose another port (--port, metrics.port)"
-        ) from exc
-
-
-class _Quiet(WSGIRequestHandler):
-    """Answers without a line for each on standard error."""
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - named by its base
-        logger.debug(format, *args)

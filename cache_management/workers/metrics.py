@@ -1,39 +1,22 @@
-"""What is told of queues and jobs, as metrics; nothing here asks or waits. `exporter.py` does."""
+"""What is told of queues, jobs, store and use, as metrics; nothing here asks or waits. `exporter.py` does."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
 
-import msgspec
-
+from cache_management.metrics.families import Family, Sample
 from cache_management.models.job import LIVE, TERMINAL
 from cache_management.models.store.census import Census, JobTally
-from cache_management.models.store.results import Mark
+from cache_management.models.store.results import Mark, UsageRow
 from cache_management.workers.messages import PARAMS
 from cache_management.workers.queues import QueueView, Waiting, view_queues
+from cache_management.workers.store_watch import StoreView
 
 OTHER = "other"
+_NODE_STATES = ("member", "syncing", "out", "unreachable", "unused")
 _OUTCOMES = ("done", "skipped", "failed", "cancelled")
-
-
-class Sample(NamedTuple):
-    """One number, with the values of its family's labels."""
-
-    labels: tuple[str, ...]
-    value: float
-
-
-class Family(msgspec.Struct, frozen=True):
-    """One metric. A counter's name ends with `_total`."""
-
-    name: str
-    type: Literal["gauge", "counter"]
-    help: str
-    labels: tuple[str, ...]
-    samples: list[Sample]
 
 
 def job_families(census: Census | None) -> list[Family]:
@@ -57,7 +40,7 @@ def job_families(census: Census | None) -> list[Family]:
             "What providers were paid.",
             by_kind,
             # Summed as whole micro-dollars: sums of fractions could come out a hair lower the next time.
-            [Sample(labels, micro / 1e6) for labels, micro in _sums(every, "cost_micro")],
+            [Sample((kind,), micro / 1e6) for kind, micro in _by(every, "cost_micro").items()],
         ),
         _gauge(
             "cache_job_dead_items", "Failed items that are kept for a retry.", by_kind, _sums(census.kept, "failed")
@@ -115,14 +98,70 @@ def queue_families(waiting: Mapping[str, Waiting] | None, marks: Sequence[Mark] 
     return told
 
 
-def as_data(families: Iterable[Family]) -> dict[str, Any]:
-    """Return families as JSON types: a number, or a list of numbers with their labels."""
-    return {
-        family.name: [dict(zip(family.labels, labels, strict=True), value=value) for labels, value in family.samples]
-        if family.labels
-        else family.samples[0].value
-        for family in families
-    }
+def store_families(store: StoreView | None) -> list[Family]:
+    """Tell of the store that holds the entries; of one that does not answer nothing but that."""
+    up = _gauge("cache_store_up", "Whether the cache store answered.", (), [Sample((), float(store is not None))])
+    if store is None:
+        return [up]
+    told = [up]
+    if store.used_bytes is not None:
+        told.append(_gauge("cache_store_used_bytes", "Bytes that the store takes.", (), [_one(store.used_bytes)]))
+    if store.limit_bytes:
+        told.append(_gauge("cache_store_limit_bytes", "Bytes that it may take.", (), [_one(store.limit_bytes)]))
+    if store.nodes:
+        states = [
+            Sample((node.address, state), float(node.state == state)) for node in store.nodes for state in _NODE_STATES
+        ]
+        told.append(
+            _gauge("cache_node_state", "How a node of a replicated cache stands: 1.", ("node", "state"), states)
+        )
+        fill = [node for node in store.nodes if node.used_bytes is not None]
+        told.append(
+            _gauge(
+                "cache_node_used_bytes",
+                "Bytes that a node takes.",
+                ("node",),
+                [Sample((node.address,), float(node.used_bytes or 0)) for node in fill],
+            )
+        )
+    return told
+
+
+def usage_families(rows: Sequence[UsageRow] | None) -> list[Family]:
+    """Tell how all applications used the cache, as far as their notes were added up: a minute or so behind."""
+    if rows is None:
+        return []
+    hits, semantic = sum(row.hits for row in rows), sum(row.semantic_hits for row in rows)
+    return [
+        _counter(
+            "cache_usage_hits_total",
+            "Answers served to all applications.",
+            ("kind",),
+            [Sample(("exact",), hits), Sample(("semantic",), semantic)],
+        ),
+        _counter(
+            "cache_usage_misses_total",
+            "Lookups of all applications that found nothing.",
+            (),
+            [_one(sum(row.misses for row in rows))],
+        ),
+        _counter(
+            "cache_usage_tokens_saved_total",
+            "Tokens served to all applications instead of generated.",
+            (),
+            [_one(sum(row.tokens_saved for row in rows))],
+        ),
+        _counter(
+            "cache_usage_saved_dollars_total",
+            "What generating them would have cost.",
+            (),
+            [_one(sum(row.saved_micro for row in rows) / 1e6)],
+        ),
+    ]
+
+
+def _one(value: float) -> Sample:
+    return Sample((), float(value))
 
 
 def _gauge(name: str, what: str, labels: tuple[str, ...], samples: list[Sample]) -> Family:
@@ -152,16 +191,27 @@ def _filled(sums: Counter[tuple[str, str]], seconds: Sequence[str]) -> list[Samp
 
 
 def _sums(tallies: Iterable[JobTally], name: str) -> list[Sample]:
+    return [Sample((kind,), number) for kind, number in _by(tallies, name).items()]
+
+
+def _by(tallies: Iterable[JobTally], name: str) -> dict[str, float]:
     sums: Counter[str] = Counter()
     for tally in tallies:
         sums[tally.kind] += getattr(tally, name)
-    return _of_kinds(sums)
+    return _merged(sums)
 
 
 def _of_kinds(
     numbers: Mapping[str, float], *, merge: Callable[[float, float], float] = lambda one, other: one + other
 ) -> list[Sample]:
+    return [Sample((kind,), number) for kind, number in _merged(numbers, merge=merge).items()]
+
+
+def _merged(
+    numbers: Mapping[str, float], *, merge: Callable[[float, float], float] = lambda one, other: one + other
+) -> dict[str, float]:
+    """Return a number for every kind, 0 where there is none."""
     found: dict[str, float] = dict.fromkeys(sorted(PARAMS), 0)
     for kind, number in numbers.items():
         found[_known(kind)] = merge(found.get(_known(kind), 0), number)
-    return [Sample((kind,), number) for kind, number in found.items()]
+    return found

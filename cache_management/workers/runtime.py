@@ -13,8 +13,13 @@ import threading
 import uuid
 from collections.abc import Coroutine
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
+from cache_management.cache.events import Listening
+from cache_management.metrics.collector import MetricsCollector
+from cache_management.metrics.several import Several
+from cache_management.metrics.tracing import Spans
 from cache_management.settings import Settings
 from cache_management.wiring import Platform, open_platform, read_settings
 from cache_management.workers.client import JobClient
@@ -33,7 +38,7 @@ class Runtime:
         self.settings = settings.model_copy(
             update={"strict": True, "timeout_seconds": max(5.0, settings.timeout_seconds)}
         )
-        self.platform: Platform = open_platform(self.settings)
+        self.platform: Platform = open_platform(self.settings, metrics=_listening(settings))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cache-loop", daemon=True)
         self._thread.start()
@@ -60,6 +65,17 @@ class Runtime:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
         self._loop.close()
+
+
+def _listening(settings: Settings) -> Listening:
+    """Return what hears the caches of this process: metrics, and spans where the library for them is there."""
+    heard: list[Listening] = []
+    if settings.metrics_folder is not None:
+        # In a folder: children of a worker come and go, and what they counted has to stay.
+        heard.append(MetricsCollector(settings.metrics_folder))
+    if find_spec("opentelemetry") is not None:
+        heard.append(Spans())
+    return Several(heard)
 
 
 _current: Runtime | None = None

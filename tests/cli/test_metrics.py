@@ -37,7 +37,16 @@ def test_they_are_printed_for_prometheus_and_for_scripts(cli: Cli) -> None:
 def test_a_database_without_tables_is_said_and_none_is_made(cli: Cli, data_dir: Path) -> None:
     found = cli("metrics", "--json")
 
-    assert (found.code, found.data) == (0, {"cache_jobs_up": 0, "cache_broker_up": 0})
+    assert (found.code, found.data) == (
+        0,
+        {
+            "cache_jobs_up": 0,
+            "cache_broker_up": 0,
+            "cache_store_up": 1,
+            "cache_store_used_bytes": 0,
+            "cache_store_limit_bytes": 10_000_000_000,
+        },
+    )
 
 
 def test_a_format_is_for_printing_only(cli: Cli) -> None:

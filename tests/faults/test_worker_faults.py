@@ -11,9 +11,9 @@ import psutil
 import pytest
 from redis import Redis
 
+from cache_management.metrics.families import as_data
 from cache_management.models.store.results import JobView
 from cache_management.workers.exporter import Exporter
-from cache_management.workers.metrics import as_data
 from tests.conftest import OwnRedis
 from tests.faults import celery_hanging_step
 from tests.faults.deaf_proxy import DeafProxy

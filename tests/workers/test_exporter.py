@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cache_management.metrics.endpoint import serve
+from cache_management.metrics.families import as_data
 from cache_management.models.store import open_stores
 from cache_management.settings import Settings, load_settings
 from cache_management.workers.client import JobClient
-from cache_management.workers.exporter import Exporter, serve
-from cache_management.workers.metrics import as_data
+from cache_management.workers.exporter import Exporter
 from tests.conftest import OwnRedis, OwnRedisFactory
 from tests.scraping import scrape
 from tests.workers.harness import warm_items

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from cache_management.metrics.families import Family, as_data, as_text
 from cache_management.models.store.census import Census, JobTally
 from cache_management.models.store.results import Mark
-from cache_management.workers.exporter import as_text
 from cache_management.workers.messages import PARAMS, QUEUES
-from cache_management.workers.metrics import OTHER, Family, as_data, job_families, queue_families
+from cache_management.workers.metrics import OTHER, job_families, queue_families
 from cache_management.workers.queues import Waiting
 
 EMPTY = Census(kept=[], pruned=[], running={}, expired={}, oldest={})
