@@ -128,7 +128,12 @@ async def test_metrics_hear_all_parts() -> None:
 
     found = metrics.get_cache_metrics()
     text = metrics.export_prometheus()
-    assert (found.hits, found.semantic_hits, found.misses, found.sets) == (2, 1, 1, 3)  # one of them makes the problem findable
+    assert (found.hits, found.semantic_hits, found.misses, found.sets) == (
+        2,
+        1,
+        1,
+        3,
+    )  # one of them makes the problem findable
     assert 'cache_misses_total{reason="vetoed"} 1.0' in text
     assert 'cache_vetoes_total{gate="polarity"} 1.0' in text
     assert "cache_reasoning_hits_total 1.0" in text
