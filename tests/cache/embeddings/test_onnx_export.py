@@ -22,7 +22,7 @@ from cache_management.cache.embeddings.exported import Exported, Manifest, read_
 from cache_management.cache.embeddings.onnx_runtime import OnnxEmbedder
 from cache_management.cache.embeddings.sentence_transformers import SentenceTransformerEmbedder
 from cache_management.cache.errors import EmbedderUnavailable
-from tests.cache.embeddings.conftest import NEEDED
+from tests.conftest import MODEL_PACKAGES as NEEDED
 from tests.contracts.embedder import VARIED
 
 pytestmark = [
