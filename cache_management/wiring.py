@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from cache_management.cache.backends import enclose
 from cache_management.cache.config import ShardingStrategy
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from cache_management.models.store import Stores
 
 RUN_FOLDER = "run"
+NODE_SERVICE = "cache-"
+"""How the services of an embedded set that are cache nodes begin."""
 NAMESPACES_KEPT = 16
 
 
@@ -44,9 +47,18 @@ def read_settings(file: Path | None = None, *, arguments: Mapping[str, Any] | No
     offers: dict[str, Any] = {}
     if "broker" in state.urls:
         offers["broker_url"] = state.urls["broker"]
-    if "cache" in state.urls and "backend" not in first.sources and not first.settings.distributed.enabled:
-        offers["url"] = state.urls["cache"]
+    if "backend" not in first.sources and not first.settings.distributed.enabled:
+        if "cache" in state.urls:
+            offers["url"] = state.urls["cache"]
+        if (nodes := node_addresses(state.urls)) and "url" not in first.sources:
+            offers["distributed"] = {"enabled": True, "nodes": nodes}
     return load_settings(file, arguments=arguments, running=offers)
+
+
+def node_addresses(urls: Mapping[str, str]) -> list[str]:
+    """Return the addresses of the cache nodes among the services of an embedded set."""
+    found = [(name, url) for name, url in urls.items() if name.startswith(NODE_SERVICE)]
+    return [f"{parts.hostname}:{parts.port}" for parts in (urlsplit(url) for _, url in sorted(found))]
 
 
 def running_set(settings: Settings) -> State | None:

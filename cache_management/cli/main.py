@@ -47,6 +47,7 @@ _COMMANDS = {
     "beat": "operate:beat",
     "up": "servers:up",
     "down": "servers:down",
+    "services": "servers:services",
     "demo": "demo:demo",
 }
 """Where each command lives; its file is loaded when the command is used."""

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import click
 
 from cache_management import __version__
+from cache_management.cache.errors import ConfigurationError, InvalidInput
 from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
+from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import json_option, note, print_json, print_table
 from cache_management.services import Server, start_redis
 from cache_management.services.supervisor import (
@@ -28,7 +30,7 @@ from cache_management.services.supervisor import (
     start_detached,
 )
 from cache_management.settings import Loaded
-from cache_management.wiring import RUN_FOLDER
+from cache_management.wiring import NODE_SERVICE, RUN_FOLDER, node_addresses, running_set
 from cache_management.workers.messages import LIGHT_QUEUES
 
 if TYPE_CHECKING:
@@ -37,26 +39,38 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--with-redis", is_flag=True, help="Start a cache node too, and keep the entries there, not on disk.")
+@click.option(
+    "--nodes",
+    type=click.IntRange(3, 9),
+    help="Start so many cache nodes, and keep each entry on three of them: a replicated cache to try things on.",
+)
 @click.option("--broker-port", type=click.IntRange(1, 65535), help="Port of the broker  [default: a free one]")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes without a model.")
 @click.option("--foreground", is_flag=True, help="Stay until stopped, instead of going to the background.")
 @json_option
 @pass_cli
 def up(
-    cli: CliContext, with_redis: bool, broker_port: int | None, workers: int, foreground: bool, as_json: bool
+    cli: CliContext,
+    with_redis: bool,
+    nodes: int | None,
+    broker_port: int | None,
+    workers: int,
+    foreground: bool,
+    as_json: bool,
 ) -> None:
     """Start an embedded set: broker, workers, scheduler. All listen on 127.0.0.1 only.
 
     The other commands find it by themselves. `cache-cli down` stops it.
     """
     settings = cli.settings
+    _check_store(cli.loaded, with_redis=with_redis, nodes=nodes)
     if foreground:
         Supervisor(settings.data_dir / RUN_FOLDER, version=__version__).run(
-            _services(cli.loaded, with_redis=with_redis, broker_port=broker_port, workers=workers)
+            _services(cli.loaded, with_redis=with_redis, nodes=nodes, broker_port=broker_port, workers=workers)
         )
         return
     _prepare(cli)
-    state = start_set(cli.loaded, with_redis=with_redis, broker_port=broker_port, workers=workers)
+    state = start_set(cli.loaded, with_redis=with_redis, nodes=nodes, broker_port=broker_port, workers=workers)
     if as_json:
         print_json({"data_dir": settings.data_dir, "services": state.services})
         return
@@ -79,7 +93,37 @@ def down(cli: CliContext, timeout: float, as_json: bool) -> None:
         click.echo("Stopped." if stopped else "Nothing was running.")
 
 
-def start_set(loaded: Loaded, *, with_redis: bool = False, broker_port: int | None = None, workers: int = 2) -> State:
+@click.command()
+@click.argument("name", required=False)
+@json_option
+@pass_cli
+def services(cli: CliContext, name: str | None, as_json: bool) -> int:
+    """Show what the embedded set runs, or with a NAME the pid of that service alone; exit code 1: it does not run."""
+    state = running_set(cli.settings)
+    running = {} if state is None else state.services
+    if name is not None and running and name not in running:
+        raise InvalidInput(f"there is no service {name!r}; there are {', '.join(running)}")
+    chosen = {each: service for each, service in running.items() if name in (None, each)}
+    if as_json:
+        print_json({"data_dir": cli.settings.data_dir, "services": chosen})
+    elif state is None:
+        click.echo("Nothing is running.")
+    elif name is None:
+        print_state(state)
+    elif chosen[name].pid is not None:
+        click.echo(str(chosen[name].pid))
+    runs = bool(chosen) and all(each.pid is not None for each in chosen.values())
+    return ExitCode.OK if runs else ExitCode.FAILED
+
+
+def start_set(
+    loaded: Loaded,
+    *,
+    with_redis: bool = False,
+    nodes: int | None = None,
+    broker_port: int | None = None,
+    workers: int = 2,
+) -> State:
     """Start the set in the background and wait until it is ready.
 
     Raises:
@@ -91,6 +135,7 @@ def start_set(loaded: Loaded, *, with_redis: bool = False, broker_port: int | No
         argv += ["--config", str(loaded.file.absolute())]
     argv += ["up", "--foreground", f"--workers={workers}"]
     argv += ["--with-redis"] if with_redis else []
+    argv += [f"--nodes={nodes}"] if nodes else []
     argv += [f"--broker-port={broker_port}"] if broker_port else []
     env = dict(os.environ, CACHE_DATA_DIR=str(settings.data_dir.absolute()))
     return start_detached(argv, settings.data_dir / RUN_FOLDER, env=env)
@@ -100,8 +145,11 @@ def print_state(state: State) -> None:
     """Print what runs."""
     print_table(
         "Running",
-        ("service", "pid", "url", "log"),
-        [(name, service.pid, service.url, service.log) for name, service in state.services.items()],
+        ("service", "state", "pid", "url", "restarts", "log"),
+        [
+            (name, service.status, service.pid, service.url, service.restarts, service.log)
+            for name, service in state.services.items()
+        ],
     )
 
 
@@ -119,7 +167,22 @@ def _prepare(cli: CliContext) -> None:
         note(f"No metrics are served: {why}.")
 
 
-def _services(loaded: Loaded, *, with_redis: bool, broker_port: int | None, workers: int) -> Sequence[Service]:
+def _check_store(loaded: Loaded, *, with_redis: bool, nodes: int | None) -> None:
+    """Refuse nodes beside another store."""
+    if nodes is None:
+        return
+    if with_redis:
+        raise click.UsageError("--with-redis starts one cache node and --nodes several: give one of them")
+    named = next((key for key in ("url", "backend", "distributed.nodes") if key in loaded.sources), None)
+    if named is not None:
+        raise ConfigurationError(
+            f"--nodes starts the nodes of the cache, and {named} says where it is already: leave one of them out"
+        )
+
+
+def _services(
+    loaded: Loaded, *, with_redis: bool, nodes: int | None, broker_port: int | None, workers: int
+) -> Sequence[Service]:
     settings = loaded.settings
     services: list[Service] = []
     external = loaded.sources.get("broker_url") in ("file", "environment", "argument")
@@ -127,6 +190,9 @@ def _services(loaded: Loaded, *, with_redis: bool, broker_port: int | None, work
         services.append(ServerService(name="broker", start=_redis(settings, "broker", broker_port, appendonly=True)))
     if with_redis:
         services.append(ServerService(name="cache", start=_redis(settings, "cache", None, appendonly=True)))
+    for number in range(1, (nodes or 0) + 1):
+        name = f"{NODE_SERVICE}{number}"
+        services.append(ServerService(name=name, start=_redis(settings, name, None, appendonly=True)))
     # One for control alone: else whatever fills the light one holds up what looks after the jobs.
     services.append(_worker(loaded, "control", ("control",), ["--pool=solo"]))
     services.append(_worker(loaded, "light", LIGHT_QUEUES, [f"--concurrency={workers}"]))
@@ -175,6 +241,8 @@ def _command(loaded: Loaded, name: str, argv: Sequence[str], *, ready_file: Path
             found["CACHE_BROKER_URL"] = urls["broker"]
         if "cache" in urls:
             found["CACHE_URL"] = urls["cache"]
+        if found_nodes := node_addresses(urls):
+            found |= {"CACHE_DISTRIBUTED__ENABLED": "true", "CACHE_DISTRIBUTED__NODES": ",".join(found_nodes)}
         if loaded.file is not None:
             found["CACHE_CONFIG"] = str(loaded.file.absolute())
         if ready_file is not None:

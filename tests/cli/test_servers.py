@@ -73,6 +73,30 @@ def test_up_runs_a_job_and_down_leaves_nothing_behind(
     assert cli("get-cache", "hello there").code == 1, "without the set the cache is the one on disk"
 
 
+def test_nothing_that_runs_is_said(cli: Cli) -> None:
+    assert (cli("services").code, cli("services").out) == (1, "Nothing is running.\n")
+    assert cli("services", "--json").data["services"] == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "said"),
+    [
+        (["--with-redis"], {}, "give one of them"),
+        ([], {"CACHE_URL": "memory://"}, "url says where it is already"),
+        ([], {"CACHE_BACKEND": "disk"}, "backend says where it is already"),
+    ],
+)
+def test_nodes_beside_another_store_are_refused(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, options: list[str], env: dict[str, str], said: str
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+    found = cli("up", "--nodes", 3, *options)
+
+    assert (found.code, said in found.err) == (2, True)
+
+
 def test_a_port_that_is_taken_keeps_up_from_metrics_only(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
