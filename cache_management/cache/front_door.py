@@ -22,7 +22,7 @@ from cache_management.cache.admission import Controls, parse_controls
 from cache_management.cache.arguments import check_life, check_similarity
 from cache_management.cache.clock import version_time
 from cache_management.cache.codec import Facts
-from cache_management.cache.compute import Compute, Computing, Held, Start, Wanted, as_tags, call, why_not_kept
+from cache_management.cache.compute import Answer, Compute, Computing, Held, Start, Wanted, as_tags, call, why_not_kept
 from cache_management.cache.config import SimilarityConfig
 from cache_management.cache.errors import BackendUnavailable, ConfigurationError, EmbedderUnavailable, InvalidInput
 from cache_management.cache.events import UnavailableEvent
@@ -32,7 +32,7 @@ from cache_management.cache.requests import Request, entry_key, is_reserved_key
 from cache_management.cache.semantic.decision import decide
 from cache_management.cache.semantic.finding import Finder
 from cache_management.cache.semantic.stored_entries import has_place
-from cache_management.cache.values import CachedResponse, Lookup, LookupReason, SimilarityMatch
+from cache_management.cache.values import Answered, CachedResponse, Lookup, LookupReason, SimilarityMatch
 
 if TYPE_CHECKING:
     from cache_management.cache.semantic.matcher import Candidate, SimilarityMatcher
@@ -146,10 +146,27 @@ class FrontDoor:
         controls: Mapping[str, object] | None = None,
     ) -> CachedResponse:
         """Return what `lookup` finds, or compute it once and store it, see `LLMCache.get_or_compute`."""
+        answered = await self.answer(
+            request, compute, threshold=threshold, ttl_seconds=ttl_seconds, tags=tags, controls=controls
+        )
+        return answered.response
+
+    async def answer(
+        self,
+        request: Request,
+        compute: Compute,
+        *,
+        threshold: float | None = None,
+        ttl_seconds: int | None = None,
+        tags: Sequence[str] = (),
+        controls: Mapping[str, object] | None = None,
+    ) -> Answered:
+        """Do what `get_or_compute` does, and say where the answer came from."""
         check_life(ttl_seconds)
         read = parse_controls(controls)
         known = as_tags(tags)
         life = ttl_seconds if read.ttl is None else read.ttl
+        meaning = _Meaning(self, request, self._floor(threshold), read, compute)
         wanted = Wanted(
             entry_key(request) if read.no_store else self._asked(request, tags=known, ttl_seconds=life),
             request.last_text or "",
@@ -157,9 +174,30 @@ class FrontDoor:
             ttl_seconds,
             known,
             read,
-            _Meaning(self, request, self._floor(threshold), read, compute),
+            meaning,
         )
-        return await self._computing.run(wanted, compute)
+        is_ours = False
+
+        async def compute_here() -> Answer:
+            nonlocal is_ours
+            answer = await call(compute)
+            is_ours = True
+            return answer
+
+        response = await self._computing.run(wanted, compute_here)
+        found = meaning.found
+        if found is not None and response is found.response:
+            return Answered(
+                response=response,
+                kind="semantic",
+                key=found.key,
+                similarity=found.similarity,
+                age_seconds=found.age_seconds or 0.0,
+            )
+        if is_ours:
+            return Answered(response=response, kind=None, key=wanted.key, similarity=None, age_seconds=0.0)
+        age = max(0.0, self.cache.clock() - response.timestamp.timestamp())
+        return Answered(response=response, kind="exact", key=wanted.key, similarity=1.0, age_seconds=age)
 
     async def find_similar(self, query: str, threshold: float | None, limit: int) -> list[SimilarityMatch]:
         """List stored prompts close to a text in any context, with the gates and the evidence that refuse them.
@@ -407,6 +445,7 @@ class _Meaning:
         self._threshold = threshold
         self._controls = controls
         self._scope: str | None = None
+        self.found: Lookup | None = None
 
     async def find(self, held: str) -> CachedResponse | None:
         missed: LookupReason = "degraded" if held == "degraded" else "expired" if held == "expired" else "no_candidate"
@@ -418,6 +457,7 @@ class _Meaning:
             compute=None if self._controls.no_store else self._compute,
         )
         self._scope = found.scope
+        self.found = found if found.hit else None
         return found.response
 
     async def scope(self) -> str | None:

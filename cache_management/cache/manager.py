@@ -40,7 +40,7 @@ from cache_management.cache.transfer.importing import Importer, ImportWanted
 from cache_management.cache.transfer.shelf import Shelf
 from cache_management.cache.transfer.sources import ListSource
 from cache_management.cache.transfer.tally import Tally
-from cache_management.cache.values import CachedResponse, CacheStats, Lookup, SimilarityMatch
+from cache_management.cache.values import Answered, CachedResponse, CacheStats, Lookup, SimilarityMatch
 
 if TYPE_CHECKING:
     from cache_management.cache.reasoning.cache import ReasoningCache
@@ -200,10 +200,45 @@ class CacheManager:
         Raises:
             InvalidInput: A part of the request, a tag or a control cannot be used; names it.
         """
+        answered = await self.answer(
+            prompt,
+            compute,
+            model=model,
+            system=system,
+            history=history,
+            params=params,
+            namespace=namespace,
+            threshold=threshold,
+            ttl_seconds=ttl_seconds,
+            tags=tags,
+            controls=controls,
+        )
+        return answered.response
+
+    async def answer(
+        self,
+        prompt: Prompt | None,
+        compute: Compute,
+        *,
+        model: str | None = None,
+        system: Prompt | None = None,
+        history: Sequence[Mapping[str, Any]] = (),
+        params: Mapping[str, Any] | None = None,
+        namespace: str | None = None,
+        threshold: float | None = None,
+        ttl_seconds: int | None = None,
+        tags: Sequence[str] = (),
+        controls: Mapping[str, object] | None = None,
+    ) -> Answered:
+        """Do what `get_or_compute` does, and say where the answer came from: exact, by meaning, or computed now.
+
+        Raises:
+            As `get_or_compute`.
+        """
         request = make_request(prompt, model=model, system=system, history=history, params=params)
         check_compute(compute)
         with self._within(parse_controls(controls).namespace if namespace is None else namespace) as door:
-            return await door.get_or_compute(
+            return await door.answer(
                 request, compute, threshold=threshold, ttl_seconds=ttl_seconds, tags=tags, controls=controls
             )
 

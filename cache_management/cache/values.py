@@ -136,6 +136,21 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
         return "\n".join([*lines, *([f"  took {took}"] if took else [])])
 
 
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer, and where it came from.
+
+    `kind` is None when it was computed for this call; an answer that somebody else's computation brought meanwhile is
+    "exact". `similarity` is 1.0 when exact, None when computed. `key` is that of the entry, or the one under which
+    the answer was to be stored.
+    """
+
+    response: CachedResponse
+    kind: LookupKind | None
+    key: str
+    similarity: float | None
+    age_seconds: float
+
+
 def _ago(seconds: float) -> str:
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:

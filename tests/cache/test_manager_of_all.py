@@ -203,3 +203,31 @@ async def test_without_a_cache_answers_are_kept_on_disk(tmp_path: Path, monkeypa
 
         assert await manager.get_llm_cache("k") == answer()
         assert manager.llm_cache.backend.name == "disk"
+
+
+async def test_an_answer_says_where_it_came_from(manager: CacheManager) -> None:
+    first = await manager.answer("how do I reset my password", lambda: "by the link")
+    again = await manager.answer("how do I reset my password", lambda: "not asked")
+    near = await manager.answer("my password, how do I reset", lambda: "not asked")
+
+    assert [found.kind for found in (first, again, near)] == [None, "exact", "semantic"]
+    assert (first.similarity, again.similarity) == (None, 1.0)
+    assert near.similarity is not None
+    assert near.key == again.key == first.key
+    assert near.response.response == "by the link"
+
+
+async def test_an_old_answer_that_stands_in_for_an_error_is_not_called_new() -> None:
+    clock = ManualClock()
+    cache = LLMCache(CacheConfig(url="memory://", stale_if_error_seconds=100), clock=clock)
+
+    async def fails() -> str:
+        raise RuntimeError("the model is away")
+
+    async with CacheManager(cache) as manager:
+        await manager.answer("q", lambda: "old", ttl_seconds=10)
+        clock.advance(20)
+        found = await manager.answer("q", fails)
+
+    assert (found.kind, found.response.response) == ("exact", "old")
+    assert found.age_seconds >= 20
