@@ -23,6 +23,7 @@ import msgspec
 from cache_management.cache.cluster.standing import Standing, look_over
 from cache_management.cache.config import CacheBackend
 from cache_management.cache.errors import BackendRefused, CacheError
+from cache_management.cache.findings import reason_of
 from cache_management.cache.identity import KeySpace
 from cache_management.models.job import LIVE
 from cache_management.settings import Settings
@@ -30,6 +31,7 @@ from cache_management.wiring import open_platform
 from cache_management.workers import doctor
 from cache_management.workers.client import JobClient
 from cache_management.workers.doctor import About, Finding, ServerFacts, WorkerFacts
+from cache_management.workers.health import is_unmade
 from cache_management.workers.messages import QUEUES
 from cache_management.workers.queues import Waiting, depth_of, reaching, read_queues, view_queues
 
@@ -121,7 +123,7 @@ def read_all(parts: Mapping[str, tuple[Callable[[], Any], float]]) -> dict[str, 
             answers.put((name, Read(value=part())))
         except Exception as exc:  # whatever is wrong with a part is what is looked for
             logger.debug("reading the %s failed", name, exc_info=True)
-            answers.put((name, Read(failed=_reason(exc))))
+            answers.put((name, Read(failed=reason_of(exc))))
 
     started = time.monotonic()
     for name, (part, _) in parts.items():
@@ -139,11 +141,6 @@ def read_all(parts: Mapping[str, tuple[Callable[[], Any], float]]) -> dict[str, 
     return found
 
 
-def _reason(error: Exception) -> str:
-    text = str(error) if isinstance(error, CacheError | OSError | ImportError) else f"{type(error).__name__}: {error}"
-    return (text.strip() or type(error).__name__).splitlines()[0]
-
-
 def _judge(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[Finding]:
     """Yield what all checks say; a check that itself fails says that."""
     for check in (_judge_broker, _judge_metadata, _judge_store, _judge_vectors, _judge_here):
@@ -152,7 +149,7 @@ def _judge(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[Findin
         except Exception as exc:  # one check that is wrong must not hide the others
             logger.debug("%s failed", check.__name__, exc_info=True)
             name = check.__name__.removeprefix("_judge_")
-            yield Finding(name, "fail", f"the check itself failed: {_reason(exc)}", "", "run it with --debug")
+            yield Finding(name, "fail", f"the check itself failed: {reason_of(exc)}", "", "run it with --debug")
 
 
 def _judge_broker(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[Finding]:
@@ -168,13 +165,7 @@ def _judge_broker(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable
         return
     broker = part.value
     if broker is None:
-        yield Finding(
-            "broker",
-            "fail",
-            part.failed or "",
-            "jobs are accepted and wait until it answers",
-            "start it, or set broker_url; `cache-cli up` starts one",
-        )
+        yield doctor.unreached("broker", part.failed or "")
     elif broker.facts is None:
         yield Finding("broker", "ok", "the broker answers; it is no Redis, and not looked at further")
     else:
@@ -192,9 +183,8 @@ def _judge_broker(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable
 def _judge_metadata(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[Finding]:
     part: Read[Metadata] = read["metadata"]
     metadata = part.value
-    why = "no job can be submitted, and workers cannot go on"
     if metadata is None:
-        yield Finding("metadata", "fail", part.failed or "", why, "start it, or set metadata_url")
+        yield doctor.unreached("metadata", part.failed or "")
         return
     if not metadata.is_there:
         yield Finding("metadata", "ok", f"{metadata.shown} is not there yet; the first command that needs it makes it")
@@ -202,7 +192,7 @@ def _judge_metadata(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterab
     if metadata.is_server:
         yield doctor.check_skew("database", metadata.shown, metadata.skew_seconds, metadata.doubt_seconds)
     if metadata.wrong_schema is not None:
-        yield Finding("metadata", "fail", metadata.wrong_schema, why, "run `cache-cli db upgrade`, with this version")
+        yield doctor.unreached("metadata", metadata.wrong_schema)
         return
     yield Finding("metadata", "ok", f"{metadata.shown} answers, and has this version's tables")
     yield from doctor.check_jobs_models(metadata.models, str(settings.embedding_model))
@@ -216,13 +206,7 @@ def _judge_store(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[
     store = part.value
     broker: Broker | None = read["broker"].value if "broker" in read else None
     if store is None:
-        yield Finding(
-            "cache store",
-            "fail",
-            part.failed or "",
-            "every lookup is a miss, and nothing is stored",
-            "start it, or correct distributed.nodes" if settings.distributed.enabled else "start it, or set url",
-        )
+        yield doctor.unreached("cache store", part.failed or "", on_nodes=settings.distributed.enabled)
     elif store.standing is not None:
         yield from doctor.check_nodes(
             store.standing,
@@ -388,7 +372,7 @@ async def _read_store(settings: Settings) -> Store:
     if settings.distributed.enabled:
         return await _read_nodes(settings, shown)
     if settings.backend is not CacheBackend.REDIS or settings.is_cluster:  # a cluster has no INFO of its own
-        if _is_unmade(settings):
+        if is_unmade(settings):
             return Store(f"{shown}, which is made at first use,")
         platform = open_platform(settings.model_copy(update={"strict": True, "timeout_seconds": SECONDS / 2}))
         try:
@@ -429,11 +413,6 @@ async def _read_nodes(settings: Settings, shown: str) -> Store:
         await platform.aclose()
 
 
-def _is_unmade(settings: Settings) -> bool:
-    """Tell whether the store is a file that is not there yet: looking at it would make it."""
-    return settings.backend is CacheBackend.DISK and not (settings.disk_path / "cache.sqlite").exists()
-
-
 async def _read_vectors(settings: Settings) -> Vectors:
     from cache_management.cache.semantic.stored_vectors import space_of
 
@@ -447,7 +426,7 @@ async def _read_vectors(settings: Settings) -> Vectors:
         keys = KeySpace("vec", settings.namespace)
         spaces: dict[str, int] = {}
         looked = 0
-        bookmark: str | None = None if _is_unmade(settings) else ""
+        bookmark: str | None = None if is_unmade(settings) else ""
         while bookmark is not None and looked < _VECTORS_LOOKED_AT:
             names, bookmark = await platform.llm_cache.backend.scan_page(keys.prefix, bookmark, _PAGE)
             looked += len(names)

@@ -8,13 +8,9 @@ by its `_up`. What processes of this machine count into a folder (`metrics.folde
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
 
-from cache_management.cache.errors import CacheError
+from cache_management.cache.question import Question
 from cache_management.metrics.catalogue import families
 from cache_management.metrics.cells import read_folder
 from cache_management.metrics.families import Family
@@ -27,8 +23,6 @@ from cache_management.workers.client import JobClient
 from cache_management.workers.metrics import job_families, queue_families, store_families, usage_families
 from cache_management.workers.queues import Waiting, read_queues
 from cache_management.workers.store_watch import look_at_store
-
-T = TypeVar("T")
 
 logger = logging.getLogger("cache_management.workers")
 
@@ -46,10 +40,10 @@ class Exporter:
     def __init__(self, settings: Settings, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._stores: Stores = open_stores(settings.metadata_url)
         self._client = JobClient(settings, stores=self._stores)
-        self._database = _Question(self._ask_database, "database", answer_seconds)
-        self._broker = _Question(self._ask_broker, "broker", answer_seconds)
+        self._database = Question(self._ask_database, "database", answer_seconds)
+        self._broker = Question(self._ask_broker, "broker", answer_seconds)
         self._settings = settings
-        self._store = _Question(
+        self._store = Question(
             lambda: look_at_store(settings, timeout_seconds=answer_seconds / 4), "cache store", answer_seconds
         )
 
@@ -89,37 +83,3 @@ class Exporter:
 
     def _ask_broker(self) -> dict[str, Waiting]:
         return read_queues(self._client.celery)
-
-
-class _Question(Generic[T]):
-    """Asks on a thread of its own, which may be left behind; who comes meanwhile gets the same answer."""
-
-    def __init__(self, work: Callable[[], T], whom: str, seconds: float) -> None:
-        self._work, self._whom, self._seconds = work, whom, seconds
-        self._lock = threading.Lock()
-        self._under_way: Future[T] | None = None
-
-    def ask(self) -> Callable[[], T | None]:
-        """Begin; call what is returned for the answer, which is None when there is none in time."""
-        with self._lock:
-            if self._under_way is None or self._under_way.done():
-                self._under_way = Future()
-                threading.Thread(target=self._run, args=(self._under_way,), name="cache-metrics", daemon=True).start()
-            asked = self._under_way
-
-        def answer() -> T | None:
-            try:
-                return asked.result(timeout=self._seconds)
-            except TimeoutError:
-                logger.warning("the %s does not answer within %g s", self._whom, self._seconds)
-            except CacheError as exc:
-                logger.warning("the %s cannot be asked: %s", self._whom, exc)
-            return None
-
-        return answer
-
-    def _run(self, asked: Future[T]) -> None:
-        try:
-            asked.set_result(self._work())
-        except BaseException as exc:  # noqa: BLE001 - it belongs to whoever asked
-            asked.set_exception(exc)
