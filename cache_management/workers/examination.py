@@ -10,83 +10,31 @@ import logging
 import os
 import queue
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from cache_management.cache.cluster.standing import Standing, look_over
 from cache_management.cache.config import CacheBackend
-from cache_management.cache.errors import BackendRefused, CacheError
 from cache_management.cache.findings import reason_of
-from cache_management.cache.identity import KeySpace
-from cache_management.models.job import LIVE
 from cache_management.settings import Settings
-from cache_management.wiring import open_platform
-from cache_management.workers import doctor
-from cache_management.workers.client import JobClient
-from cache_management.workers.doctor import About, Finding, ServerFacts, WorkerFacts
-from cache_management.workers.health import is_unmade
-from cache_management.workers.messages import QUEUES
-from cache_management.workers.queues import Waiting, depth_of, reaching, read_queues, view_queues
-
-if TYPE_CHECKING:
-    from cache_management.models.store.results import Mark
+from cache_management.wiring import running_set
+from cache_management.workers import doctor, reading
+from cache_management.workers.doctor import Finding
+from cache_management.workers.queues import view_queues
+from cache_management.workers.reading import Broker, Metadata, Store, Vectors
 
 logger = logging.getLogger("cache_management.workers")
 
 SECONDS = 10.0
-MODEL_SECONDS = 20.0
-_ASK_WORKERS_SECONDS = 1.5
-_VECTORS_LOOKED_AT = 10_000
-_PAGE = 1_000
+MODEL_SECONDS = 14.0
+_LISTENS_SECONDS = 1.0
 
 T = TypeVar("T")
-
-
-class Broker(msgspec.Struct):
-    """What was read of the broker; no facts of one that is no Redis."""
-
-    facts: ServerFacts | None
-    waiting: dict[str, Waiting]
-    unknown: dict[str, int]
-    workers: list[WorkerFacts]
-
-
-class Metadata(msgspec.Struct):
-    """What was read of the database; `wrong_schema` says what is wrong with its tables."""
-
-    shown: str
-    is_there: bool = True
-    is_server: bool = False
-    wrong_schema: str | None = None
-    skew_seconds: float = 0.0
-    doubt_seconds: float = 0.0
-    now: datetime | None = None
-    marks: list[Mark] | None = None
-    models: list[str] = []
-
-
-class Store(msgspec.Struct):
-    """What was read of the cache store; facts of a Redis only, how the nodes stand of a replicated cache only."""
-
-    shown: str
-    facts: ServerFacts | None = None
-    standing: Standing | None = None
-    slots_differing: int = 0
-
-
-class Vectors(msgspec.Struct):
-    """The space of the configured model, and the vectors there are, by space."""
-
-    own: str
-    spaces: dict[str, int]
-    looked_at_all: bool
 
 
 class Read(msgspec.Struct, Generic[T]):
@@ -103,13 +51,13 @@ def examine(settings: Settings, *, with_model: bool = True) -> list[Finding]:
         with_model: Load the embedding model, to tell its vectors from those of others.
     """
     parts: dict[str, tuple[Callable[[], Any], float]] = {
-        "metadata": (lambda: _read_metadata(settings), SECONDS),
-        "store": (lambda: asyncio.run(_read_store(settings)), SECONDS),
+        "metadata": (lambda: reading.read_metadata(settings), SECONDS),
+        "store": (lambda: asyncio.run(reading.read_store(settings)), SECONDS),
     }
     if settings.broker_url:
-        parts["broker"] = (lambda: _read_broker(settings), SECONDS)
+        parts["broker"] = (lambda: reading.read_broker(settings), SECONDS)
     if with_model:
-        parts["vectors"] = (lambda: asyncio.run(_read_vectors(settings)), MODEL_SECONDS)
+        parts["vectors"] = (lambda: asyncio.run(reading.read_vectors(settings)), MODEL_SECONDS)
     read = read_all(parts)
     return list(_judge(settings, read))
 
@@ -143,7 +91,7 @@ def read_all(parts: Mapping[str, tuple[Callable[[], Any], float]]) -> dict[str, 
 
 def _judge(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[Finding]:
     """Yield what all checks say; a check that itself fails says that."""
-    for check in (_judge_broker, _judge_metadata, _judge_store, _judge_vectors, _judge_here):
+    for check in (_judge_broker, _judge_metadata, _judge_store, _judge_vectors, _judge_usage, _judge_here):
         try:
             yield from check(settings, read)
         except Exception as exc:  # one check that is wrong must not hide the others
@@ -166,16 +114,18 @@ def _judge_broker(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable
     broker = part.value
     if broker is None:
         yield doctor.unreached("broker", part.failed or "")
-    elif broker.facts is None:
+    elif broker.facts is None and broker.refused is None:
         yield Finding("broker", "ok", "the broker answers; it is no Redis, and not looked at further")
-    else:
+    elif broker.facts is not None:
         yield from doctor.check_broker(broker.facts)
         yield doctor.check_skew("broker", broker.facts.where, broker.facts.skew_seconds, broker.facts.doubt_seconds)
-    yield doctor.check_visibility(*_delivery_limits())
-    if broker is not None:
+    if broker is not None and broker.refused is not None:
+        yield msgspec.structs.replace(doctor.unreached("broker", broker.refused), check="broker at work")
+    yield doctor.check_visibility(*reading.delivery_limits())
+    if broker is not None and broker.workers is not None:
         yield from doctor.check_workers(broker.workers, doctor.about(settings))
         metadata: Metadata | None = read["metadata"].value
-        if metadata is not None and metadata.marks is not None and metadata.now is not None:
+        if broker.waiting and metadata is not None and metadata.marks is not None and metadata.now is not None:
             views = view_queues(broker.waiting, metadata.marks, now=metadata.now)
             yield from doctor.check_queues(views, broker.unknown)
 
@@ -199,6 +149,9 @@ def _judge_metadata(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterab
     if settings.broker_url and metadata.marks is not None:
         yield doctor.check_beats(metadata.marks)
         yield from doctor.check_marks(metadata.marks)
+    if metadata.jobs is not None:
+        yield from doctor.check_jobs(metadata.jobs)
+        yield from doctor.check_audit(metadata.jobs)
 
 
 def _judge_store(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[Finding]:
@@ -216,6 +169,7 @@ def _judge_store(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[
         )
     elif store.facts is not None:
         yield from doctor.check_cache_server(store.facts, broker.facts if broker else None)
+        yield from doctor.check_server_room(settings, store.facts)
         yield doctor.check_skew("cache store", store.facts.where, store.facts.skew_seconds, store.facts.doubt_seconds)
     elif settings.backend is CacheBackend.MEMORY and settings.broker_url:
         yield Finding(
@@ -227,6 +181,8 @@ def _judge_store(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[
         )
     else:
         yield Finding("cache store", "ok", f"{store.shown} can be used")
+        if store.disk is not None:
+            yield doctor.check_disk_room(settings, store.disk)
 
 
 def _judge_vectors(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[Finding]:
@@ -250,6 +206,23 @@ def _judge_vectors(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterabl
         previous_model=None if previous is None else str(previous),
         looked_at_all=found.looked_at_all,
     )
+    yield from doctor.check_meaning(found.meaning, settings, machine_bytes=_machine_bytes())
+
+
+def _judge_usage(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[Finding]:
+    metadata: Metadata | None = read["metadata"].value
+    if metadata is None or metadata.usage is None:
+        return
+    store: Store = read["store"].value or Store("")
+    vectors: Vectors | None = read["vectors"].value if "vectors" in read else None
+    facts = msgspec.structs.replace(
+        metadata.usage,
+        is_added_up=doctor.check_beats(metadata.marks or []).level == "ok",
+        store_is_full=doctor.is_full(settings, store.facts, store.disk),
+        # What was not looked at is no reason for advice.
+        meaning_works=vectors is None or vectors.meaning.vectors > 0,
+    )
+    yield from doctor.check_usage(facts, settings)
 
 
 def _judge_here(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[Finding]:
@@ -263,182 +236,19 @@ def _judge_here(settings: Settings, read: Mapping[str, Read[Any]]) -> Iterable[F
     )
     usage = shutil.disk_usage(there)
     yield doctor.check_space(str(folder), free_bytes=usage.free, total_bytes=usage.total)
+    yield from doctor.check_copies(settings, _machine_bytes())
+    answers = _listens("127.0.0.1", settings.metrics.port)
+    yield from doctor.check_set(running_set(settings), settings, answers=answers)
+    yield from doctor.check_unused(settings)
 
 
-def _delivery_limits() -> tuple[float, float]:
-    """Return, of the deployment's Celery settings, the visibility timeout and the longest a task may take; seconds."""
-    config = import_module(os.environ.get("CACHE_CELERY_CONFIG") or "cache_management.workers.defaults")
-    annotations = getattr(config, "task_annotations", None) or {}
-    limits = [float(each.get("time_limit", 0)) for each in annotations.values()]
-    options = getattr(config, "broker_transport_options", None) or {}
-    return float(options.get("visibility_timeout", 3600)), max(limits, default=0.0)
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _read_broker(settings: Settings) -> Broker:
-    client = JobClient(settings)
+def _listens(host: str, port: int) -> bool:
     try:
-        waiting = read_queues(client.celery)
-        with reaching(client.celery) as channel:
-            redis = getattr(channel, "client", None)
-            facts = None
-            unknown: dict[str, int] = {}
-            if redis is not None:
-                info = redis.info()
-                before = time.time()
-                seconds, micros = redis.time()
-                after = time.time()
-                facts = doctor.server_facts(client.broker_shown, info, **_skew(before, seconds + micros / 1e6, after))
-                unknown = _unknown_queues(channel, redis)
-        return Broker(facts, waiting, unknown, _ask_workers(client.celery))
-    finally:
-        client.close()
-
-
-def _unknown_queues(channel: Any, redis: Any) -> dict[str, int]:
-    """Return how much waits in queues that were bound here and that nobody of this version consumes."""
-    names = set()
-    for binding in redis.scan_iter(match="_kombu.binding.*", count=1_000):
-        for member in redis.smembers(binding):
-            names.add(member.decode().split("\x06\x16")[-1])
-    # Events and commands are broadcast, and wait in lists of their readers only.
-    ours = {name for name in names if "pidbox" not in name and not name.startswith("celeryev")} - set(QUEUES)
-    depths = {name: depth_of(channel, name) for name in sorted(ours)}
-    return {name: depth for name, depth in depths.items() if depth}
-
-
-def _ask_workers(app: Any) -> list[WorkerFacts]:
-    """Return what the workers say of themselves that answer in time."""
-    asking = app.control.inspect(timeout=_ASK_WORKERS_SECONDS)
-    stats = asking.stats() or {}
-    if not stats:
-        return []
-    # Now it is known how many answer, so nobody waits for more.
-    again = app.control.inspect(destination=list(stats), timeout=_ASK_WORKERS_SECONDS, limit=len(stats))
-    queues = again.active_queues() or {}
-    abouts = again._request("cache_about") or {}
-    return [
-        WorkerFacts(
-            name=name,
-            pool=_pool(each.get("pool", {}).get("implementation", "")),
-            queues=tuple(sorted(queue["name"] for queue in queues.get(name) or [])),
-            about=_about(abouts.get(name)),
-        )
-        for name, each in sorted(stats.items())
-    ]
-
-
-def _pool(implementation: str) -> str:
-    """Return the short name of a pool, `prefork` of `celery.concurrency.prefork:TaskPool`."""
-    return implementation.partition(":")[0].rpartition(".")[2]
-
-
-def _about(answer: Any) -> About | None:
-    try:
-        return msgspec.convert(answer, About)
-    except msgspec.ValidationError:
-        return None
-
-
-def _read_metadata(settings: Settings) -> Metadata:
-    from cache_management.models.store import open_stores
-
-    stores = open_stores(settings.metadata_url)
-    try:
-        file = stores.database.file
-        found = Metadata(stores.database.shown, is_server=file is None)
-        if file is not None and (not file.exists() or not file.stat().st_size):
-            found.is_there = False
-            return found
-        stores.now()  # the first one also connects
-        before = time.time()
-        found.now = stores.now()
-        skew = _skew(before, found.now.timestamp(), time.time())
-        found.skew_seconds, found.doubt_seconds = skew["skew_seconds"], skew["doubt_seconds"]
-        try:
-            stores.check()
-        except CacheError as exc:
-            found.wrong_schema = str(exc)
-            return found
-        found.marks = stores.operations.marks()
-        live = [job for job in stores.jobs.list(kind="embed", limit=100) if job.state in LIVE]
-        found.models = [str(job.params.get("model")) for job in live]
-        return found
-    finally:
-        stores.close()
-
-
-async def _read_store(settings: Settings) -> Store:
-    shown = doctor.about(settings).store
-    if settings.distributed.enabled:
-        return await _read_nodes(settings, shown)
-    if settings.backend is not CacheBackend.REDIS or settings.is_cluster:  # a cluster has no INFO of its own
-        if is_unmade(settings):
-            return Store(f"{shown}, which is made at first use,")
-        platform = open_platform(settings.model_copy(update={"strict": True, "timeout_seconds": SECONDS / 2}))
-        try:
-            await platform.llm_cache.backend.ping()
-        finally:
-            await platform.aclose()
-        return Store(shown)
-    from cache_management.cache.backends.redis_node import RedisNode
-
-    node = RedisNode(settings.model_copy(update={"timeout_seconds": SECONDS / 2}))
-    try:
-        await node.call("PING")
-        try:
-            info = (await node.call("INFO")).decode()
-            before = time.time()
-            seconds, micros = await node.call("TIME")
-            skew = _skew(before, int(seconds) + int(micros) / 1e6, time.time())
-        except BackendRefused:
-            return Store(f"{shown} answers, lets nobody look at INFO and TIME, and")
-        lines = (line.partition(":") for line in info.splitlines())
-        return Store(shown, doctor.server_facts(shown, {name: value for name, colon, value in lines if colon}, **skew))
-    finally:
-        await node.aclose()
-
-
-async def _read_nodes(settings: Settings, shown: str) -> Store:
-    from cache_management.cache.cluster.repair import Repair, lasting_differences
-
-    platform = open_platform(settings.model_copy(update={"strict": True, "timeout_seconds": SECONDS / 5}))
-    try:
-        cache = platform.replicated
-        standing = await look_over(cache.backend.membership)
-        differing = 0
-        if standing.epoch:
-            differing = len((await lasting_differences(Repair(cache.backend.membership, listener=cache.tell))).slots)
-        return Store(shown, standing=standing, slots_differing=differing)
-    finally:
-        await platform.aclose()
-
-
-async def _read_vectors(settings: Settings) -> Vectors:
-    from cache_management.cache.semantic.stored_vectors import space_of
-
-    patient = {"strict": True, "timeout_seconds": SECONDS / 2}
-    platform = open_platform(settings.model_copy(update=patient))
-    try:
-        matcher = platform.manager.similarity_matcher
-        if matcher is None:
-            return Vectors("none", {}, looked_at_all=True)
-        await matcher.embedder.load()
-        keys = KeySpace("vec", settings.namespace)
-        spaces: dict[str, int] = {}
-        looked = 0
-        bookmark: str | None = None if is_unmade(settings) else ""
-        while bookmark is not None and looked < _VECTORS_LOOKED_AT:
-            names, bookmark = await platform.llm_cache.backend.scan_page(keys.prefix, bookmark, _PAGE)
-            looked += len(names)
-            for name in names:
-                space = space_of(keys, name)
-                if space is not None:
-                    spaces[space] = spaces.get(space, 0) + 1
-        return Vectors(matcher.embedder.space, spaces, looked_at_all=bookmark is None)
-    finally:
-        await platform.aclose()
-
-
-def _skew(before: float, theirs: float, after: float) -> dict[str, float]:
-    """Return how far another clock, read between two moments of ours, is ahead, and by how much that may be wrong."""
-    return {"skew_seconds": theirs - (before + after) / 2, "doubt_seconds": (after - before) / 2}
+        with socket.create_connection((host, port), timeout=_LISTENS_SECONDS):
+            return True
+    except OSError:
+        return False

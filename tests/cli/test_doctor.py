@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -67,6 +69,7 @@ def test_a_broker_that_evicts_and_forgets_and_is_the_cache_too(
         "workers": "warn",
         "unconsumed queues": "warn",
         "scheduler": "fail",
+        "usage": "warn",
     }
 
 
@@ -110,6 +113,59 @@ def test_a_frozen_broker_holds_nothing_up_for_long(
 
     assert not_well(found)["broker"] == ("fail", "no answer within 1 s")
     assert {each["check"] for each in found.data["findings"]} >= {"metadata", "cache store", "disk space"}
+
+
+def test_a_store_and_a_broker_that_are_full_say_so_with_the_way_out(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, own_redis: OwnRedisFactory
+) -> None:
+    store, broker = own_redis(), own_redis(appendonly=True)
+    monkeypatch.setenv("CACHE_URL", store.url)
+    monkeypatch.setenv("CACHE_BROKER_URL", broker.url)
+    for server in (store, broker):
+        server.command("SET", "ballast", "x" * 1_000_000, "EX", 600)
+        server.command("CONFIG", "SET", "maxmemory", 1_000_000)
+
+    found = cli("doctor", "--no-model", "--json")
+
+    bad = not_well(found)
+    assert found.code == 1
+    assert {check for check, (level, _) in bad.items() if level == "fail"} == {
+        "room of the store",
+        "room of the broker",
+        "broker at work",
+    }
+    (at_work,) = (each for each in found.data["findings"] if each["check"] == "broker at work")
+    assert at_work["way_out"].startswith("it is full")
+
+
+def test_a_full_store_on_disk_says_which_bound_it_is_at(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for at in range(3):
+        cli("set-cache", f"q {at}", "an answer")
+    monkeypatch.setenv("CACHE_MAX_SIZE", "3")
+
+    found = cli("doctor", "--no-model", "--json")
+
+    (room,) = (each for each in found.data["findings"] if each["check"] == "room of the store")
+    assert (found.code, room["level"], room["way_out"].startswith("raise max_size")) == (0, "warn", True)
+
+
+def test_with_everything_silent_it_ends_in_time(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "SECONDS", 1.0)
+    monkeypatch.setattr(examination, "MODEL_SECONDS", 1.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("CACHE_URL", f"redis://{place}/0")
+        monkeypatch.setenv("CACHE_BROKER_URL", f"redis://{place}/0")
+        monkeypatch.setenv("CACHE_METADATA_URL", f"postgresql://me@{place}/cache")
+        started = time.monotonic()
+
+        found = cli("doctor", "--json")
+
+        took = time.monotonic() - started
+    levels = {check: level for check, (level, _) in not_well(found).items()}
+    assert levels == {"broker": "fail", "metadata": "fail", "cache store": "fail", "vectors": "warn"}
+    # The parts are asked at the same time, so their limits do not add up. Unpatched these are 10 s and 14 s.
+    assert took < 4
 
 
 def test_tables_of_an_older_version_are_named_with_the_way_out(cli: Cli) -> None:

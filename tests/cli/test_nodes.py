@@ -61,6 +61,16 @@ def test_looking_at_nodes_that_were_never_used_makes_nothing_on_them(on_nodes: C
             assert client.dbsize() == 0
 
 
+def test_the_doctor_counts_the_vectors_that_lie_on_the_nodes(on_nodes: Cli) -> None:
+    Path("queries.jsonl").write_text('{"prompt": "what is it", "response": "r", "model": "m"}')
+    assert on_nodes("warm", "queries.jsonl", "--local").code == 0
+
+    examined = on_nodes("doctor", "--json")
+
+    told = {each["check"]: each["what"] for each in examined.data["findings"]}
+    assert told["entries with vectors"] == "1 of 1 entries have a vector"
+
+
 def test_a_node_that_forgot_is_told_and_a_repair_makes_it_level(on_nodes: Cli, nodes: list[str]) -> None:
     fill(on_nodes)
     well = on_nodes("repair", "check")

@@ -13,34 +13,13 @@ from cache_management.cache.cluster.standing import NodeStanding, Standing
 from cache_management.cache.errors import MetadataUnavailable
 from cache_management.models.store.results import Mark
 from cache_management.settings import load_settings
-from cache_management.workers import doctor, examination
-from cache_management.workers.doctor import About, Finding, ServerFacts, WorkerFacts
+from cache_management.workers import doctor, examination, reading
+from cache_management.workers.doctor import About, WorkerFacts
 from cache_management.workers.queues import QueueView
+from tests.workers.findings import WELL, levels
 
-WELL = ServerFacts(
-    where="redis://there:6379/0",
-    version="7.2.4",
-    run_id="a",
-    policy="noeviction",
-    limit_bytes=0,
-    used_bytes=1,
-    keeps_log=True,
-    log_is_well=True,
-    is_replica=False,
-    is_cluster=False,
-    skew_seconds=0.0,
-    doubt_seconds=0.0,
-)
 OWN = About(version="1", model="hashing", store="redis://cache:6379/0", metadata="sqlite:////m.sqlite")
 VIEW = QueueView("warm", 0, None, 0, 1, 3.0, False)
-
-
-def levels(findings: list[Finding] | Finding) -> dict[str, str]:
-    found = [findings] if isinstance(findings, Finding) else findings
-    for each in found:
-        # Whatever is not well says why that matters, and what to do.
-        assert each.level == "ok" or (each.what and each.why and each.way_out), each
-    return {each.check: each.level for each in found if each.level != "ok"}
 
 
 @pytest.mark.parametrize(
@@ -303,7 +282,7 @@ def test_a_check_that_is_wrong_itself_says_so_and_the_others_go_on(monkeypatch: 
 
 
 def test_the_deployments_settings_are_looked_at() -> None:
-    visibility, longest = examination._delivery_limits()
+    visibility, longest = reading.delivery_limits()
 
     assert visibility == 900
     assert 100 < longest <= visibility / 5

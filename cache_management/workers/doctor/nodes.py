@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from cache_management.cache.cluster.standing import NodeStanding, Standing
 from cache_management.cache.findings import Finding
-from cache_management.workers.doctor.servers import ServerFacts
+from cache_management.workers.doctor.servers import ServerFacts, in_bytes
 
 _NODES_APART_SECONDS = 1.0
+_NEARLY_FULL = 0.95
 
 
 def check_nodes(standing: Standing, *, differing: int, consistency: str, broker: ServerFacts | None) -> list[Finding]:
@@ -103,6 +104,14 @@ def _check_node(
             f"{node.address} evicts by {node.policy}",
             "a copy that one node drops by itself uncovers an older one elsewhere, and acknowledged entries are lost",
             "set `maxmemory-policy noeviction` on it; entries are evicted by eviction_policy and `cache-cli evict`",
+        )
+    if node.limit_bytes and node.used_bytes is not None and node.used_bytes >= _NEARLY_FULL * node.limit_bytes:
+        yield Finding(
+            f"room of {node.address}",
+            "warn",
+            f"{node.address} uses {in_bytes(node.used_bytes)} of {in_bytes(node.limit_bytes)}",
+            "when it is full it refuses writes, and counts for none of them; entries are evicted from 90 % on",
+            "raise its maxmemory, add a node (`cache-cli nodes add`), lower ttl_seconds, or look what else is on it",
         )
     if broker is not None and node.run_id and node.run_id == broker.run_id:
         yield Finding(

@@ -13,6 +13,9 @@ OLDEST_BROKER = (6, 2)
 _SKEW_WARNS_SECONDS = 2.0
 _SKEW_FAILS_SECONDS = 60.0
 _VISIBILITY_FACTOR = 5
+_NEARLY_FULL = 0.95
+_MUCH_LOST_BYTES = 500_000_000
+_FAR_SECONDS = 0.1
 
 
 class ServerFacts(msgspec.Struct, frozen=True):
@@ -30,10 +33,28 @@ class ServerFacts(msgspec.Struct, frozen=True):
     is_cluster: bool
     skew_seconds: float
     doubt_seconds: float
+    snapshot_is_well: bool = True
+    is_loading: bool = False
+    resident_bytes: int = 0
+    machine_bytes: int = 0
+    evicted: int = 0
+    clients: int = 0
+    clients_limit: int = 0
+    turned_away: int = 0
+    keys: int = 0
+    lasting: int = 0
+
+    @property
+    def trip_seconds(self) -> float:
+        """Return how long a question to it and back took."""
+        return 2 * self.doubt_seconds
 
 
-def server_facts(where: str, info: Mapping[str, Any], *, skew_seconds: float, doubt_seconds: float) -> ServerFacts:
+def server_facts(
+    where: str, info: Mapping[str, Any], *, skew_seconds: float, doubt_seconds: float, database: int = 0
+) -> ServerFacts:
     """Return what matters of a server's INFO; values may be text or numbers."""
+    keys, lasting = _keys(info.get(f"db{database}"))
     return ServerFacts(
         where=where,
         version=str(info.get("redis_version", "")),
@@ -47,7 +68,27 @@ def server_facts(where: str, info: Mapping[str, Any], *, skew_seconds: float, do
         is_cluster=int(info.get("cluster_enabled", 0)) == 1,
         skew_seconds=skew_seconds,
         doubt_seconds=doubt_seconds,
+        snapshot_is_well=str(info.get("rdb_last_bgsave_status", "ok")) == "ok",
+        is_loading=int(info.get("loading", 0)) == 1,
+        resident_bytes=int(info.get("used_memory_rss", 0)),
+        machine_bytes=int(info.get("total_system_memory", 0)),
+        evicted=int(info.get("evicted_keys", 0)),
+        clients=int(info.get("connected_clients", 0)),
+        clients_limit=int(info.get("maxclients", 0)),
+        turned_away=int(info.get("rejected_connections", 0)),
+        keys=keys,
+        lasting=lasting,
     )
+
+
+def _keys(told: object) -> tuple[int, int]:
+    """Return how many keys a database has, and how many of them never expire."""
+    if isinstance(told, str):
+        told = dict(part.partition("=")[::2] for part in told.split(","))
+    if not isinstance(told, Mapping):
+        return 0, 0
+    keys = int(told.get("keys", 0))
+    return keys, keys - int(told.get("expires", 0))
 
 
 def check_broker(broker: ServerFacts) -> list[Finding]:
@@ -107,6 +148,87 @@ def check_broker(broker: ServerFacts) -> list[Finding]:
         )
     else:
         found.append(Finding("broker persistence", "ok", "the broker keeps an append-only file"))
+    if broker.limit_bytes:
+        found.append(_room_of_broker(broker))
+    return [*found, *check_server("broker", shown, broker)]
+
+
+def _room_of_broker(broker: ServerFacts) -> Finding:
+    told = f"the broker uses {in_bytes(broker.used_bytes)} of {in_bytes(broker.limit_bytes)}"
+    if broker.used_bytes < _NEARLY_FULL * broker.limit_bytes:
+        return Finding("room of the broker", "ok", told)
+    return Finding(
+        "room of the broker",
+        "fail",
+        told,
+        "when it is full it takes no messages: jobs wait, and workers that read cannot acknowledge",
+        "raise its maxmemory; `cache-cli queues` shows what waits",
+    )
+
+
+def check_server(name: str, shown: str, server: ServerFacts) -> list[Finding]:
+    """Check what is the same for every server: its disk, its clients, its memory beyond the data, its distance."""
+    found = []
+    if server.is_loading:
+        found.append(
+            Finding(
+                f"{name} reads its data",
+                "fail",
+                f"{shown} has just started and is still reading its file",
+                "it answers no question meanwhile",
+                "wait; how far it is stands in INFO persistence (loading_eta_seconds)",
+            )
+        )
+    if not server.snapshot_is_well:
+        found.append(
+            Finding(
+                f"disk of the {name}",
+                "fail",
+                f"{shown} could not write its last snapshot",
+                "with stop-writes-on-bgsave-error, its default, it refuses all writes (MISCONF)",
+                "look into its log: mostly its disk is full; or switch snapshots off (`save ''`) where AOF is kept",
+            )
+        )
+    if server.clients_limit and server.clients > _NEARLY_FULL * server.clients_limit:
+        found.append(
+            Finding(
+                f"clients of the {name}",
+                "warn",
+                f"{server.clients:,} of {server.clients_limit:,} clients are connected to {shown}",
+                "the next ones are turned away",
+                "raise maxclients, and the limit of open files of its service; CLIENT LIST shows who they are",
+            )
+        )
+    elif server.turned_away:
+        found.append(
+            Finding(
+                f"clients of the {name}",
+                "warn",
+                f"{shown} turned {server.turned_away:,} clients away since it started",
+                "for these it was down",
+                "raise maxclients, and the limit of open files of its service",
+            )
+        )
+    if server.resident_bytes - server.used_bytes > _MUCH_LOST_BYTES and server.resident_bytes > 1.5 * server.used_bytes:
+        found.append(
+            Finding(
+                f"memory of the {name}",
+                "warn",
+                f"{shown} holds {in_bytes(server.resident_bytes)} of memory for {in_bytes(server.used_bytes)} of data",
+                "what was freed is in pieces, and the machine may run out of memory before the limit is reached",
+                "set `activedefrag yes` on it, or restart it at a quiet time",
+            )
+        )
+    if server.trip_seconds > _FAR_SECONDS:
+        found.append(
+            Finding(
+                f"distance to the {name}",
+                "warn",
+                f"a question to {shown} takes {server.trip_seconds * 1000:,.0f} ms there and back",
+                "every lookup waits as long, and what takes longer than timeout_seconds is a miss",
+                "look for load on its machine (`redis-cli --latency`, SLOWLOG GET); bring it near, set near_max_size",
+            )
+        )
     return found
 
 
@@ -140,7 +262,17 @@ def check_cache_server(cache: ServerFacts, broker: ServerFacts | None) -> list[F
                 "set `maxmemory-policy noeviction` and redis_memory_limit",
             )
         )
-    return found
+    if cache.evicted:
+        found.append(
+            Finding(
+                "evictions",
+                "warn",
+                f"{shown} evicted {cache.evicted:,} keys by itself since it started",
+                "what is asked for again after that is a miss, and computed anew",
+                "give it more maxmemory, lower ttl_seconds, or let eviction_policy choose: see the cache policy",
+            )
+        )
+    return [*found, *check_server("cache store", shown, cache)]
 
 
 def check_skew(name: str, where: str, skew_seconds: float, doubt_seconds: float) -> Finding:
@@ -174,3 +306,11 @@ def check_visibility(visibility_seconds: float, longest_seconds: float) -> Findi
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:2] if part.isdecimal())
+
+
+def in_bytes(count: float) -> str:
+    """Write a number of bytes for people."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:,.0f} bytes"

@@ -20,6 +20,13 @@ BEAT = "beat"
 """The queue under which schedulers are marked; no message ever waits in it."""
 
 _SILENT_WORKER_SECONDS = 300.0
+_BACKLOG_SECONDS = 900.0
+_BACKLOG_MEANS = {
+    "embed": "; new entries are not found by meaning until they have their vector",
+    "control": "; jobs are not looked after",
+    "evict": "; the store fills up meanwhile",
+    "repair": "; copies on the nodes differ meanwhile",
+}
 _UP = "start one: `cache-cli up`, or `cache-cli beat` under your supervisor"
 
 
@@ -106,6 +113,16 @@ def check_queues(views: Sequence[QueueView], unknown: Mapping[str, int]) -> list
             )
         elif not view.workers:
             idle.append(view.queue)
+        elif view.oldest_seconds is not None and view.oldest_seconds > _BACKLOG_SECONDS:
+            found.append(
+                Finding(
+                    f"queue {view.queue}",
+                    "warn",
+                    f"{view.depth} messages wait in {view.queue}, the oldest for {view.oldest_seconds / 60:,.0f} min",
+                    "more comes than its workers do" + _BACKLOG_MEANS.get(view.queue, ""),
+                    f"start more workers: `cache-cli worker --queues {view.queue}`; or submit with a lower --priority",
+                )
+            )
     if idle:
         found.append(
             Finding(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cache_management.settings import load_settings
-from cache_management.workers import examination
+from cache_management.workers import examination, reading
 from cache_management.workers.doctor import unreached
 from tests.conftest import OwnRedisCluster, OwnRedisFactory
 
@@ -44,8 +44,8 @@ def said_by(folder: Path, url: str, *, only: str | None = None) -> list[str]:
     env = {"CACHE_DATA_DIR": str(folder), "CACHE_URL": url, "CACHE_BROKER_URL": url.replace("redis+cluster", "redis")}
     settings = load_settings(env=env).settings
     parts: dict[str, tuple[Callable[[], object], float]] = {
-        "cache store": (lambda: asyncio.run(examination._read_store(settings)), 10),
-        "broker": (lambda: examination._read_broker(settings), 10),
+        "cache store": (lambda: asyncio.run(reading.read_store(settings)), 10),
+        "broker": (lambda: reading.read_broker(settings), 10),
     }
     read = examination.read_all({name: part for name, part in parts.items() if only in (None, name)})
     return [
