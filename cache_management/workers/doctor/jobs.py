@@ -137,7 +137,8 @@ def check_audit(facts: JobFacts) -> list[Finding]:
                 "fail",
                 _said(last),
                 "somebody changed or removed what was done here, or the database lost it",
-                "`cache-cli audit verify` names the first entry; compare with a backup or `cache-cli audit export`",
+                "`cache-cli audit verify` names the first entry; compare with a backup, or with what"
+                " `cache-cli audit export FILE` wrote before",
             )
         )
     elif last is not None and last.state == "succeeded" and last.finished_at is not None:

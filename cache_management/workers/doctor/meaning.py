@@ -171,5 +171,5 @@ def _check_false_hits(known: FalseHits, settings: Settings) -> Iterable[Finding]
             told,
             "people get answers to another question",
             f"raise similarity_threshold ({settings.similarity_threshold:g}), take gates out of semantic.gates_off,"
-            " block pairs with `cache-cli feedback`; semantic.mode shadow serves none meanwhile",
+            " block pairs with `cache-cli feedback PROMPT --wrong`; semantic.mode shadow serves none meanwhile",
         )

@@ -84,7 +84,7 @@ def _check_node(
     check = f"node {node.address}"
     if node.state not in ("member", "unused"):
         words = {
-            "unreachable": ("does not answer", "start it, or let it go: `cache-cli nodes remove`"),
+            "unreachable": ("does not answer", "start it, or let it go: `cache-cli nodes remove NODE`"),
             "syncing": ("is being read in", "wait: `cache-cli nodes status` shows when it counts"),
             "out": ("answers and does not count", "run `cache-cli repair run`; applications bring it up, too"),
         }
@@ -103,7 +103,7 @@ def _check_node(
             "warn" if consistency == "one" else "fail",
             f"{node.address} evicts by {node.policy}",
             "a copy that one node drops by itself uncovers an older one elsewhere, and acknowledged entries are lost",
-            "set `maxmemory-policy noeviction` on it; entries are evicted by eviction_policy and `cache-cli evict`",
+            "set `maxmemory-policy noeviction` on it; entries are evicted by eviction_policy and `cache-cli evict run`",
         )
     if node.limit_bytes and node.used_bytes is not None and node.used_bytes >= _NEARLY_FULL * node.limit_bytes:
         yield Finding(
@@ -111,7 +111,7 @@ def _check_node(
             "warn",
             f"{node.address} uses {in_bytes(node.used_bytes)} of {in_bytes(node.limit_bytes)}",
             "when it is full it refuses writes, and counts for none of them; entries are evicted from 90 % on",
-            "raise its maxmemory, add a node (`cache-cli nodes add`), lower ttl_seconds, or look what else is on it",
+            "raise its maxmemory, add a node (`cache-cli nodes add NODE`), lower ttl_seconds, see what else is on it",
         )
     if broker is not None and node.run_id and node.run_id == broker.run_id:
         yield Finding(

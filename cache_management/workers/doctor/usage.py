@@ -117,8 +117,8 @@ def _remedies(facts: UsageFacts, settings: Settings) -> Iterable[str]:
     elif facts.semantic_hits < _FEW_BY_MEANING * facts.questions:
         yield (
             f"{facts.semantic_hits:,} hits were by meaning at similarity_threshold {settings.similarity_threshold:g}:"
-            " `cache-cli explain` shows what refuses a question, `cache-cli tune PAIRS --precision 0.97` finds a lower"
-            " threshold that holds"
+            " `cache-cli explain PROMPT` shows what refuses a question, `cache-cli tune PAIRS --precision 0.97` finds a"
+            " lower threshold that holds"
         )
     if not gone and not never:
         yield (
