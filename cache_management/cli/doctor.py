@@ -16,7 +16,7 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 @json_option
 @pass_cli
 def doctor(cli: CliContext, model: bool, as_json: bool) -> int:
-    """Look at broker, database, cache store, workers, scheduler, model and this machine; change nothing.
+    """Look at broker, database, cache store, workers, jobs, model, hit rate and this machine; change nothing.
 
     Exit code 1 when something fails; what only warns is 0.
     """
