@@ -13,6 +13,7 @@ from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.output import json_option, note, print_json, print_yaml
 
 if TYPE_CHECKING:
+    from cache_management.settings import Settings
     from cache_management.workers.exporter import Exporter
 
 DEFAULT_PORT = 8000
@@ -34,9 +35,10 @@ DEFAULT_PORT = 8000
 @json_option
 @pass_cli
 def metrics(cli: CliContext, port: int | None, serve: bool, host: str, form: str | None, as_json: bool) -> None:
-    """Print the metrics of queues and jobs, or serve them for Prometheus with --serve or --port.
+    """Print the metrics of jobs, queues, store and use, or serve them for Prometheus with --serve or --port.
 
-    They are read from the database and the broker: right whichever workers died, and from any machine.
+    They are read from the database, the broker and the store: right whichever workers died, and from any machine.
+    Where they are served, /healthz and /readyz answer too.
     """
     from cache_management.metrics.families import as_data, as_text
     from cache_management.workers.exporter import Exporter
@@ -47,7 +49,7 @@ def metrics(cli: CliContext, port: int | None, serve: bool, host: str, form: str
     exporter = Exporter(cli.settings)
     try:
         if serves:
-            _serve(exporter, host=host, port=DEFAULT_PORT if port is None else port, path=cli.settings.metrics.path)
+            _serve(exporter, cli.settings, host=host, port=DEFAULT_PORT if port is None else port)
         elif as_json or form == "json":
             print_json(as_data(exporter.families()))
         elif form == "yaml":
@@ -58,15 +60,17 @@ def metrics(cli: CliContext, port: int | None, serve: bool, host: str, form: str
         exporter.close()
 
 
-def _serve(exporter: Exporter, *, host: str, port: int, path: str) -> None:
+def _serve(exporter: Exporter, settings: Settings, *, host: str, port: int) -> None:
     from cache_management.metrics.endpoint import serve
+    from cache_management.workers.health import routes
 
-    server = serve(exporter.families, host=host, port=port, path=path)
+    path = settings.metrics.path
+    server = serve(exporter.families, host=host, port=port, path=path, routes=routes(settings))
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, stop)
-    note(f"Metrics are at http://{host}:{server.server_port}{path}")
+    note(f"Metrics are at http://{host}:{server.server_port}{path}, health at /healthz and /readyz")
     with server:
         server.serve_forever()

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from cache_management.cache.errors import ConfigurationError
+from cache_management.cache.readiness import Answer, Routes
 from cache_management.metrics.families import Families, registry_of
 
 logger = logging.getLogger("cache_management")
-
-Answer = tuple[int, str, bytes]
-"""Status, content type, body."""
-Routes = Mapping[str, Callable[[], Answer]]
 
 _IDLE_SECONDS = 10.0
 

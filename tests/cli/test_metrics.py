@@ -78,13 +78,19 @@ def test_they_are_served_on_their_path_until_stopped(cli: Cli, monkeypatch: pyte
     )
     with process:
         assert process.stderr is not None
-        assert process.stderr.readline() == f"Metrics are at http://127.0.0.1:{port}/told\n"
+        try:
+            assert process.stderr.readline().startswith(f"Metrics are at http://127.0.0.1:{port}/told,")
 
-        assert "cache_jobs_up 1.0" in scrape(f"http://127.0.0.1:{port}/told")
-        with pytest.raises(urllib.error.HTTPError, match="404") as refused:
-            scrape(f"http://127.0.0.1:{port}/metrics")
-        refused.value.close()
-
-        process.terminate()
+            assert "cache_jobs_up 1.0" in scrape(f"http://127.0.0.1:{port}/told")
+            assert '"status":"ok"' in scrape(f"http://127.0.0.1:{port}/healthz")
+            with pytest.raises(urllib.error.HTTPError, match="503") as unready:
+                scrape(f"http://127.0.0.1:{port}/readyz")
+            assert b"the broker" in unready.value.read()
+            with pytest.raises(urllib.error.HTTPError, match="404") as refused:
+                scrape(f"http://127.0.0.1:{port}/metrics")
+            unready.value.close()
+            refused.value.close()
+        finally:
+            process.terminate()
         wait_until(lambda: process.poll() is not None)
         assert process.returncode == 0
