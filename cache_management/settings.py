@@ -1,6 +1,7 @@
 """One frozen Settings: defaults, then what is running, the YAML file, `CACHE_*`, explicit arguments.
 
-The later wins. Unknown keys are errors that suggest the nearest known one.
+The later wins. Unknown keys are errors that suggest the nearest known one. `CACHE_<KEY>_FILE` names a file that holds
+the value of `CACHE_<KEY>`: a secret then stands neither in the environment nor on a command line.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from cache_management.cache.errors import ConfigurationError
 DEFAULT_FILE = Path("cache_config.yaml")
 ENV_PREFIX = "CACHE_"
 _FILE_LIMIT_BYTES = 1_000_000
-_NOT_SETTINGS = {"CACHE_CONFIG", "CACHE_CELERY_CONFIG"}
+_IN_FILE = "_FILE"
+_NOT_SETTINGS = {"CACHE_CONFIG", "CACHE_CELERY_CONFIG", "CACHE_READY_FILE"}
 
 Source = Literal["default", "running set", "file", "environment", "argument"]
 
@@ -297,23 +299,53 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _read_env(env: Mapping[str, str]) -> dict[str, Any]:
     """Read `CACHE_*`. A name that is near a known one is taken for a mistake; others belong to somebody else."""
     known = {ENV_PREFIX + "__".join(key).upper(): key for key in _known_leaves(Settings)}
+    # A setting of its own that ends so, as `encryption_keys_file` does, stays what it is.
+    in_files = {name + _IN_FILE: name for name in known if name + _IN_FILE not in known}
     found: dict[str, Any] = {}
+    given: dict[str, str] = {}
     for name, value in sorted(env.items()):
         if not name.startswith(ENV_PREFIX) or name in _NOT_SETTINGS:
             continue
-        key = known.get(name.upper())
+        plain = in_files.get(name.upper(), name.upper())
+        key = known.get(plain)
         if key is None:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.87)
+            near = difflib.get_close_matches(name, [*known, *in_files], n=1, cutoff=0.87)
             if near:
                 raise ConfigurationError(f"the environment variable {name} is unknown; did you mean {near[0]}?")
             continue
-        _put(found, key, _env_value(key, value))
+        if plain != name.upper() and not value.strip():
+            continue
+        if plain in given:
+            raise ConfigurationError(f"{given[plain]} and {name} both say what {'.'.join(key)} is: leave one out")
+        given[plain] = name
+        _put(found, key, _env_value(key, value) if plain == name.upper() else _value_in_file(name, key, Path(value)))
     return found
 
 
+def _value_in_file(variable: str, key: tuple[str, ...], path: Path) -> Any:
+    """Read the value of a setting from a file; a line's end behind it is no part of it."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_FILE_LIMIT_BYTES + 1)
+        text = data.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except OSError as exc:
+        raise ConfigurationError(f"{variable}: {path} cannot be read: {exc.strerror}") from None
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"{variable}: {path} is not UTF-8 at byte {exc.start}") from None
+    if len(data) > _FILE_LIMIT_BYTES:
+        raise ConfigurationError(f"{variable}: {path} has more than 1 MB; it holds one value")
+    if not text.strip():
+        raise ConfigurationError(f"{variable}: {path} is empty; put the value there, or unset {variable}")
+    # What is written there is meant: "none" may be a password.
+    return _listed(key, text)
+
+
 def _env_value(key: tuple[str, ...], value: str) -> Any:
-    if value.strip().lower() in {"", "null", "none"}:
-        return None
+    return None if value.strip().lower() in {"", "null", "none"} else _listed(key, value)
+
+
+def _listed(key: tuple[str, ...], value: str) -> Any:
+    """Take apart what is more than one value."""
     if key[-1] == "prices":
         try:
             return json.loads(value)

@@ -137,7 +137,7 @@ def start_set(
     argv += ["--with-redis"] if with_redis else []
     argv += [f"--nodes={nodes}"] if nodes else []
     argv += [f"--broker-port={broker_port}"] if broker_port else []
-    env = dict(os.environ, CACHE_DATA_DIR=str(settings.data_dir.absolute()))
+    env = _environment(CACHE_DATA_DIR=str(settings.data_dir.absolute()))
     return start_detached(argv, settings.data_dir / RUN_FOLDER, env=env)
 
 
@@ -219,6 +219,11 @@ def _why_no_metrics(settings: Settings) -> str | None:
     return None
 
 
+def _environment(**given: str) -> dict[str, str]:
+    """Return this process's environment with other values, which also stand in for those in files."""
+    return {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in given} | given
+
+
 def _redis(settings: Settings, name: str, port: int | None, *, appendonly: bool) -> Callable[[int | None], Server]:
     def start(former: int | None) -> Server:
         return start_redis(settings.data_dir / name, port=former or port, appendonly=appendonly)
@@ -236,13 +241,14 @@ def _command(loaded: Loaded, name: str, argv: Sequence[str], *, ready_file: Path
     def env(urls: Mapping[str, str]) -> dict[str, str]:
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
-        found = dict(os.environ, CACHE_DATA_DIR=str(loaded.settings.data_dir.absolute()))
+        given = {"CACHE_DATA_DIR": str(loaded.settings.data_dir.absolute())}
         if "broker" in urls:
-            found["CACHE_BROKER_URL"] = urls["broker"]
+            given["CACHE_BROKER_URL"] = urls["broker"]
         if "cache" in urls:
-            found["CACHE_URL"] = urls["cache"]
-        if found_nodes := node_addresses(urls):
-            found |= {"CACHE_DISTRIBUTED__ENABLED": "true", "CACHE_DISTRIBUTED__NODES": ",".join(found_nodes)}
+            given["CACHE_URL"] = urls["cache"]
+        if nodes := node_addresses(urls):
+            given |= {"CACHE_DISTRIBUTED__ENABLED": "true", "CACHE_DISTRIBUTED__NODES": ",".join(nodes)}
+        found = _environment(**given)
         if loaded.file is not None:
             found["CACHE_CONFIG"] = str(loaded.file.absolute())
         if ready_file is not None:

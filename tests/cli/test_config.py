@@ -123,3 +123,77 @@ def test_null_means_for_ever_in_a_file_and_in_the_environment(data_dir: Path) ->
 
     assert load_settings(Path("null.yaml"), env={}).settings.ttl_seconds is None
     assert load_settings(env={"CACHE_TTL_SECONDS": "null"}).settings.ttl_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("broker_url", "redis://:hunter2@b:6379/0\n", "redis://:hunter2@b:6379/0"),
+        ("broker_url", "redis://:hunter2@b:6379/0\r\n", "redis://:hunter2@b:6379/0"),
+        ("distributed__nodes", "a:1,b:1", ("a:1", "b:1")),
+        ("namespace", "none", "none"),
+    ],
+)
+def test_a_file_may_hold_a_value(tmp_path: Path, name: str, text: str, value: object) -> None:
+    file = tmp_path / "value"
+    file.write_bytes(text.encode())
+
+    found = load_settings(env={f"CACHE_{name.upper()}_FILE": str(file)})
+
+    assert found.sources[name.replace("__", ".")] == "environment"
+    settings: object = found.settings
+    for part in name.split("__"):
+        settings = getattr(settings, part)
+    assert settings == value
+
+
+def test_a_password_in_a_file_reaches_the_store_and_nobody_else(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("secret").write_text("null")
+    monkeypatch.setenv("CACHE_REDIS_PASSWORD_FILE", "secret")
+
+    password = load_settings().settings.redis_password
+
+    assert password is not None
+    assert password.get_secret_value() == "null"
+    assert cli("config", "show", "--json").data["values"]["redis_password"] == "********"
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"CACHE_REDIS_PASSWORD_FILE": "absent"}, ["CACHE_REDIS_PASSWORD_FILE", "absent cannot be read"]),
+        ({"CACHE_REDIS_PASSWORD_FILE": "."}, [". cannot be read"]),
+        ({"CACHE_REDIS_PASSWORD_FILE": "empty"}, ["empty is empty", "unset CACHE_REDIS_PASSWORD_FILE"]),
+        ({"CACHE_REDIS_PASSWORD_FILE": "binary"}, ["binary is not UTF-8 at byte 0"]),
+        ({"CACHE_REDIS_PASSWORD_FILE": "large"}, ["large has more than 1 MB"]),
+        (
+            {"CACHE_REDIS_PASSWORD": "a", "CACHE_REDIS_PASSWORD_FILE": "good"},
+            ["CACHE_REDIS_PASSWORD and CACHE_REDIS_PASSWORD_FILE both say what redis_password is"],
+        ),
+        ({"CACHE_REDIS_PASWORD_FILE": "good"}, ["did you mean CACHE_REDIS_PASSWORD_FILE?"]),
+    ],
+)
+def test_a_wrong_file_of_a_value_is_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], says: list[str]
+) -> None:
+    for name, content in {"empty": b"\n", "binary": b"\xff", "large": b"x" * 1_000_001, "good": b"hunter2"}.items():
+        Path(name).write_bytes(content)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+    found = cli("stats")
+
+    assert found.code == 2
+    assert all(each in found.err for each in says), found.err
+    assert "hunter2" not in found.err
+
+
+def test_a_file_that_is_not_named_is_not_asked_for() -> None:
+    assert load_settings(env={"CACHE_REDIS_PASSWORD_FILE": "", "CACHE_REDIS_PASSWORD": "a"}).settings.redis_password
+
+
+def test_a_setting_whose_own_name_ends_so_stays_a_path(tmp_path: Path) -> None:
+    found = load_settings(env={"CACHE_ENCRYPTION_KEYS_FILE": str(tmp_path / "keys")}).settings
+
+    assert found.encryption_keys is None
+    assert found.encryption_keys_file == tmp_path / "keys"
