@@ -79,6 +79,14 @@ def _note_when_sent(headers: dict[str, Any], **_: Any) -> None:
         headers.setdefault("beat", _scheduler)
 
 
+@signals.after_task_publish.connect
+def _note_that_scheduler_sends(**_: Any) -> None:
+    # The time of the file is what a health check looks at: a scheduler that hangs, or reaches no broker, goes stale.
+    ready_file = os.environ.get("CACHE_READY_FILE")
+    if _scheduler is not None and ready_file:
+        Path(ready_file).write_text(str(os.getpid()))
+
+
 @signals.beat_init.connect
 def _begin_scheduler(sender: Any, **_: Any) -> None:
     # It has no database of its own to mark: whoever takes its messages does, and so it is heard, not only alive.
