@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+import re
 import threading
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cache_management.cache.errors import MetadataUnavailable
 from cache_management.models.base import Database
 from cache_management.models.store import open_stores, schema
 from cache_management.models.store.results import Claim
+from tests.conftest import PROJECT_ROOT
 
 
 def tables(url: str) -> set[str]:
@@ -138,3 +141,95 @@ def test_statistics_survive_the_way_down_and_up(url: str) -> None:
 
     assert stores.operations.sum_stats(namespace="faq") == {"hits": 7}
     stores.close()
+
+
+def stamp(url: str, revision: str) -> None:
+    """Say that a newer version upgraded a database."""
+    database = Database(url)
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    database.close()
+
+
+def next_one(step: int = 1) -> str:
+    return f"{int(schema.wanted()) + step:04}"
+
+
+def test_a_schema_one_step_newer_is_worked_with_and_left_alone(url: str) -> None:
+    schema.upgrade(url)
+    stamp(url, next_one())
+
+    schema.check(url)
+    schema.upgrade(url)
+
+    database = Database(url)
+    with database.read() as connection:
+        assert schema.current(connection) == next_one()
+    database.close()
+
+
+@pytest.mark.parametrize("revision", [next_one(2), "f3a9"])
+def test_a_schema_that_is_newer_than_that_is_refused(url: str, revision: str) -> None:
+    schema.upgrade(url)
+    stamp(url, revision)
+
+    for act in (schema.check, schema.upgrade):
+        with pytest.raises(MetadataUnavailable, match=f"at revision {revision}.* install the version that upgraded"):
+            act(url)
+
+
+# What a version promises to the one before it: docs/upgrading.md.
+
+MIGRATIONS = PROJECT_ROOT / "cache_management" / "migrations" / "versions"
+BEFORE_THE_PROMISE = {"0001", "0002", "0003"}
+
+
+def breaks(source: str) -> list[str]:
+    """Return what a migration's upgrade does that programs of the revision before it may not bear."""
+    (function,) = [
+        node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == "upgrade"
+    ]
+    found = []
+    for call in ast.walk(function):
+        if not isinstance(call, ast.Call):
+            continue
+        name = ast.unparse(call.func)
+        if name.startswith("op.") and name not in ("op.create_table", "op.create_index", "op.add_column", "op.f"):
+            found.append(name)
+        elif name == "op.create_index" and any(
+            each.arg == "unique" and ast.unparse(each.value) == "True" for each in call.keywords
+        ):
+            found.append("op.create_index(unique=True)")
+        elif name == "op.add_column":
+            column = ast.unparse(call.args[1])
+            if "nullable=True" not in column and "server_default=" not in column:
+                found.append(f"op.add_column: {column}")
+        elif isinstance(call.func, ast.Name) and call.func.id.startswith("_"):
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("file", sorted(MIGRATIONS.glob("0*.py")), ids=lambda file: file.stem)
+def test_a_migration_only_adds(file: Path) -> None:
+    assert re.fullmatch(r"\d{4}", file.stem[:4]), "how much newer one revision is than another is read off its number"
+    if file.stem[:4] not in BEFORE_THE_PROMISE:
+        assert breaks(file.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "op.drop_column('jobs', 'bytes')",
+        "op.add_column('jobs', sa.Column('x', sa.String(), nullable=False))",
+        "op.execute('DELETE FROM jobs')",
+        "op.create_index('x', 'jobs', ['kind'], unique=True)",
+        "_rebuild_stats(by_model=True)",
+    ],
+)
+def test_a_migration_that_takes_away_would_show(line: str) -> None:
+    assert len(breaks(f"def upgrade() -> None:\n    op.create_table('y')\n    {line}\n")) == 1
+
+
+def test_migrations_that_add_are_let_through() -> None:
+    assert breaks((MIGRATIONS / "0002_bookmarks_of_shards.py").read_text()) == []
+    assert breaks("def upgrade() -> None:\n    op.create_index('x', 'jobs', ['kind'], unique=False)\n") == []

@@ -25,8 +25,19 @@ _UPGRADE_LOCK = 0x6361_6368_6501
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database up to a revision; two at once run one after the other."""
-    _migrate(url, lambda config: command.upgrade(config, revision))
+    """Bring the database up to a revision; two at once run one after the other.
+
+    One that a newer version upgraded stays as it is, if this version can work with it.
+
+    Raises:
+        MetadataUnavailable: It is newer than that, or does not answer.
+    """
+
+    def act(config: Config) -> None:
+        if not _is_served(current(config.attributes["connection"]), shown=Database(url).shown):
+            command.upgrade(config, revision)
+
+    _migrate(url, act)
 
 
 def downgrade(url: str, revision: str) -> None:
@@ -42,13 +53,20 @@ def wanted() -> str:
     return head
 
 
+def revisions() -> list[str]:
+    """Name the revisions that this version knows, the newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
 def current(connection: Connection) -> str | None:
     """Name the revision a database is at; None when it has no tables of ours."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def check(url: str) -> None:
-    """Make sure the database is at the right revision.
+    """Make sure this version can work with the database: it is at the right revision, or at the next one.
+
+    A migration only adds, so that programs of the version before go on while others are upgraded: docs/upgrading.md.
 
     Raises:
         MetadataUnavailable: It is not, or does not answer.
@@ -68,11 +86,27 @@ def check_database(database: Database) -> None:
     else:
         with database.read() as connection:
             found = current(connection)
-    if found != wanted():
+    if not _is_served(found, shown=database.shown) and found != wanted():
         raise MetadataUnavailable(
             f"metadata database {database.shown} is at revision {found or 'none'}, this version needs {wanted()}; "
             "run `cache-cli db upgrade`"
         )
+
+
+def _is_served(found: str | None, *, shown: str) -> bool:
+    """Tell whether a database is newer than this version, and near enough.
+
+    Raises:
+        MetadataUnavailable: It is too new.
+    """
+    if found is None or found in revisions():
+        return False
+    if found.isdecimal() and int(found) == int(wanted()) + 1:
+        return True
+    raise MetadataUnavailable(
+        f"metadata database {shown} is at revision {found}, and this version works with {wanted()} and the next one; "
+        "install the version that upgraded the database"
+    )
 
 
 def drift(url: str) -> list[Any]:
