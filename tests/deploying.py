@@ -80,7 +80,7 @@ class Composed:
 
     def __init__(self, folder: Path, places: Mapping[str, str], *, env: Mapping[str, str]) -> None:
         self.folder = folder
-        self._places, self._env = places, dict(env)
+        self.places, self._env = places, dict(env)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def environment(self, name: str) -> dict[str, str]:
@@ -88,12 +88,12 @@ class Composed:
         data = self.folder / name
         data.mkdir(exist_ok=True, mode=0o700)
         own = {"CACHE_DATA_DIR": str(data), "CACHE_READY_FILE": str(self._ready(name))}
-        return environment_of(services()[name], self._places, **own, **self._env)
+        return environment_of(services()[name], self.places, **own, **self._env)
 
     def run(self, name: str) -> None:
         """Run a service that ends by itself."""
         said = subprocess.run(
-            argv_of(services()[name], self._places),
+            argv_of(services()[name], self.places),
             env=self.environment(name),
             cwd=self.folder,
             capture_output=True,
@@ -107,7 +107,7 @@ class Composed:
         """Start a service that lasts."""
         with (self.folder / f"{name}.log").open("wb") as log:
             self._running[name] = subprocess.Popen(
-                [*argv_of(services()[name], self._places), *options],
+                [*argv_of(services()[name], self.places), *options],
                 env=self.environment(name),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -120,7 +120,7 @@ class Composed:
         """Run the health check of a service, as it stands in the file."""
         assert self._running[name].poll() is None, f"{name} ended:\n{self.log(name)}"
         kind, *words = services()[name]["healthcheck"]["test"]
-        places = {**self._places, "/tmp/ready": str(self._ready(name)), "$$": "$"}
+        places = {**self.places, "/tmp/ready": str(self._ready(name)), "$$": "$"}
         moved = [_moved(word, places) for word in words]
         argv = ["sh", "-c", *moved] if kind == "CMD-SHELL" else [sys.executable, *moved[1:]]
         return subprocess.run(argv, capture_output=True, check=False, timeout=20).returncode == 0

@@ -139,6 +139,52 @@ def check(cli: CliContext, as_json: bool) -> None:
     print_json({"up_to_date": True}) if as_json else click.echo("The metadata database is up to date.")
 
 
+@db.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@json_option
+@pass_cli
+def dump(cli: CliContext, file: Path, force: bool, as_json: bool) -> None:
+    """Write the whole database to FILE, as it is at one moment; NAME.jsonl.zst is compressed.
+
+    Jobs, their inputs, audit log and statistics. The inputs of unfinished jobs hold prompts and answers: only you can
+    read the file (mode 600). `cache-cli db restore` makes a database of it, of either kind.
+    """
+    from cache_management.models.store.dump import dump as write_dump
+
+    refuse_to_overwrite("FILE", file, force=force)
+    with new_page(file, private=True) as page:
+        end = write_dump(cli.unchecked_stores().database, page, compressed=file.suffix == ".zst")
+    _print_rows(f"Dumped to {file}", file, end.rows, as_json=as_json)
+
+
+@db.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@pass_cli
+def restore(cli: CliContext, file: Path, as_json: bool) -> None:
+    """Fill an empty database from a FILE of `cache-cli db dump`, and bring it to this version's schema.
+
+    All of it or nothing: the file is verified, and nothing else may be in the database.
+    """
+    from cache_management.models.store.audit import digest
+    from cache_management.models.store.dump import restore as read_dump
+    from cache_management.workers.client import whoami
+
+    stores = cli.unchecked_stores()
+    end = read_dump(stores.database, file)
+    # Only now: before, it would be the first row of a database that has to be empty.
+    stores.audit.append(actor=whoami(), action="db.restore", args_digest=digest({"sha256": end.sha256}))
+    _print_rows(f"Restored from {file}", file, end.rows, as_json=as_json)
+
+
+def _print_rows(title: str, file: Path, rows: dict[str, int], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"file": file, "rows": rows})
+    else:
+        print_table(title, ("table", "rows"), sorted(rows.items()))
+
+
 @click.command()
 @click.option("-Q", "--queues", default=",".join(QUEUES), show_default=True, help="What to consume, with commas.")
 @click.option("-w", "--concurrency", type=click.IntRange(1, 64), help="Processes, or threads  [default: 2; solo: 1]")

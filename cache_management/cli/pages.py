@@ -43,8 +43,11 @@ def write_page(page: Path, text: str) -> None:
 
 
 @contextmanager
-def new_page(page: Path) -> Iterator[BinaryIO]:
-    """Give a file to write a page to; it comes to its place when all of it is written, and not at all otherwise."""
+def new_page(page: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+    """Give a file to write a page to; it comes to its place when all of it is written, and not at all otherwise.
+
+    A private one can be read by its owner alone from the beginning, and is on the disk before it is in its place.
+    """
     if not _is_replaced(page):
         with page.open("wb") as file:
             yield file
@@ -53,8 +56,13 @@ def new_page(page: Path) -> Iterator[BinaryIO]:
     draft = place.with_name(f".{token_hex(8)}.tmp")
     try:
         with draft.open("wb") as file:
+            if private:
+                draft.chmod(0o600)
             yield file
-        if place.exists():
+            if private:
+                file.flush()
+                os.fsync(file.fileno())
+        if place.exists() and not private:
             shutil.copymode(place, draft)
         draft.replace(place)
     finally:
