@@ -29,7 +29,7 @@ FROM ${PYTHON} AS ground
 # The folders are volumes in docker-compose.yml, which take their owner from here.
 RUN groupadd --system --gid 10001 cache \
     && useradd --system --uid 10001 --gid cache --no-log-init --no-create-home --home-dir /var/lib/cache --shell /usr/sbin/nologin cache \
-    && install --directory --owner=cache --group=cache --mode=0700 /var/lib/cache /var/lib/flower /exports
+    && install --directory --owner=cache --group=cache --mode=0700 /var/lib/cache /var/lib/flower /exports /metrics
 ENV PATH=/opt/cache/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -264,7 +264,7 @@ def test_servers_are_set_as_doctor_wants_them(name: str, tmp_path: Path) -> None
     finally:
         server.stop()
 
-    assert [finding.level for finding in doctor.check_broker(facts)] == ["ok"] * 3
+    assert {finding.level for finding in doctor.check_broker(facts)} == {"ok"}
     service = services()["cache-1" if name == "cache" else name]
     assert 2 * facts.limit_bytes <= _mebibytes(service["deploy"]["resources"]["limits"]["memory"]) * 2**20
 
