@@ -33,6 +33,7 @@ _COMMANDS = {
     "evict": "evict:evict",
     "export": "transfer:export",
     "import-cache": "transfer:import_cache",
+    "migrate": "migrate:migrate",
     "repair": "repair:repair",
     "nodes": "nodes:nodes",
     "stats": "report:stats",
