@@ -151,11 +151,14 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
         found = await self._guarded.find(asked, controls=controls)
         if found is None or found.response is None:
             return None
-        completion = _completion_of(found.response, as_stream=kwargs.get("stream") is True)
+        _tell_similarity(kwargs, found)
+        payload = found.response.metadata.get(PAYLOAD)
+        if payload is None:
+            return _as_completion(found.response)  # somebody else stored it, as a text
+        completion = completion_of(payload, as_stream=kwargs.get("stream") is True)
         if completion is None:
             self._guarded.corrupt(found.key, "it holds no completion")
             return None
-        _tell_similarity(kwargs, found)
         return completion
 
     async def async_add_cache(self, result: Any, dynamic_cache_object: object = None, **kwargs: Any) -> None:
@@ -164,21 +167,9 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
         if asked is None:
             return
         payload = result.model_dump_json() if isinstance(result, BaseModel) else result
-        try:
-            completion = _decode(payload) if isinstance(payload, str) else None
-        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-            completion = None
-        if completion is None or not completion.choices or not all(map(self._is_good, completion.choices)):
-            return
-        response = CachedResponse(
-            prompt="",  # the manager files it under what was asked
-            response="\n".join(filter(None, map(_shown, completion.choices[:1]))),
-            model=completion.model or asked.model or "unknown",
-            timestamp=datetime.fromtimestamp(self._guarded.manager.llm_cache.clock(), UTC),
-            token_count=0 if completion.usage is None else max(0, completion.usage.completion_tokens),
-            metadata={PAYLOAD: payload},
-        )
-        await self._guarded.keep(asked, response, controls=controls)
+        response = entry_of(payload, self._guarded, name=PAYLOAD, asked=asked)
+        if response is not None:
+            await self._guarded.keep(asked, response, controls=controls)
 
     async def async_add_cache_pipeline(self, result: Any, dynamic_cache_object: object = None, **kwargs: Any) -> None:
         """Store nothing: these are embeddings."""
@@ -248,14 +239,6 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
             params={name: _plain(each) for name, each in given.items()},
         )
 
-    def _is_good(self, choice: _Choice) -> bool:
-        return self._guarded.may_keep(
-            choice.message.content or "",
-            finish_reason=choice.finish_reason,
-            has_tool_calls=bool(choice.message.tool_calls),
-            refusal=choice.message.refusal,
-        )
-
 
 def _check_that_hits_work() -> None:
     """Find out now whether LiteLLM can answer from any cache: some releases ask for their proxy's packages then."""
@@ -307,14 +290,34 @@ def _controls_of(kwargs: Mapping[str, Any]) -> Controls:
     return parse_controls({name: each for name, each in given.items() if each is not None})
 
 
-def _completion_of(response: CachedResponse, *, as_stream: bool) -> dict[str, Any] | None:
-    """Return the completion of an entry, and None for what LiteLLM could not make an answer of.
+def entry_of(payload: object, guarded: GuardedManager, *, name: str, asked: Asked) -> CachedResponse | None:
+    """Return a completion as it is stored; None for what is none, or no good answer."""
+    try:
+        completion = _decode(payload) if isinstance(payload, str) else None
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        completion = None
+    if completion is None or not completion.choices:
+        return None
+    for choice in completion.choices:
+        if not guarded.may_keep(
+            choice.message.content or "",
+            finish_reason=choice.finish_reason,
+            has_tool_calls=bool(choice.message.tool_calls),
+            refusal=choice.message.refusal,
+        ):
+            return None
+    return CachedResponse(
+        prompt="",  # the manager files it under what was asked
+        response="\n".join(filter(None, map(_shown, completion.choices[:1]))),
+        model=completion.model or asked.model or "unknown",
+        timestamp=datetime.fromtimestamp(guarded.manager.llm_cache.clock(), UTC),
+        token_count=0 if completion.usage is None else max(0, completion.usage.completion_tokens),
+        metadata={name: payload},
+    )
 
-    What somebody else stored is a text.
-    """
-    payload = response.metadata.get(PAYLOAD)
-    if payload is None:
-        return _as_completion(response)
+
+def completion_of(payload: object, *, as_stream: bool = False) -> dict[str, Any] | None:
+    """Return a stored completion, and None for what LiteLLM could not make an answer of."""
     try:
         if not isinstance(payload, str) or not _decode(payload).choices:
             return None
