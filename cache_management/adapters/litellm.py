@@ -94,7 +94,7 @@ class _Completion(msgspec.Struct):
     id: str | None = None
     created: int | None = None
     model: str | None = None
-    usage: _Usage | None = None
+    usage: _Usage | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode = msgspec.json.Decoder(_Completion).decode
@@ -311,7 +311,7 @@ def entry_of(payload: object, guarded: GuardedManager, *, name: str, asked: Aske
         response="\n".join(filter(None, map(_shown, completion.choices[:1]))),
         model=completion.model or asked.model or "unknown",
         timestamp=datetime.fromtimestamp(guarded.manager.llm_cache.clock(), UTC),
-        token_count=0 if completion.usage is None else max(0, completion.usage.completion_tokens),
+        token_count=max(0, completion.usage.completion_tokens) if completion.usage else 0,
         metadata={name: payload},
     )
 

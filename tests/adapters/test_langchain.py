@@ -331,6 +331,16 @@ def test_threads_may_ask_while_a_loop_runs() -> None:
     assert len(model.calls) == before
 
 
+def test_a_blocking_call_on_the_loop_of_the_blocking_caches_asks_the_model() -> None:
+    use(manager_on())
+    model = Counting(calls=[])
+
+    async def work() -> str:
+        return model.invoke("Hello").text
+
+    assert [sync.run(work()) for _ in range(2)] == ["answer 1", "answer 2"]
+
+
 def test_one_redis_serves_both_faces(redis_url: str) -> None:
     with sync.CacheManager(sync.LLMCache(CacheConfig(url=redis_url, ttl_seconds=60))) as manager:
         use(manager)
@@ -404,6 +414,14 @@ def test_an_odd_text_is_a_request_unless_it_is_no_unicode(text: str, calls: int)
     assert len(model.calls) == calls
 
 
+HARMFUL = {
+    "lc": 1,
+    "type": "constructor",
+    "id": ["langchain", "prompts", "prompt", "PromptTemplate"],
+    "kwargs": {"template": "{a}", "input_variables": ["a"]},
+}
+
+
 def made(path: list[str], **kwargs: Any) -> str:
     return json.dumps([{"lc": 1, "type": "constructor", "id": path, "kwargs": kwargs}])
 
@@ -426,6 +444,7 @@ def made(path: list[str], **kwargs: Any) -> str:
         made(["os", "system"], command="true"),
         made(["builtins", "eval"], source="1"),
         json.dumps([{"lc": 1, "type": "not_implemented", "id": ["a"], "repr": "a"}]),
+        made(["langchain", "schema", "output", "Generation"], text="a", generation_info={"x": HARMFUL}),
     ],
 )
 async def test_a_hostile_value_is_refused(payload: Any) -> None:

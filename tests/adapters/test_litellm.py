@@ -351,7 +351,10 @@ def made(**more: Any) -> str:
         made(choices=[{"finish_reason": "stop"}]),
         made(choices=[{"message": {"content": "a", "tool_calls": "x"}}]),
         made(choices=[{"message": {"content": "a", "tool_calls": [{"function": 5}]}, "finish_reason": "stop"}]),
+        made(choices=[{"message": {"content": "a", "role": 5}, "finish_reason": "stop"}]),
+        made(choices=[{"message": {"content": "a", "reasoning_content": [5]}, "finish_reason": "stop"}]),
         made(usage=5),
+        made(usage=None),
         made(usage={"prompt_tokens": "many"}),
         made(id=[5]),
         made(created="yesterday"),
@@ -373,6 +376,21 @@ async def test_a_hostile_value_is_refused(provider: Provider, payload: Any, stre
     else:
         assert text_of(answer) == "answer 1"
     assert any(isinstance(each, CorruptEvent) for each in heard)
+
+
+async def test_a_value_that_breaks_streams_alone_is_refused_to_them(provider: Provider) -> None:
+    manager = manager_on()
+    cache = litellm.cache = ManagedCache(manager)
+    call = {"model": "fake/m", "messages": [{"role": "user", "content": "q"}]}
+    tool_call = {"id": "1", "type": 5, "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": "a", "tool_calls": [tool_call]}
+    payload = made(choices=[{"index": 0, "message": message, "finish_reason": "stop"}])
+    await manager.store(response="text", **cache._asked(call).arguments(), metadata={PAYLOAD: payload})
+
+    assert is_hit(await litellm.acompletion(**call))
+    pieces = [piece.choices[0].delta.content for piece in litellm.completion(**call, stream=True)]
+
+    assert pieces[:2] == ["an", "swer"]
 
 
 async def test_a_text_that_somebody_else_stored_is_an_answer(provider: Provider) -> None:

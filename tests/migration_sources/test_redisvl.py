@@ -9,6 +9,7 @@ import pytest
 from redis import Redis
 
 from cache_management.cache.errors import BackendUnavailable, InvalidInput
+from cache_management.migration_sources.found import Found
 from cache_management.migration_sources.redisvl import RedisVLStore
 from tests.migration_sources.stores import found_in
 
@@ -71,6 +72,35 @@ def test_a_prefix_is_no_pattern(redis: Redis, redis_url: str) -> None:
     found, _ = found_in(RedisVLStore(redis_url, prefix="a*").rows())
 
     assert [row.asked["prompt"] for row in found] == ["ours"]
+
+
+class Documents:
+    """Answers for a key that is a document, which this server does not keep."""
+
+    def __init__(self, document: str) -> None:
+        self._document = document
+
+    def execute_command(self, *words: Any) -> str:
+        assert words[0] == "JSON.GET"
+        return self._document
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (json.dumps({"prompt": "q", "response": "a", "metadata": {"page": 5}, "prompt_vector": [0.5]}), {"page": 5}),
+        ("[5]", "a document that is no entry"),
+        ("{", "a document that cannot be read"),
+    ],
+)
+def test_documents_are_read_like_hashes(redis_url: str, document: str, expected: Any) -> None:
+    store = RedisVLStore(redis_url)
+    store.close()
+    store._client = Documents(document)
+
+    row = store._row(b"llmcache:1", b"ReJSON-RL", -1)
+
+    assert (row.metadata if isinstance(row, Found) else row.reason) == expected
 
 
 def test_an_entry_that_redisvl_wrote_itself(redis: Redis, redis_url: str) -> None:
