@@ -28,6 +28,7 @@ from cache_management.adapters.langchain_identity import ask_of
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.cache.events import CorruptEvent, Event, RefusedEvent, UnavailableEvent
+from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
 from tests.adapters.making import ASKED, OPPOSITE, REWORDED, manager_on
 from tests.contracts.broken import BreakableBackend
@@ -350,6 +351,23 @@ def test_one_redis_serves_both_faces(redis_url: str) -> None:
         model.invoke("What is Python?")
 
         assert len(model.calls) == 1
+
+
+async def test_one_manager_on_redis_serves_tasks_and_threads(redis_url: str) -> None:
+    manager = CacheManager(LLMCache(CacheConfig(url=redis_url, ttl_seconds=60)))
+    use(manager)
+    model = Counting(calls=[])
+
+    await model.ainvoke("What is Python?")
+    found = await asyncio.gather(
+        *(model.ainvoke("What is Python?") for _ in range(20)),
+        *(asyncio.to_thread(model.invoke, "What is Python?") for _ in range(20)),
+    )
+    blocking = model.invoke("What is Python?")
+    await manager.aclose()
+
+    assert {each.text for each in [*found, blocking]} == {"answer 1"}
+    assert len(model.calls) == 1
 
 
 def test_clearing_leaves_other_namespaces_alone() -> None:
