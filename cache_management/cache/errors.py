@@ -23,13 +23,22 @@ Callers catch a class, never a message. A miss is a value, not an error.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class CacheError(Exception):
     """Base of everything raised here."""
 
 
 class ConfigurationError(CacheError):
-    """A setting is unknown, has a wrong value, or contradicts another one."""
+    """A setting is unknown, has a wrong value, or contradicts another one.
+
+    `problems` holds each key that is wrong ("" for none in particular) and what is wrong about it, where that is known.
+    """
+
+    def __init__(self, text: str, *, problems: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(text)
+        self.problems = tuple(problems)
 
 
 class InvalidInput(CacheError, ValueError):

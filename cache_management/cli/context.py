@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,11 +13,11 @@ import click
 
 from cache_management.cache.errors import CacheError
 from cache_management.cli.output import note
-from cache_management.settings import Loaded, Settings
-from cache_management.wiring import Platform, open_platform, read_settings
 
 if TYPE_CHECKING:
     from cache_management.models.store import Stores
+    from cache_management.settings import Loaded, Settings
+    from cache_management.wiring import Platform
     from cache_management.workers.client import JobClient
 
 T = TypeVar("T")
@@ -33,7 +33,16 @@ class CliContext:
 
     @cached_property
     def loaded(self) -> Loaded:
+        from cache_management.wiring import read_settings  # not to list the commands
+
         return read_settings(self.config)
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration file that is read, or would be if it were there."""
+        from cache_management.settings import DEFAULT_FILE
+
+        return self.config or Path(os.environ.get("CACHE_CONFIG") or DEFAULT_FILE)
 
     @property
     def settings(self) -> Settings:
@@ -44,6 +53,9 @@ class CliContext:
 
         A person wants to know that a store is down, so nothing fails open here.
         """
+        import asyncio
+
+        from cache_management.wiring import open_platform
 
         async def main() -> T:
             settings = self.settings

@@ -37,7 +37,7 @@ _COMMANDS = {
     "nodes": "nodes:nodes",
     "stats": "report:stats",
     "metrics": "metrics:metrics",
-    "config": "report:config",
+    "config": "config:config",
     "jobs": "jobs:jobs",
     "queues": "queues:queues",
     "doctor": "doctor:doctor",
