@@ -12,6 +12,7 @@ import click
 
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.jobs import known_jobs
 from cache_management.cli.output import json_option, note, plain, print_json, print_table
 from cache_management.cli.pages import new_page, refuse_to_overwrite
 from cache_management.workers.messages import QUEUES
@@ -34,7 +35,7 @@ def audit() -> None:
 
 @audit.command()
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
-@click.option("--job", "job_id", help="Only what belongs to this job.")
+@click.option("--job", "job_id", shell_complete=known_jobs, help="Only what belongs to this job.")
 @json_option
 @pass_cli
 def tail(cli: CliContext, limit: int, job_id: str | None, as_json: bool) -> None:
