@@ -108,12 +108,11 @@ class _Commands(click.Group):
 @click.pass_context
 def cli(ctx: click.Context, config: Path | None, verbose: bool, debug: bool) -> None:
     """Keep the answers of language models, and the work that keeps a cache good."""
-    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # click knows a terminal from a pipe, and neither of these.
     ctx.color = False if os.environ.get("NO_COLOR") else True if os.environ.get("FORCE_COLOR") else None
-    ctx.obj = CliContext(config, debug=debug)
+    ctx.obj = CliContext(config, log_level=logging.DEBUG if debug else logging.INFO if verbose else None)
     ctx.call_on_close(ctx.obj.close)
+    ctx.obj.begin_logging()
 
 
 def main(args: list[str] | None = None) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _loglevel_option = click.option(
     "--loglevel",
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]),
-    help="How much to log  [default: the setting logging.level]",
+    help="How much to log  [default: as -v or -d say, else the setting logging.level]",
 )
 
 
@@ -213,6 +213,7 @@ def worker(
     if pool == "solo" and concurrency not in (None, 1):
         raise click.UsageError("--pool solo does one thing at a time: leave out --concurrency")
     number = 1 if pool == "solo" else concurrency or 2
+    level = cli.log_as_service(loglevel)
     cli.stores().close()
     return run_worker(
         _celery(cli, processes=number if pool in ("prefork", "spawn") else 1),
@@ -220,7 +221,7 @@ def worker(
         concurrency=number,
         name=name,
         pool=pool,
-        loglevel=loglevel or cli.settings.logging.level,
+        loglevel=level,
     )
 
 
@@ -245,8 +246,9 @@ def run_worker(app: Celery, *, queues: list[str], concurrency: int, name: str, p
 @pass_cli
 def beat(cli: CliContext, loglevel: str | None) -> None:
     """Run the scheduler until it is stopped. Two of them do no harm."""
+    level = cli.log_as_service(loglevel)
     cli.stores().close()
-    _celery(cli).Beat(loglevel=loglevel or cli.settings.logging.level).run()
+    _celery(cli).Beat(loglevel=level).run()
 
 
 def _celery(cli: CliContext, *, processes: int = 1) -> Celery:
