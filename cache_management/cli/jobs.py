@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cache_management.cache.warm_items import read_warm_file
 from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.files import as_file, print_dry_run
+from cache_management.cli.numbers import Seconds
 from cache_management.cli.output import json_option, note, plain, print_json, print_pairs, print_table
-from cache_management.cli.watching import Seconds, exit_code_of, follow, print_job, waiting_options, watch_job
+from cache_management.cli.watching import exit_code_of, follow, print_job, waiting_options, watch_job
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -112,6 +114,9 @@ def submit(
     with as_file(source) as path:
         if dry_run:
             return print_dry_run(cli, path, as_json=as_json)
+        # Read once before asking for servers: a wrong file should say so whatever else is wrong.
+        for _ in read_warm_file(path, may_ask=cli.settings.provider.is_set):
+            pass
         client = cli.client()
         client.check_broker()
         submitted = submit_warm_file(client, path, **given, **options)
