@@ -25,6 +25,7 @@ from cache_management.cache.config import (
     default_data_dir,
 )
 from cache_management.cache.errors import ConfigurationError
+from cache_management.cache.redact import hide_passwords
 
 DEFAULT_FILE = Path("cache_config.yaml")
 ENV_PREFIX = "CACHE_"
@@ -293,7 +294,8 @@ def _refusal(
     sources: Mapping[str, Source],
 ) -> WrongSettings:
     found = []
-    for key, text in problems:
+    for key, words in problems:
+        text = hide_passwords(words)
         named = tuple((key or text.partition(":")[0]).split("."))
         if sources.get(key) == "environment":
             found.append(Problem(key, None, f"{variable_of(named)} in the environment: {text}"))

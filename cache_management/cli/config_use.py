@@ -44,6 +44,9 @@ def _rules(settings: Settings) -> Iterator[tuple[str, str]]:
         others = [f"distributed.{name}" for name in type(settings.distributed).model_fields if name != "enabled"]
         yield from ((key, "distributed.enabled is false") for key in others)
         yield from _of_other_backends(settings)
+    if settings.is_cluster:
+        why = "the nodes of a Redis Cluster evict by their own maxmemory-policy"
+        yield from ((key, why) for key in ("eviction_policy", *_WATERMARKS))
     if settings.eviction_policy is not EvictionPolicy.AUTO:
         yield "eviction_objective", f"eviction_policy is {settings.eviction_policy}, and only auto has an aim"
     if settings.eviction_policy not in (EvictionPolicy.AUTO, EvictionPolicy.GDSF):

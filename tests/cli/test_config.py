@@ -9,7 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from cache_management.cli.config import SECRETS
-from cache_management.settings import ProviderSettings, Settings, load_settings
+from cache_management.cli.config_use import unused_settings
+from cache_management.settings import ProviderSettings, Settings, load_settings, setting_names
 from tests.cli.conftest import Cli
 
 REFERENCE_STYLE = """\
@@ -405,6 +406,39 @@ def test_validate_warns_of_what_is_set_and_has_no_effect(cli: Cli) -> None:
     assert found.code == 0
     assert [(each["key"], each["line"]) for each in found.data["warnings"]] == [("disk_path", 3), ("metrics.port", 6)]
     assert "cache_config.yaml, line 3: disk_path has no effect: the backend is redis." in found.err
+
+
+@pytest.mark.parametrize(
+    ("given", "unused"),
+    [
+        ({"backend": "memory"}, {"redis_host", "disk_path", "eviction_low_watermark", "distributed.nodes"}),
+        ({"backend": "redis"}, {"disk_size_limit", "max_size", "memory_limit", "near_memory_limit"}),
+        ({"url": "redis://h"}, {"backend", "redis_host", "redis_password", "disk_path"}),
+        ({"url": "redis+cluster://h:1"}, {"eviction_policy", "eviction_high_watermark"}),
+        ({"eviction_policy": "gdsf"}, {"eviction_objective", "provider.burst", "semantic.recheck_rate"}),
+        ({"distributed": {"enabled": True, "nodes": ["a:1", "b:1", "c:1"]}}, {"redis_port", "disk_path", "max_size"}),
+        ({"metrics": {"enabled": False}, "encryption_keys_file": "k"}, {"metrics.port", "encryption_keys"}),
+    ],
+)
+def test_what_has_no_effect_is_known(data_dir: Path, given: dict[str, object], unused: set[str]) -> None:
+    settings = load_settings(arguments=given).settings
+
+    found = {each.key for each in unused_settings(settings, setting_names())}
+
+    assert found >= unused
+    assert not found & {"ttl_seconds", "namespace", "metrics.path", "logging.level", "distributed.enabled"}
+
+
+def test_no_problem_shows_a_password(cli: Cli) -> None:
+    Path("cache_config.yaml").write_text(
+        "distributed:\n  enabled: true\n  nodes: ['redis://:hunter2@a:1', 'b:1', 'c:1']\nbroker_url: [hunter2]\n"
+    )
+
+    found = cli("config", "validate", "--json")
+
+    assert found.code == 2
+    assert "redis://:********@a:1" in found.err
+    assert "hunter2" not in found.out + found.err
 
 
 def test_a_wrong_variable_is_named_beside_a_wrong_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
