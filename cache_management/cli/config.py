@@ -179,8 +179,8 @@ def _is_null(value: str) -> bool:
 
 def _hints(path: Path, key: str, change: _Change) -> Iterator[str]:
     """Yield what keeps the value from having an effect, or from being a secret."""
-    from cache_management.cli.config_use import unused_settings
     from cache_management.settings import variable_of
+    from cache_management.settings_use import unused_settings
 
     variable = variable_of(key.split("."))
     if variable in os.environ:
@@ -201,9 +201,9 @@ def validate(cli: CliContext, file: Path | None, as_json: bool) -> int:
 
     Without a file the environment is checked.
     """
-    from cache_management.cli.config_use import unused_settings
     from cache_management.settings import Problem, WrongSettings, check_text
     from cache_management.settings_file import read_text, read_written
+    from cache_management.settings_use import unused_settings
 
     path = file or (cli.config_file if cli.config is not None or cli.config_file.exists() else None)
     try:

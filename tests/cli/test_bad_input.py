@@ -94,6 +94,7 @@ COMMANDS = {
     "beat": Needs(database=True, runs_on=True),
     "up": Needs(database=True, runs_on=True),
     "down": Needs(),
+    "services": Needs(),
     "demo": Needs(runs_on=True),
     "completion": Needs("bash"),
 }

@@ -9,8 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from cache_management.cli.config import SECRETS
-from cache_management.cli.config_use import unused_settings
 from cache_management.settings import ProviderSettings, Settings, load_settings, setting_names
+from cache_management.settings_use import unused_settings
 from tests.cli.conftest import Cli
 
 REFERENCE_STYLE = """\

@@ -1,14 +1,14 @@
-"""Which settings of a file have no effect, and why. Pure."""
+"""Which settings have no effect beside the others, and why. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from pydantic import BaseModel
 
 from cache_management.cache.config import CacheBackend, EvictionPolicy
-
-if TYPE_CHECKING:
-    from cache_management.settings import Settings
+from cache_management.settings import Settings, setting_names
 
 _SERVER = ("redis_host", "redis_port", "redis_db")
 _REDIS = (*_SERVER, "redis_username", "redis_password", "redis_ssl", "redis_memory_limit")
@@ -30,6 +30,20 @@ def unused_settings(settings: Settings, given: Collection[str]) -> list[Unused]:
     for key, why in _rules(settings):
         first.setdefault(key, why)
     return [Unused(key, first[key]) for key in given if key in first]
+
+
+def changed_settings(settings: Settings) -> list[str]:
+    """Return the settings that are not what they would be if nobody had named them; what others imply is left out."""
+    implied = {"disk_path", *(_IN_URL if settings.url else ())}
+    return [name for name in setting_names() if name not in implied and _is_changed(settings, name)]
+
+
+def _is_changed(settings: Settings, name: str) -> bool:
+    part: BaseModel = settings
+    *above, last = name.split(".")
+    for each in above:
+        part = getattr(part, each)
+    return bool(getattr(part, last) != type(part).model_fields[last].get_default(call_default_factory=True))
 
 
 def _rules(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -60,8 +74,10 @@ def _rules(settings: Settings) -> Iterator[tuple[str, str]]:
         yield from ((key, "no provider is set: provider.command or provider.callable") for key in others)
     if settings.semantic.serves == "static":
         yield "semantic.recheck_rate", "nothing is verified: semantic.mode is static"
+    if settings.semantic.engine == "onnx":
+        yield "semantic.device", "it is for torch, and semantic.engine is onnx"
     if not settings.metrics.enabled:
-        yield "metrics.port", "metrics.enabled is false"
+        yield from ((key, "metrics.enabled is false") for key in ("metrics.port", "metrics.folder"))
 
 
 def _of_other_backends(settings: Settings) -> Iterator[tuple[str, str]]:
