@@ -28,6 +28,8 @@ def open_log(file: Path | None, form: str = FORM) -> logging.Handler:
     Raises:
         ConfigurationError: The file cannot be opened.
     """
+    # Five lines at INFO for whatever opens the database, and none of them says anything.
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     handler: logging.Handler
     if file is None:
         handler = logging.StreamHandler(sys.stderr)
