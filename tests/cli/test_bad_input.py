@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,8 @@ COMMANDS = {
     "audit export": Needs("log.jsonl", database=True),
     "audit tail": Needs(database=True),
     "audit verify": Needs(database=True),
+    "db dump": Needs("out.jsonl", database=True),
+    "db restore": Needs("dump.jsonl", database=True),
     "db check": Needs(database=True),
     "db upgrade": Needs(database=True),
     "worker": Needs(database=True, runs_on=True),
@@ -130,22 +133,24 @@ def words(name: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A file that an export wrote."""
-    folder = tmp_path_factory.mktemp("exported")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Files that an export and a dump wrote."""
+    folder = tmp_path_factory.mktemp("written")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("CACHE_DATA_DIR", str(folder))
         assert run(["set-cache", "q", "a"]) == 0
         assert run(["export", "--local", str(folder / "in.jsonl")]) == 0
-    return (folder / "in.jsonl").read_bytes()
+        assert run(["db", "dump", str(folder / "dump.jsonl")]) == 0
+    return {name: (folder / name).read_bytes() for name in ("in.jsonl", "dump.jsonl")}
 
 
 @pytest.fixture
-def files(data_dir: Path, exported: bytes) -> None:
+def files(data_dir: Path, written: dict[str, bytes]) -> None:
     """The files that the commands are called with, in the working directory."""
     Path("items.json").write_text('[{"prompt": "q", "response": "a"}]')
     Path("pairs.csv").write_text("text_a,text_b,label\nhow do I pay,how can I pay,1\nhow do I pay,who are you,0\n")
-    Path("in.jsonl").write_bytes(exported)
+    for name, data in written.items():
+        Path(name).write_bytes(data)
 
 
 @pytest.fixture
@@ -212,6 +217,7 @@ _INPUTS = {
     "explain --history": "explain q --history {}",
     "feedback --history": "feedback q --right --history {}",
     "config validate": "config validate {}",
+    "db restore": "db restore {}",
     "set-reasoning": "set-reasoning cot p @{}",
     "-c": "-c {} stats",
 }
@@ -219,6 +225,7 @@ _OUTPUTS = {
     "export": "export {}",
     "export, a stream": "export {} --local",
     "audit export": "audit export {}",
+    "db dump": "db dump {}",
     "evaluate --html": "evaluate pairs.csv --html {}",
     "evaluate --markdown": "evaluate pairs.csv --markdown {}",
     "config set": "-c {} config set max_size 5",
@@ -258,6 +265,7 @@ def test_a_file_that_cannot_be_read_is_named_and_nothing_is_stored(cli: Cli, cal
 def test_a_file_that_cannot_be_written_is_named(cli: Cli, call: str, files: None) -> None:
     Path("folder.jsonl").mkdir()
     Path("file").touch()
+    cli("db", "upgrade")
     before = {Path("data"), *Path().iterdir()}
 
     for name in ("folder.jsonl", "missing/out.jsonl", "file/below.jsonl"):
@@ -345,24 +353,30 @@ def _is_plain(code: int, out: str, err: str) -> None:
 
 @pytest.mark.parametrize("name", ENDING)
 def test_output_that_cannot_be_written_is_told_and_a_reader_that_left_is_no_error(
-    cli: Cli, name: str, files: None, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, name: str, files: None, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def begin() -> None:
+        for made in ("out.jsonl", "log.jsonl"):
+            Path(made).unlink(missing_ok=True)
+        if name == "db restore":
+            shutil.rmtree(data_dir, ignore_errors=True)
+
     cli("set-cache", "q", "a")
+    if name == "db dump":
+        cli("db", "upgrade")
+    begin()
     usual = cli(*words(name))
     if not usual.out:
         assert usual.code != 0 or name == "reasoning list"
         return
-    Path("out.jsonl").unlink(missing_ok=True)
-    Path("log.jsonl").unlink(missing_ok=True)
-
+    begin()
     with monkeypatch.context() as patched, Path("/dev/full").open("w") as full:
         patched.setattr(sys, "stdout", full)
         found = cli(*words(name))
     assert found.code == 1, found
     assert found.err.endswith("Error: standard output cannot be written: No space left on device\n")
 
-    Path("out.jsonl").unlink(missing_ok=True)
-    Path("log.jsonl").unlink(missing_ok=True)
+    begin()
     reader, writer = os.pipe()
     os.close(reader)
     with monkeypatch.context() as patched, os.fdopen(writer, "w") as left:
