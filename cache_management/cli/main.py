@@ -37,6 +37,7 @@ _COMMANDS = {
     "feedback": ("feedback:feedback", "Say whether an answer found by meaning was right."),
     "evaluate": ("evaluate:evaluate_command", "Try threshold, gates and error budget on labelled pairs."),
     "tune": ("evaluate:tune_command", "Find the threshold for a wanted precision on labelled pairs."),
+    "simulate": ("simulate:simulate", "Replay a log of requests on configurations: what each would have saved."),
     "invalidate": ("invalidate:invalidate", "Remove entries by key, age, tag or model, or all."),
     "warm": ("files:warm", "Store the prompts and responses of a file."),
     "embed": ("embed:embed", "Make every entry findable by meaning."),
