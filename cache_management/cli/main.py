@@ -47,6 +47,8 @@ _COMMANDS = {
     "repair": ("repair:repair", "Compare the copies of a replicated cache and make them level."),
     "nodes": ("nodes:nodes", "Look at the nodes of a replicated cache, add and remove them."),
     "stats": ("report:stats", "Print what the cache holds and how it is used."),
+    "dashboard": ("dashboard:dashboard", "Show how the cache is used and how its jobs stand, on a live page."),
+    "report": ("dashboard:report", "Write what the dashboard shows to one HTML file."),
     "metrics": ("metrics:metrics", "Print metrics, or serve them for Prometheus."),
     "config": ("config:config", "Show, set and check the configuration."),
     "jobs": ("jobs:jobs", "Look at background jobs and steer them."),

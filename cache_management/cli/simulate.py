@@ -31,7 +31,7 @@ _REMEMBERED = 200_000
 @click.option("-t", "--threshold", "thresholds", type=Number(-1, 1), multiple=True, help="By meaning, from here.")
 @click.option("--exact", is_flag=True, help="Exact answers alone, beside the thresholds that are given.")
 @click.option("--no-gates", is_flag=True, help="Each threshold without gates, too.")
-@click.option("--policy", "policies", type=click.Choice(list(EvictionPolicy)), multiple=True)
+@click.option("--policy", "policies", type=click.Choice([each.value for each in EvictionPolicy]), multiple=True)
 @click.option("--max-size", "sizes", type=click.IntRange(1, 10**8), multiple=True, help="Entries that are kept.")
 @click.option("--ttl", "lives", type=click.IntRange(-1), multiple=True, help="Seconds; -1 has no end.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots too.")

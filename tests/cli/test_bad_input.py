@@ -53,6 +53,7 @@ COMMANDS = {
     "feedback": Needs("q --right", store=True),
     "evaluate": Needs("pairs.csv"),
     "tune": Needs("pairs.csv"),
+    "simulate": Needs("requests.jsonl --exact"),
     "invalidate": Needs("--all --no-confirm", store=True),
     "warm": Needs("items.json", store=True, broker=True),
     "embed run": Needs(store=True, broker=True),
@@ -71,6 +72,8 @@ COMMANDS = {
     "nodes status": Needs(nodes=True),
     "stats": Needs(store=True),
     "metrics": Needs(),
+    "dashboard": Needs(runs_on=True),
+    "report": Needs("page.html"),
     "config set": Needs("max_size 5"),
     "config show": Needs(),
     "config validate": Needs(),
@@ -102,7 +105,7 @@ COMMANDS = {
     "completion": Needs("bash"),
 }
 ENDING = {name: needs for name, needs in COMMANDS.items() if not needs.runs_on}
-NO_DATA = {"worker", "beat", "demo", "completion"}
+NO_DATA = {"worker", "beat", "demo", "completion", "dashboard"}
 """Commands that print no data, and so no JSON."""
 
 
@@ -146,6 +149,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture
 def files(data_dir: Path, written: dict[str, bytes]) -> None:
+    Path("requests.jsonl").write_text(2 * '{"prompt": "q", "response": "a"}\n')
     """The files that the commands are called with, in the working directory."""
     Path("items.json").write_text('[{"prompt": "q", "response": "a"}]')
     Path("pairs.csv").write_text("text_a,text_b,label\nhow do I pay,how can I pay,1\nhow do I pay,who are you,0\n")
@@ -213,6 +217,7 @@ _INPUTS = {
     "warm, a job": "jobs submit warm -s {}",
     "evaluate": "evaluate {}",
     "tune": "tune {}",
+    "simulate": "simulate {} --exact",
     "import-cache": "import-cache {} --no-confirm --local",
     "explain --history": "explain q --history {}",
     "feedback --history": "feedback q --right --history {}",
@@ -227,11 +232,13 @@ _OUTPUTS = {
     "audit export": "audit export {}",
     "db dump": "db dump {}",
     "evaluate --html": "evaluate pairs.csv --html {}",
+    "report": "report {}",
+    "simulate --html": "simulate requests.jsonl --exact --html {}",
     "evaluate --markdown": "evaluate pairs.csv --markdown {}",
     "config set": "-c {} config set max_size 5",
 }
 _NO_FILES = {"--config", "--source", "--history", "--html", "--markdown", "queries_file", "pairs_file", "input_file"}
-_NO_FILES |= {"output_file", "file"}
+_NO_FILES |= {"output_file", "file", "files"}
 
 
 def test_every_file_is_tried() -> None:
@@ -312,7 +319,7 @@ def test_a_broker_that_is_away_is_told(
     _is_plain(found.code, found.out, found.err)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "demo"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("demo", "dashboard")])
 def test_a_database_that_is_away_is_told(
     cli: Cli, name: str, files: None, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,7 +331,7 @@ def test_a_database_that_is_away_is_told(
     _is_plain(found.code, found.out, found.err)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "demo"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("demo", "dashboard")])
 def test_a_data_folder_that_cannot_be_made_is_told(
     cli: Cli, name: str, files: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
