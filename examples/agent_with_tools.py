@@ -1,4 +1,4 @@
-"""An agent with tools: what the model decides is cached, what a tool reads lives shortly, what changes the world never."""
+"""An agent with tools: what a model decides is cached, what a tool reads lives shortly, what acts is never cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every night the questions of yesterday are answered before anybody asks: by a recorded job, or here without a broker."""
+"""Each night the questions of yesterday are answered before anybody asks: by a recorded job, or here without a broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reach 24 from four numbers by a tree of thoughts; interrupted in the middle, it goes on without asking anything twice."""
+"""Reach 24 from four numbers by a tree of thoughts; interrupted in the middle, it goes on and asks nothing twice."""
 
 from __future__ import annotations
 
