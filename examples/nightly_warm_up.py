@@ -1,4 +1,4 @@
-"""Each night the questions of yesterday are answered before anybody asks: by a recorded job, or here without a broker."""
+"""Questions of yesterday are answered each night before anybody asks: by a recorded job, or here without a broker."""
 
 from __future__ import annotations
 
