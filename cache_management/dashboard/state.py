@@ -17,6 +17,7 @@ from cache_management import __version__
 from cache_management.cache.question import Question
 from cache_management.cache.semantic.intervals import wilson
 from cache_management.cache.usage import load_asks
+from cache_management.cache.values import NearMiss
 from cache_management.metrics.catalogue import LENGTH, distribution, places, words
 from cache_management.metrics.cells import read_folder
 from cache_management.metrics.latencies import Distribution
@@ -35,16 +36,6 @@ _DAYS = 14
 _JOBS = 12
 _HOT = 10
 _TEXT = 160
-
-
-class Refused(msgspec.Struct, frozen=True):
-    """An answer that was near enough and was not served: what was asked, what was stored, and what refused it."""
-
-    at: float
-    asked: str
-    stored: str
-    score: float
-    vetoes: tuple[str, ...]
 
 
 class _Kept(msgspec.Struct):
@@ -71,7 +62,7 @@ class Dashboard:
         self,
         settings: Settings,
         *,
-        refused: Callable[[], Sequence[Refused]] | None = None,
+        refused: Callable[[], Sequence[NearMiss]] | None = None,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._settings = settings

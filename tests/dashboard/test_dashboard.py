@@ -15,9 +15,10 @@ import pytest
 
 from cache_management import MetricsCollector
 from cache_management.cache.events import HitEvent, JudgedEvent, MissEvent, VetoEvent
+from cache_management.cache.values import NearMiss
 from cache_management.cache.warm_items import WarmItem
 from cache_management.dashboard.serving import page, routes
-from cache_management.dashboard.state import Dashboard, Refused
+from cache_management.dashboard.state import Dashboard
 from cache_management.metrics.endpoint import Endpoint, serve
 from cache_management.services.provider import free_port
 from cache_management.settings import Settings, load_settings
@@ -44,7 +45,7 @@ def used(tmp_path: Path) -> Iterator[Dashboard]:
         JudgedEvent("recheck", "different", "default"),
     ):
         metrics(event)
-    refused = [Refused(datetime.now(UTC).timestamp(), HOSTILE, "stored question", 0.93, ("number",))]
+    refused = [NearMiss(datetime.now(UTC).timestamp(), "default", HOSTILE, "stored question", 0.93, ("number",))]
     shown = Dashboard(settings, refused=lambda: refused)
     shown._stores.upgrade()
     operations = shown._stores.operations
