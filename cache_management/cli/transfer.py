@@ -36,6 +36,7 @@ from cache_management.cache.transfer.stream_files import check_target
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.invalidate import is_wanted
+from cache_management.cli.numbers import Number
 from cache_management.cli.output import note, print_json, print_pairs, progress
 from cache_management.cli.watching import export_rows, follow, import_rows, waiting_options
 from cache_management.wiring import Platform
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from cache_management.cache.transfer.lines import Header
 
 _LOOK_AGAIN_SECONDS = 1.0
-_RATE = click.FloatRange(min=100)
+_RATE = Number(min=100)
 
 
 @click.command()
