@@ -6,9 +6,10 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cache_management.cache.errors import CacheError
 
@@ -31,7 +32,7 @@ class Question(Generic[T]):
         self._lock = threading.Lock()
         self._under_way: Future[T] | None = None
         self._ended_at = 0.0
-        self._pid = os.getpid()
+        _questions.add(self)
 
     def begin(self) -> Callable[[], T]:
         """Begin; call what is returned for the answer.
@@ -41,7 +42,7 @@ class Question(Generic[T]):
         until = time.monotonic() + self._seconds
         with self._lock:
             if self._under_way is None or self._is_over(self._under_way):
-                self._under_way, self._pid = Future(), os.getpid()
+                self._under_way = Future()
                 threading.Thread(target=self._run, args=(self._under_way,), name="cache-question", daemon=True).start()
             asked = self._under_way
         return lambda: asked.result(timeout=max(0.0, until - time.monotonic()))
@@ -57,13 +58,19 @@ class Question(Generic[T]):
                 logger.warning("the %s does not answer within %g s", self._whom, self._seconds)
             except CacheError as exc:
                 logger.warning("the %s cannot be asked: %s", self._whom, exc)
+            except Exception as exc:  # noqa: BLE001 - what others answer is told all the same
+                # Without its text, which may hold what was stored, or a password.
+                logger.warning("the %s cannot be asked: %s", self._whom, type(exc).__name__)
             return None
 
         return told
 
+    def _begin_anew(self) -> None:
+        """Forget, in a forked child: the thread that asks, and one that held the lock, stayed in the parent."""
+        self._lock = threading.Lock()
+        self._under_way = None
+
     def _is_over(self, asked: Future[T]) -> bool:
-        if self._pid != os.getpid():
-            return True  # its thread stayed in the parent, and nobody would ever answer
         return asked.done() and time.monotonic() - self._ended_at >= self._keep_seconds
 
     def _run(self, asked: Future[T]) -> None:
@@ -75,3 +82,14 @@ class Question(Generic[T]):
         else:
             self._ended_at = time.monotonic()
             asked.set_result(found)
+
+
+_questions: weakref.WeakSet[Question[Any]] = weakref.WeakSet()
+
+
+def _begin_all_anew() -> None:
+    for question in list(_questions):
+        question._begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_all_anew)
