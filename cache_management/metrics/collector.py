@@ -30,6 +30,7 @@ from cache_management.cache.events import (
 from cache_management.metrics.catalogue import OTHER, distribution, families, places, words
 from cache_management.metrics.cells import Cells, read_folder
 from cache_management.metrics.families import Family, Sample, as_text
+from cache_management.metrics.forks import in_child
 from cache_management.metrics.latencies import BUCKETS, Distribution, bucket_of
 
 _SIZES_KEPT = 100_000
@@ -128,6 +129,7 @@ class MetricsCollector:
             StepsEvent: self._steps,
             NodeEvent: self._node,
         }
+        in_child(self, MetricsCollector._forget)
 
     def __call__(self, event: Event) -> None:
         """Hear of an event of a cache of answers."""
@@ -263,12 +265,16 @@ class MetricsCollector:
         return as_text(self.families)
 
     def reset(self) -> None:
-        """Begin anew at zero, in this process."""
+        """Begin anew at zero, in this process; with a folder the totals of all keep what was counted."""
         with self._cells.lock:
             self._cells.clear()
-            self._hot = HotKeys(_HOT_KEYS, half_life_seconds=None)
-            self._sizes.clear()
-            self._size_bytes = 0
+            self._forget()
+
+    def _forget(self) -> None:
+        """Begin what is not in the cells anew: also in a forked child, where a thread may have been at changing it."""
+        self._hot = HotKeys(_HOT_KEYS, half_life_seconds=None)
+        self._sizes = {}
+        self._size_bytes = 0
 
     # How it is counted.
 
