@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,8 @@ _SIZES_KEPT = 100_000
 """Of how many keys the size is known, so that a key that is set again counts once."""
 _HOT_KEYS = 1_000
 _KEY_CHARACTERS = 120
+_TOO_LARGE = 2**63
+"""What is larger was not measured, and a few of them would add up to no number any more."""
 
 _HITS = words("cache_hits_total")
 _MISSES = words("cache_misses_total")
@@ -153,12 +154,22 @@ class MetricsCollector:
     # What is recorded by hand.
 
     def record_cache_hit(self, key: str) -> None:
-        """Count an answer that was served."""
+        """Count an answer that was served.
+
+        Raises:
+            InvalidInput: The key is no text.
+        """
+        key = _text(key)
         self._add(_HITS["exact"])
         self._note(key)
 
     def record_cache_miss(self, key: str) -> None:
-        """Count a lookup that found nothing."""
+        """Count a lookup that found nothing.
+
+        Raises:
+            InvalidInput: The key is no text.
+        """
+        key = _text(key)
         self._add(_MISSES["absent"])
         self._note(key)
 
@@ -166,17 +177,27 @@ class MetricsCollector:
         """Count an entry that was stored, with its size in bytes.
 
         Raises:
-            InvalidInput: The size is no whole number of bytes.
+            InvalidInput: The key is no text, or the size no whole number of bytes.
         """
-        self._stored(key, _whole(size, "size"))
+        self._stored(_text(key), _whole(size, "size"))
 
     def record_cache_eviction(self, key: str | None = None) -> None:
-        """Count an entry that had to go; one whose size is known takes up no room any more."""
+        """Count an entry that had to go; one whose size is known takes up no room any more.
+
+        Raises:
+            InvalidInput: The key is no text.
+        """
+        key = None if key is None else _text(key)
         self._add(_REMOVALS["evicted"])
         self._gone(key)
 
     def record_cache_delete(self, key: str | None = None) -> None:
-        """Count an entry that was deleted."""
+        """Count an entry that was deleted.
+
+        Raises:
+            InvalidInput: The key is no text.
+        """
+        key = None if key is None else _text(key)
         self._add(_REMOVALS["delete"])
         self._gone(key)
 
@@ -374,13 +395,27 @@ def _short(key: str) -> str:
     return key if len(key) <= _KEY_CHARACTERS else f"{key[:_KEY_CHARACTERS]}… {hash(key) & 0xFFFFFFFF:08x}"
 
 
+def _text(key: object) -> str:
+    if not isinstance(key, str):
+        raise InvalidInput(f"key must be text, not {_shown(key)}")
+    return key
+
+
 def _whole(number: object, name: str) -> int:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise InvalidInput(f"{name} must be a whole number of bytes, 0 or more, not {repr(number)[:40]}")
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < _TOO_LARGE:
+        raise InvalidInput(f"{name} must be a whole number of bytes, 0 or more, not {_shown(number)}")
     return number
 
 
 def _milliseconds(latency_ms: object) -> float:
-    if isinstance(latency_ms, bool) or not isinstance(latency_ms, int | float) or not 0 <= latency_ms < math.inf:
-        raise InvalidInput(f"latency_ms must be a number of milliseconds, 0 or more, not {repr(latency_ms)[:40]}")
+    if isinstance(latency_ms, bool) or not isinstance(latency_ms, int | float) or not 0 <= latency_ms < _TOO_LARGE:
+        raise InvalidInput(f"latency_ms must be a number of milliseconds, 0 or more, not {_shown(latency_ms)}")
     return float(latency_ms)
+
+
+def _shown(value: object) -> str:
+    """Return how an error shows a value: one of thousands of digits cannot be written."""
+    try:
+        return repr(value)[:40]
+    except ValueError:
+        return f"such a large {type(value).__name__}"

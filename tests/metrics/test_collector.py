@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from itertools import product
 from shutil import which
 from typing import Any, get_args
 
@@ -137,16 +138,37 @@ def test_reset_begins_at_zero() -> None:
     assert metrics.get_hot_keys() == []
 
 
-@pytest.mark.parametrize("latency", [-1, float("nan"), float("inf"), "3", None, True])
+@pytest.mark.parametrize("latency", [-1, float("nan"), float("inf"), "3", None, True, 10**400])
 def test_a_latency_that_is_none_is_refused(latency: Any) -> None:
     with pytest.raises(InvalidInput, match="latency_ms must be"):
         MetricsCollector().record_get_latency(latency)
 
 
-@pytest.mark.parametrize("size", [-1, 1.5, "3", None])
+def test_a_latency_of_more_digits_than_python_writes_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="not such a large int"):
+        MetricsCollector().record_get_latency(10**5000)
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "3", None, 10**400])
 def test_a_size_that_is_none_is_refused(size: Any) -> None:
     with pytest.raises(InvalidInput, match="size must be"):
         MetricsCollector().record_cache_set("k", size=size)
+
+
+@pytest.mark.parametrize(
+    ("what", "key"),
+    [
+        *product(["hit", "miss", "set", "eviction", "delete"], [1, b"x"]),
+        *product(["hit", "miss", "set"], [None]),  # what is removed may be without a key
+    ],
+)
+def test_a_key_that_is_no_text_is_refused_and_counts_nothing(what: str, key: Any) -> None:
+    metrics = MetricsCollector()
+
+    with pytest.raises(InvalidInput, match="key must be text, not"):
+        getattr(metrics, f"record_cache_{what}")(key)
+
+    assert metrics.get_cache_metrics() == MetricsCollector().get_cache_metrics()
 
 
 def test_hot_keys_are_those_asked_for_most_and_long_ones_are_short() -> None:
