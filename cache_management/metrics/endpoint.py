@@ -151,6 +151,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     """Answers each connection on a thread, and so many at once; a forked child does not listen."""
 
     daemon_threads = True
+    request_queue_size = 2 * _CONNECTIONS  # else those that are to be closed keep a scrape from coming through
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._free = threading.BoundedSemaphore(_CONNECTIONS)
