@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cache_management.cache.cluster.addresses import check_nodes
 from cache_management.cache.config import (
@@ -33,6 +33,8 @@ _FILE_LIMIT_BYTES = 1_000_000
 _IN_FILE = "_FILE"
 LISTS = frozenset({"nodes", "gates_off"})
 """Settings, by the last part of their name, that hold several texts; in one line with commas between."""
+_BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "memory")  # memory: within one process, for tests
+_METADATA_SCHEMES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg", "postgres")
 _NOT_SETTINGS = {"CACHE_CONFIG", "CACHE_CELERY_CONFIG", "CACHE_READY_FILE"}
 
 Source = Literal["default", "running set", "file", "environment", "argument"]
@@ -137,6 +139,22 @@ class Settings(CacheConfig):
     metrics: MetricsSettings = MetricsSettings()
     logging: LoggingSettings = LoggingSettings()
 
+    @field_validator("broker_url")
+    @classmethod
+    def _broker_is_known(cls, value: str | None) -> str | None:
+        if value:
+            _check_scheme(value, _BROKER_SCHEMES, "a standalone Redis or Valkey as redis://host:6379/0 or rediss://…")
+        return value
+
+    @field_validator("metadata_url")
+    @classmethod
+    def _database_is_known(cls, value: str) -> str:
+        if value:
+            _check_scheme(
+                value, _METADATA_SCHEMES, "postgresql://user@host/database or sqlite:////path/metadata.sqlite"
+            )
+        return value
+
     @model_validator(mode="after")
     def _entries_have_one_place(self) -> Self:
         if self.distributed.enabled and self.url:
@@ -174,6 +192,13 @@ class Settings(CacheConfig):
             folder=self.data_dir / "vectors",
             **self.semantic.model_dump(),
         )
+
+
+def _check_scheme(url: str, known: Sequence[str], way_out: str) -> None:
+    scheme, separator, _ = url.partition("://")
+    if scheme.lower() not in known or not separator:
+        said = f"{scheme}:// cannot be used" if separator else "this is no URL"  # which may be a password
+        raise ValueError(f"{said}; give {way_out}")
 
 
 class Loaded(BaseModel):
@@ -321,10 +346,20 @@ def _find_file(file: Path | None, env: Mapping[str, str]) -> Path | None:
     if file is None and env.get("CACHE_CONFIG"):
         file = Path(env["CACHE_CONFIG"])
     if file is not None:
-        if not file.is_file():
+        if not file.exists():
             raise ConfigurationError(f"the configuration file {file} does not exist; create it or leave out -c")
-        return file
-    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+        return _plain_file(file)
+    if DEFAULT_FILE.is_symlink() and not DEFAULT_FILE.exists():
+        raise ConfigurationError(f"the configuration file {DEFAULT_FILE} is a link to nothing; mend or remove it")
+    return _plain_file(DEFAULT_FILE) if DEFAULT_FILE.exists() else None
+
+
+def _plain_file(path: Path) -> Path:
+    if path.is_dir():
+        raise ConfigurationError(f"the configuration file {path} is a folder; name a file, or remove it")
+    if not path.is_file():
+        raise ConfigurationError(f"the configuration file {path} is no plain file, and it is read more than once")
+    return path
 
 
 def _read_env(env: Mapping[str, str]) -> dict[str, Any]:

@@ -104,6 +104,44 @@ def test_a_missing_file_is_an_error_only_when_asked_for(cli: Cli) -> None:
     assert "nowhere.yaml" in found.err
 
 
+def test_what_is_no_file_is_no_configuration(cli: Cli) -> None:
+    assert "is a folder" in cli("-c", ".", "stats").err
+
+    Path("cache_config.yaml").symlink_to("nowhere.yaml")
+    for args in (("stats",), ("config", "validate")):
+        found = cli(*args)
+        assert found.code == 2
+        assert "cache_config.yaml is a link to nothing" in found.err
+
+    Path("cache_config.yaml").unlink()
+    Path("cache_config.yaml").mkdir()
+    found = cli("stats")
+    assert (found.code, "cache_config.yaml is a folder" in found.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("key", "url", "says"),
+    [
+        ("broker_url", "hunter2", "redis://host:6379/0"),
+        ("broker_url", "redis+cluster://:hunter2@a:1", "redis+cluster:// cannot be used"),
+        ("broker_url", "amqp://me:hunter2@a", "amqp:// cannot be used"),
+        ("metadata_url", "hunter2", "postgresql://user@host/database"),
+        ("metadata_url", "mysql://me:hunter2@db/x", "mysql:// cannot be used"),
+    ],
+)
+def test_a_url_that_nothing_can_use_is_refused(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, key: str, url: str, says: str
+) -> None:
+    monkeypatch.setenv(f"CACHE_{key.upper()}", url)
+
+    found = cli("config", "validate")
+
+    assert found.code == 2
+    assert f"CACHE_{key.upper()}" in found.err
+    assert says in found.err
+    assert "hunter2" not in found.err
+
+
 def test_a_misspelt_variable_is_an_error_and_a_foreign_one_is_not(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CACHE_OF_ANOTHER_PROGRAM", "1")
     assert cli("stats").code == 0
