@@ -23,6 +23,12 @@ def test_what_was_set_is_got(cli: Cli) -> None:
     assert (found.code, found.out) == (0, "Artificial intelligence\n")
 
 
+def test_the_data_folder_is_for_its_owner_alone(cli: Cli, data_dir: Path) -> None:
+    cli("set-cache", "q", "a")
+
+    assert [folder.stat().st_mode & 0o777 for folder in (data_dir, data_dir / "cache")] == [0o700, 0o700]
+
+
 def test_an_entry_set_on_the_command_line_is_found_by_the_library_and_the_other_way_round(
     cli: Cli, data_dir: Path
 ) -> None:

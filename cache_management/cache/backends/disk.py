@@ -528,7 +528,8 @@ class DiskBackend(FullBackend):
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:
             return self._connection
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (*reversed(self.path.parent.parents), self.path.parent):  # `parents=True` makes them for all
+            folder.mkdir(exist_ok=True, mode=0o700)
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0)
         try:
             db.execute("PRAGMA journal_mode = WAL")
