@@ -116,7 +116,9 @@ def export_log(cli: CliContext, file: Path, after: int, force: bool, as_json: bo
     if as_json:
         print_json({"file": file, "entries": count, "intact": broken is None, **head})
     else:
-        click.echo(f"{count} {'entry' if count == 1 else 'entries'} written to {file}; the head is {head_id}:{head_hash}")
+        click.echo(
+            f"{count} {'entry' if count == 1 else 'entries'} written to {file}; the head is {head_id}:{head_hash}"
+        )
     return ExitCode.OK if broken is None else ExitCode.FAILED
 
 
