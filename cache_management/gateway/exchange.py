@@ -1,0 +1,444 @@
+"""One HTTP request to a language model, answered by the cache where it can be.
+
+    hit      the stored body, plain or as a stream, whichever is asked
+    miss     the first caller gets what the provider sends as it comes, while the answer is collected; who asks the
+             same meanwhile waits for that one answer and gets it replayed
+    else     the provider's own answer, untouched: errors, what cannot be read, what is not for the cache
+
+The provider is asked on a task of the exchange's own: a caller that hangs up leaves no half answer behind, and what
+others wait for goes on. A cache that is broken is as if it were not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import msgspec
+
+from cache_management.cache.compute import Computed
+from cache_management.cache.errors import InvalidInput
+from cache_management.cache.identity import digest
+from cache_management.cache.manager import CacheManager
+from cache_management.cache.requests import entry_key, is_reserved_key, make_request
+from cache_management.cache.values import Answered
+from cache_management.gateway import sse
+from cache_management.gateway.bodies import encode, read_answer, read_request
+from cache_management.gateway.calls import (
+    BadRequest,
+    Call,
+    Headers,
+    NotUnderstood,
+    Reply,
+    Upstream,
+    close,
+    for_upstream,
+    header,
+    once,
+    read_all,
+    without_hops,
+)
+from cache_management.gateway.controls import Wishes, read_wishes
+from cache_management.gateway.dialects import dialect_of
+from cache_management.gateway.dialects.base import Collector, Dialect, Reading, stored_body
+from cache_management.gateway.pipe import LiveBody, Pipe
+
+logger = logging.getLogger("cache_management")
+
+LITELLM_FIELD = "cache"
+_ATTEMPTS = 3
+_PATIENCE_SECONDS = 5.0
+_DENIED = frozenset({401, 403})
+
+
+class AsItCame(Exception):
+    """An answer that is nobody's to keep; whoever waits for it gets it as it is."""
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        super().__init__(f"status {status}")
+        self.status, self.headers, self.body = status, headers, body
+
+
+class UpstreamFailed(Exception):
+    """The provider could not be asked, or broke off."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(type(cause).__name__)
+        self.cause = cause
+
+
+class BrokenStream(Exception):
+    """A stream ended before its time, or with what cannot be put together."""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that the cache may answer."""
+
+    dialect: Dialect
+    reading: Reading
+    call: Call
+    wishes: Wishes
+    namespace: str | None
+    key: str
+
+
+class _Turn:
+    """What one caller's own computation gives to it alone; nothing when somebody else's answers."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.began = False
+        self.live: asyncio.Future[tuple[int, Headers, Pipe]] = loop.create_future()
+        self.raw: tuple[int, Headers, bytes] | None = None
+        self.failure: BaseException | None = None
+
+
+class Exchange:
+    """Stands between callers and a provider, for one manager.
+
+    Args:
+        namespace: Where answers are kept unless `send` says; by default the manager's own.
+        may_choose_namespace: Callers may name one, by `x-cache-namespace` or LiteLLM's `cache` field.
+        answers_bad_bodies: Say of a body that cannot be read that it is wrong, instead of letting the provider say so.
+        limit_seconds: How long a computation may take, whoever still waits for it.
+        limit_bytes: The largest answer that is read.
+    """
+
+    def __init__(
+        self,
+        manager: CacheManager,
+        *,
+        namespace: str | None = None,
+        may_choose_namespace: bool = False,
+        answers_bad_bodies: bool = False,
+        limit_seconds: float = 600.0,
+        limit_bytes: int = 64 * 2**20,
+    ) -> None:
+        self.manager = manager
+        self._namespace = namespace
+        self._may_choose = may_choose_namespace
+        self._answers_bad_bodies = answers_bad_bodies
+        self._limit_seconds = limit_seconds
+        self._limit_bytes = limit_bytes
+        self._running: set[asyncio.Task[Answered]] = set()
+
+    async def send(self, call: Call, upstream: Upstream, *, namespace: str | None = None) -> Reply:
+        """Answer a request, from the cache or from `upstream`.
+
+        Raises:
+            What `upstream` raises.
+        """
+        dialect = dialect_of(call.method, call.path)
+        if dialect is None:
+            return await upstream(call)
+        try:
+            asked = self._read(dialect, call, namespace)
+        except BadRequest as exc:
+            return _error_reply(dialect, exc)
+        if isinstance(asked, Call):
+            return await _pass_on(asked, upstream)
+        return await self._answer(asked, upstream)
+
+    async def aclose(self, *, wait_seconds: float = 0.0) -> None:
+        """Wait for what is being computed, then give it up."""
+        mine = [task for task in self._running if task.get_loop() is asyncio.get_running_loop()]
+        if mine and wait_seconds:
+            await asyncio.wait(mine, timeout=wait_seconds)
+        for task in mine:
+            task.cancel()
+        if mine:
+            await asyncio.wait(mine)
+
+    def _read(self, dialect: Dialect, call: Call, namespace: str | None) -> Asked | Call:
+        """Return what is asked, or the call as it goes to the provider when that is nothing for the cache.
+
+        Raises:
+            BadRequest: It is not to be sent.
+        """
+        sent = msgspec.structs.replace(call, headers=for_upstream(call.headers))
+        body: dict[str, Any] = {}
+        try:
+            body = read_request(call.body)
+        except BadRequest:
+            if self._answers_bad_bodies:
+                raise
+            return sent
+        wishes = read_wishes(call.headers, body.get(LITELLM_FIELD))
+        if LITELLM_FIELD in body:
+            body = {name: value for name, value in body.items() if name != LITELLM_FIELD}
+            sent = msgspec.structs.replace(sent, body=encode(body))
+        try:
+            reading = dialect.read(body)
+        except BadRequest:
+            if self._answers_bad_bodies:
+                raise
+            return sent
+        if reading.bypass is not None:
+            return sent
+        reading = _with_place(reading, dialect, call)
+        try:
+            request = make_request(
+                reading.prompt,
+                model=reading.model,
+                system=reading.system,
+                history=reading.history,
+                params=reading.params,
+            )
+            key = entry_key(request)
+        except InvalidInput:
+            return sent  # of a shape that is not known here; the provider may take it
+        return Asked(
+            dialect=dialect,
+            reading=reading,
+            call=sent,
+            wishes=wishes,
+            namespace=self._namespace_of(wishes, self._namespace if namespace is None else namespace),
+            key=key if is_reserved_key(key) else digest(key),
+        )
+
+    def _namespace_of(self, wishes: Wishes, given: str | None) -> str | None:
+        """Return the namespace of a request: one that is chosen lies within the given one.
+
+        Raises:
+            BadRequest: None may be chosen here.
+        """
+        chosen = wishes.namespace
+        if chosen is None:
+            return given
+        if not self._may_choose:
+            raise BadRequest(
+                "a namespace cannot be chosen here", param="x-cache-namespace", code="namespace_not_allowed", status=403
+            )
+        return chosen if given is None else nested(given, chosen)
+
+    async def _answer(self, asked: Asked, upstream: Upstream) -> Reply:
+        for attempt in range(_ATTEMPTS):
+            turn = _Turn(asyncio.get_running_loop())
+            answering = self._begin(asked, upstream, turn)
+            first: set[asyncio.Future[Any]] = {answering, turn.live}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if turn.live.done() and not _has_hit(answering):
+                status, headers, pipe = turn.live.result()
+                body = LiveBody(pipe, answering, patience_seconds=_PATIENCE_SECONDS)
+                return Reply(status, _marked(headers, "miss", asked.key), body)
+            if not answering.done():  # told of a stream that a hit made useless
+                await asyncio.wait({answering})
+            try:
+                return self._reply(asked, answering.result(), turn)
+            except AsItCame as exc:
+                # Somebody else's key may have been refused, not this caller's.
+                if exc is turn.failure or exc.status not in _DENIED:
+                    return Reply(exc.status, _marked(exc.headers, _label(asked), asked.key), once(exc.body))
+            except (UpstreamFailed, BrokenStream) as exc:
+                if exc is turn.failure:
+                    _give_up(exc)
+                # What somebody else asked for broke; now this caller asks, or another who waited.
+            except Exception:  # whatever is wrong with the cache, the caller gets an answer
+                logger.warning("the cache failed, the answer comes from the provider", exc_info=True)
+                break
+            logger.debug("attempt %d was somebody else's and failed", attempt + 1)
+        if turn.raw is not None:  # it was answered; keeping it failed
+            return _raw_reply(asked, turn.raw)
+        return await _pass_on(asked.call, upstream)
+
+    def _begin(self, asked: Asked, upstream: Upstream, turn: _Turn) -> asyncio.Task[Answered]:
+        reading, wishes = asked.reading, asked.wishes
+
+        async def compute() -> Computed:
+            # Called again later, to refresh an answer, it gives to nobody but the cache.
+            mine = None if turn.began else turn
+            turn.began = True
+            try:
+                return await self._compute(asked, upstream, mine)
+            except BaseException as exc:
+                if mine is not None:
+                    mine.failure = exc
+                raise
+
+        answering = asyncio.get_running_loop().create_task(
+            self.manager.answer(
+                reading.prompt,
+                compute,
+                model=reading.model,
+                system=reading.system,
+                history=reading.history,
+                params=reading.params,
+                namespace=asked.namespace,
+                threshold=wishes.threshold,
+                controls=wishes.controls,
+            )
+        )
+        self._running.add(answering)
+        answering.add_done_callback(self._done)
+        return answering
+
+    def _done(self, task: asyncio.Task[Answered]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # told to whoever waits; nobody may do so any more
+
+    async def _compute(self, asked: Asked, upstream: Upstream, turn: _Turn | None) -> Computed:
+        """Ask the provider and return what may be kept.
+
+        Raises:
+            AsItCame: It is to be passed on and not kept.
+            UpstreamFailed, BrokenStream: It did not come, or not to its end.
+        """
+        try:
+            async with asyncio.timeout(self._limit_seconds):
+                reply = await upstream(asked.call)
+                try:
+                    return await self._collect(asked, reply, turn)
+                finally:
+                    await close(reply.body)
+        except (AsItCame, BrokenStream, UpstreamFailed):
+            raise
+        except Exception as exc:
+            raise UpstreamFailed(exc) from exc
+
+    async def _collect(self, asked: Asked, reply: Reply, turn: _Turn | None) -> Computed:
+        headers = without_hops(reply.headers, "content-length")
+        kind = (header(headers, "content-type") or "").lower()
+        is_plain = header(headers, "content-encoding") in {None, "", "identity"}
+        good = 200 <= reply.status < 300 and is_plain
+        if good and asked.reading.streams and kind.startswith("text/event-stream"):
+            return await self._collect_stream(asked, reply, headers, turn)
+        try:
+            body = await read_all(reply.body, self._limit_bytes)
+        except NotUnderstood as exc:
+            raise BrokenStream(str(exc)) from exc
+        came = AsItCame(reply.status, headers, body)
+        if not good or asked.reading.streams:
+            raise came
+        try:
+            computed = asked.dialect.finished(read_answer(body))
+        except NotUnderstood:
+            raise came from None
+        if turn is not None:
+            turn.raw = (reply.status, headers, body)
+        return computed
+
+    async def _collect_stream(self, asked: Asked, reply: Reply, headers: Headers, turn: _Turn | None) -> Computed:
+        pipe = Pipe()
+        if turn is not None and not turn.live.done():
+            turn.live.set_result((reply.status, headers, pipe))
+        else:
+            pipe.leave()
+        try:
+            collected = _Collected(asked.dialect.collector(), self._limit_bytes)
+            async for data in reply.body:
+                await pipe.put(data)
+                collected.add(data)
+            computed = collected.finish(asked.dialect.finished)
+        except BaseException as exc:
+            # What cannot be put together did come to its end, for whoever reads along.
+            pipe.end(None if isinstance(exc, BrokenStream) else exc)
+            raise
+        pipe.end(is_whole=True)
+        return computed
+
+    def _reply(self, asked: Asked, answered: Answered, turn: _Turn) -> Reply:
+        if answered.kind is None and turn.raw is not None:
+            return _raw_reply(asked, turn.raw)
+        dialect, response = asked.dialect, answered.response
+        body = stored_body(response, dialect.name) or dialect.from_text(response)
+        body = dialect.as_hit(body)
+        told: Headers = (
+            ("x-cache", f"hit-{answered.kind or 'exact'}"),
+            ("x-cache-key", answered.key if is_reserved_key(answered.key) else digest(answered.key)),
+            ("x-cache-similarity", f"{1.0 if answered.similarity is None else answered.similarity:.4f}"),
+            ("age", str(int(answered.age_seconds))),
+        )
+        if not asked.reading.streams:
+            return Reply(200, (("content-type", "application/json"), *told), once(encode(body)))
+        events = dialect.events(body, includes_usage=asked.reading.includes_usage)
+        data = b"".join(map(sse.write, events))
+        return Reply(200, (("content-type", "text/event-stream; charset=utf-8"), *told), once(data))
+
+
+class _Collected:
+    """A stream that is put together; what cannot be spoils it, and the rest is only passed on."""
+
+    def __init__(self, collector: Collector, limit_bytes: int) -> None:
+        self._collector = collector
+        self._parser = sse.Parser()
+        self._left = limit_bytes
+        self._why: str | None = None
+
+    def add(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self._why = self._why or "it is too long"
+        if self._why is not None:
+            return
+        try:
+            for event in self._parser.feed(data):
+                self._collector.take(event)
+        except (NotUnderstood, sse.StreamSyntaxError) as exc:
+            self._why = str(exc)
+
+    def finish(self, finished: Callable[[dict[str, Any]], Computed]) -> Computed:
+        if self._why is None and not self._collector.has_ended:
+            self._why = "it ended before its end"
+        if self._why is not None:
+            raise BrokenStream(self._why)
+        try:
+            return finished(self._collector.body())
+        except NotUnderstood as exc:
+            raise BrokenStream(str(exc)) from exc
+
+
+def nested(namespace: str, chosen: str) -> str:
+    """Return the name of a namespace within another one: no two pairs have the same."""
+    return "in-" + digest(f"{namespace}\0{chosen}")
+
+
+def _with_place(reading: Reading, dialect: Dialect, call: Call) -> Reading:
+    """Let the provider's address count, unless it is the usual one, and the headers that change an answer."""
+    added: dict[str, Any] = {}
+    if call.base and call.base != dialect.home:
+        added["base_url"] = call.base
+    query = call.path.partition("?")[2]
+    if query:
+        added["query"] = query
+    telling = {name: value for name in dialect.telling_headers if (value := header(call.headers, name))}
+    if telling:
+        added["headers"] = telling
+    return msgspec.structs.replace(reading, params={**reading.params, **added}) if added else reading
+
+
+def _has_hit(answering: asyncio.Task[Answered]) -> bool:
+    if not answering.done() or answering.cancelled() or answering.exception() is not None:
+        return False
+    return answering.result().kind is not None
+
+
+def _label(asked: Asked) -> str:
+    return "bypass" if asked.wishes.controls.get("no-cache") else "miss"
+
+
+def _marked(headers: Headers, label: str, key: str | None = None) -> Headers:
+    kept = tuple((name, value) for name, value in headers if not name.startswith("x-cache"))
+    return (*kept, ("x-cache", label), *((("x-cache-key", key),) if key else ()))
+
+
+def _raw_reply(asked: Asked, raw: tuple[int, Headers, bytes]) -> Reply:
+    status, headers, body = raw
+    return Reply(status, _marked(headers, _label(asked), asked.key), once(body))
+
+
+async def _pass_on(call: Call, upstream: Upstream) -> Reply:
+    reply = await upstream(call)
+    return Reply(reply.status, _marked(without_hops(reply.headers), "bypass"), reply.body)
+
+
+def _error_reply(dialect: Dialect, exc: BadRequest) -> Reply:
+    body = encode(dialect.error(str(exc), status=exc.status, param=exc.param, code=exc.code))
+    return Reply(exc.status, (("content-type", "application/json"), ("x-cache", "bypass")), once(body))
+
+
+def _give_up(exc: UpstreamFailed | BrokenStream) -> NoReturn:
+    if isinstance(exc, UpstreamFailed):
+        raise exc.cause
+    raise exc
