@@ -37,6 +37,7 @@ _COMMANDS = {
     "nodes": "nodes:nodes",
     "stats": "report:stats",
     "metrics": "metrics:metrics",
+    "serve": "serve:serve",
     "config": "report:config",
     "jobs": "jobs:jobs",
     "queues": "queues:queues",

@@ -140,6 +140,11 @@ class Exchange:
             return await _pass_on(asked, upstream)
         return await self._answer(asked, upstream)
 
+    @property
+    def under_way(self) -> int:
+        """Return how many answers are being found or computed, whoever still waits for them."""
+        return len(self._running)
+
     async def aclose(self, *, wait_seconds: float = 0.0) -> None:
         """Wait for what is being computed, then give it up."""
         mine = [task for task in self._running if task.get_loop() is asyncio.get_running_loop()]
@@ -229,7 +234,7 @@ class Exchange:
             except AsItCame as exc:
                 # Somebody else's key may have been refused, not this caller's.
                 if exc is turn.failure or exc.status not in _DENIED:
-                    return Reply(exc.status, _marked(exc.headers, _label(asked), asked.key), once(exc.body))
+                    return _whole(exc.status, _marked(exc.headers, _label(asked), asked.key), exc.body)
             except (UpstreamFailed, BrokenStream) as exc:
                 if exc is turn.failure:
                     _give_up(exc)
@@ -351,10 +356,10 @@ class Exchange:
             ("age", str(int(answered.age_seconds))),
         )
         if not asked.reading.streams:
-            return Reply(200, (("content-type", "application/json"), *told), once(encode(body)))
+            return _whole(200, (("content-type", "application/json"), *told), encode(body))
         events = dialect.events(body, includes_usage=asked.reading.includes_usage)
         data = b"".join(map(sse.write, events))
-        return Reply(200, (("content-type", "text/event-stream; charset=utf-8"), *told), once(data))
+        return _whole(200, (("content-type", "text/event-stream; charset=utf-8"), *told), data)
 
 
 class _Collected:
@@ -425,7 +430,11 @@ def _marked(headers: Headers, label: str, key: str | None = None) -> Headers:
 
 def _raw_reply(asked: Asked, raw: tuple[int, Headers, bytes]) -> Reply:
     status, headers, body = raw
-    return Reply(status, _marked(headers, _label(asked), asked.key), once(body))
+    return _whole(status, _marked(headers, _label(asked), asked.key), body)
+
+
+def _whole(status: int, headers: Headers, body: bytes) -> Reply:
+    return Reply(status, (*headers, ("content-length", str(len(body)))), once(body))
 
 
 async def _pass_on(call: Call, upstream: Upstream) -> Reply:
@@ -435,7 +444,7 @@ async def _pass_on(call: Call, upstream: Upstream) -> Reply:
 
 def _error_reply(dialect: Dialect, exc: BadRequest) -> Reply:
     body = encode(dialect.error(str(exc), status=exc.status, param=exc.param, code=exc.code))
-    return Reply(exc.status, (("content-type", "application/json"), ("x-cache", "bypass")), once(body))
+    return _whole(exc.status, (("content-type", "application/json"), ("x-cache", "bypass")), body)
 
 
 def _give_up(exc: UpstreamFailed | BrokenStream) -> NoReturn:

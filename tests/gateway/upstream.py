@@ -111,10 +111,10 @@ class LocalUpstream:
         if self.keys is not None and given not in self.keys:
             error = {"error": {"message": f"Incorrect API key provided: {given[:3]}***", "code": "invalid_api_key"}}
             act = Act(status=401, raw=json.dumps(error).encode())
-        if act.raw is not None or body is None:
+        maker = _makers(self).get(scope["path"].rpartition("/v1")[2])
+        if act.raw is not None or body is None or maker is None:
             await self._whole(send, act, act.raw if act.raw is not None else b'{"object":"list","data":[]}')
             return
-        maker = _makers(self)[scope["path"].rpartition("/v1")[2]]
         plain, events = maker(seen, act)
         if not body.get("stream"):
             if act.waits is not None:
