@@ -116,7 +116,7 @@ class CacheManager:
 
     async def lookup(
         self,
-        prompt: Prompt,
+        prompt: Prompt | None,
         *,
         model: str | None = None,
         system: Prompt | None = None,
@@ -146,7 +146,7 @@ class CacheManager:
 
     async def store(
         self,
-        prompt: Prompt,
+        prompt: Prompt | None,
         response: str | CachedResponse,
         *,
         model: str | None = None,

@@ -55,6 +55,26 @@ class NotUnderstood(Exception):
     """An answer of the provider is none that can be kept, though it may be a good one."""
 
 
+class AsItCame(Exception):
+    """An answer that is nobody's to keep; whoever waits for it gets it as it is."""
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        super().__init__(f"status {status}")
+        self.status, self.headers, self.body = status, headers, body
+
+
+class UpstreamFailed(Exception):
+    """The provider could not be asked, or broke off."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(type(cause).__name__)
+        self.cause = cause
+
+
+class BrokenStream(Exception):
+    """A stream ended before its time, or with what cannot be put together."""
+
+
 def header(headers: Headers, name: str) -> str | None:
     """Return the values of a header, joined by commas; None where there is none."""
     found = [value for given, value in headers if given.lower() == name]
@@ -75,6 +95,22 @@ def for_upstream(headers: Headers) -> Headers:
     plain = tuple((name, value) for name, value in kept if not name.startswith(OURS))
     # What is compressed cannot be read on its way.
     return (*plain, ("accept-encoding", "identity"))
+
+
+def marked(headers: Headers, label: str, key: str | None = None) -> Headers:
+    """Return the headers of an answer with where it came from."""
+    kept = tuple((name, value) for name, value in headers if not name.startswith("x-cache"))
+    return (*kept, ("x-cache", label), *((("x-cache-key", key),) if key else ()))
+
+
+def whole(status: int, headers: Headers, body: bytes) -> Reply:
+    """Return a reply whose body is there already."""
+    return Reply(status, (*headers, ("content-length", str(len(body)))), once(body))
+
+
+def encoded_whole(status: int, headers: Headers, body: object) -> Reply:
+    """Return a reply of JSON."""
+    return whole(status, headers, msgspec.json.encode(body))
 
 
 async def once(data: bytes) -> AsyncIterator[bytes]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import msgspec
 
@@ -27,23 +27,29 @@ from cache_management.cache.values import Answered
 from cache_management.gateway import sse
 from cache_management.gateway.bodies import encode, read_answer, read_request
 from cache_management.gateway.calls import (
+    AsItCame,
     BadRequest,
+    BrokenStream,
     Call,
     Headers,
     NotUnderstood,
     Reply,
     Upstream,
+    UpstreamFailed,
     close,
     for_upstream,
     header,
-    once,
+    marked,
     read_all,
+    whole,
     without_hops,
 )
 from cache_management.gateway.controls import Wishes, read_wishes
 from cache_management.gateway.dialects import dialect_of
-from cache_management.gateway.dialects.base import Collector, Dialect, Reading, stored_body
+from cache_management.gateway.dialects.base import Api, Collector, Dialect, Reading, stored_body
+from cache_management.gateway.dialects.embeddings import Embeddings
 from cache_management.gateway.pipe import LiveBody, Pipe
+from cache_management.gateway.vectors import AskedVectors, VectorExchange
 
 logger = logging.getLogger("cache_management")
 
@@ -51,26 +57,6 @@ LITELLM_FIELD = "cache"
 _ATTEMPTS = 3
 _PATIENCE_SECONDS = 5.0
 _DENIED = frozenset({401, 403})
-
-
-class AsItCame(Exception):
-    """An answer that is nobody's to keep; whoever waits for it gets it as it is."""
-
-    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
-        super().__init__(f"status {status}")
-        self.status, self.headers, self.body = status, headers, body
-
-
-class UpstreamFailed(Exception):
-    """The provider could not be asked, or broke off."""
-
-    def __init__(self, cause: BaseException) -> None:
-        super().__init__(type(cause).__name__)
-        self.cause = cause
-
-
-class BrokenStream(Exception):
-    """A stream ended before its time, or with what cannot be put together."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +68,16 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     wishes: Wishes
     namespace: str | None
     key: str
+
+
+class _Opened(msgspec.Struct, frozen=True):
+    """A request whose body and wishes are read; `place` counts beside the body."""
+
+    call: Call
+    body: dict[str, Any]
+    wishes: Wishes
+    namespace: str | None
+    place: dict[str, Any]
 
 
 class _Turn:
@@ -121,7 +117,8 @@ class Exchange:
         self._answers_bad_bodies = answers_bad_bodies
         self._limit_seconds = limit_seconds
         self._limit_bytes = limit_bytes
-        self._running: set[asyncio.Task[Answered]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._vectors = VectorExchange(self._keep, limit_seconds=limit_seconds, limit_bytes=limit_bytes)
 
     async def send(self, call: Call, upstream: Upstream, *, namespace: str | None = None) -> Reply:
         """Answer a request, from the cache or from `upstream`.
@@ -138,6 +135,8 @@ class Exchange:
             return _error_reply(dialect, exc)
         if isinstance(asked, Call):
             return await _pass_on(asked, upstream)
+        if isinstance(asked, AskedVectors):
+            return await self._embed(asked, upstream)
         return await self._answer(asked, upstream)
 
     @property
@@ -155,14 +154,13 @@ class Exchange:
         if mine:
             await asyncio.wait(mine)
 
-    def _read(self, dialect: Dialect, call: Call, namespace: str | None) -> Asked | Call:
+    def _read(self, dialect: Api, call: Call, namespace: str | None) -> Asked | AskedVectors | Call:
         """Return what is asked, or the call as it goes to the provider when that is nothing for the cache.
 
         Raises:
             BadRequest: It is not to be sent.
         """
         sent = msgspec.structs.replace(call, headers=for_upstream(call.headers))
-        body: dict[str, Any] = {}
         try:
             body = read_request(call.body)
         except BadRequest:
@@ -173,33 +171,31 @@ class Exchange:
         if LITELLM_FIELD in body:
             body = {name: value for name, value in body.items() if name != LITELLM_FIELD}
             sent = msgspec.structs.replace(sent, body=encode(body))
+        within = self._namespace_of(wishes, self._namespace if namespace is None else namespace)
+        opened = _Opened(sent, body, wishes, within, _place(dialect, call))
         try:
-            reading = dialect.read(body)
+            if isinstance(dialect, Embeddings):
+                return self._read_vectors(dialect, opened)
+            return _read_question(cast("Dialect", dialect), opened)
         except BadRequest:
             if self._answers_bad_bodies:
                 raise
             return sent
-        if reading.bypass is not None:
-            return sent
-        reading = _with_place(reading, dialect, call)
-        try:
-            request = make_request(
-                reading.prompt,
-                model=reading.model,
-                system=reading.system,
-                history=reading.history,
-                params=reading.params,
-            )
-            key = entry_key(request)
         except InvalidInput:
             return sent  # of a shape that is not known here; the provider may take it
-        return Asked(
-            dialect=dialect,
-            reading=reading,
-            call=sent,
-            wishes=wishes,
-            namespace=self._namespace_of(wishes, self._namespace if namespace is None else namespace),
-            key=key if is_reserved_key(key) else digest(key),
+
+    def _read_vectors(self, api: Embeddings, opened: _Opened) -> AskedVectors | Call:
+        wanted = api.read(opened.body)
+        if wanted.bypass is not None:
+            return opened.call
+        wanted = msgspec.structs.replace(wanted, params={**wanted.params, **opened.place})
+        return AskedVectors(
+            call=opened.call,
+            body=opened.body,
+            wanted=wanted,
+            wishes=opened.wishes,
+            namespace=opened.namespace,
+            keys=self._vectors.keys(wanted),
         )
 
     def _namespace_of(self, wishes: Wishes, given: str | None) -> str | None:
@@ -217,6 +213,19 @@ class Exchange:
             )
         return chosen if given is None else nested(given, chosen)
 
+    async def _embed(self, asked: AskedVectors, upstream: Upstream) -> Reply:
+        try:
+            return await self._vectors.answer(self.manager, asked, upstream)
+        except AsItCame as exc:
+            return whole(exc.status, marked(exc.headers, "miss"), exc.body)
+        except UpstreamFailed as exc:
+            raise exc.cause from exc
+        except NotUnderstood as exc:
+            logger.info("embeddings were not understood, all are asked for: %s", exc)
+        except Exception:
+            logger.warning("the cache failed, the answer comes from the provider", exc_info=True)
+        return await _pass_on(asked.call, upstream)
+
     async def _answer(self, asked: Asked, upstream: Upstream) -> Reply:
         for attempt in range(_ATTEMPTS):
             turn = _Turn(asyncio.get_running_loop())
@@ -226,7 +235,7 @@ class Exchange:
             if turn.live.done() and not _has_hit(answering):
                 status, headers, pipe = turn.live.result()
                 body = LiveBody(pipe, answering, patience_seconds=_PATIENCE_SECONDS)
-                return Reply(status, _marked(headers, "miss", asked.key), body)
+                return Reply(status, marked(headers, "miss", asked.key), body)
             if not answering.done():  # told of a stream that a hit made useless
                 await asyncio.wait({answering})
             try:
@@ -234,7 +243,7 @@ class Exchange:
             except AsItCame as exc:
                 # Somebody else's key may have been refused, not this caller's.
                 if exc is turn.failure or exc.status not in _DENIED:
-                    return _whole(exc.status, _marked(exc.headers, _label(asked), asked.key), exc.body)
+                    return whole(exc.status, marked(exc.headers, _label(asked), asked.key), exc.body)
             except (UpstreamFailed, BrokenStream) as exc:
                 if exc is turn.failure:
                     _give_up(exc)
@@ -274,11 +283,14 @@ class Exchange:
                 controls=wishes.controls,
             )
         )
-        self._running.add(answering)
-        answering.add_done_callback(self._done)
+        self._keep(answering)
         return answering
 
-    def _done(self, task: asyncio.Task[Answered]) -> None:
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._running.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # told to whoever waits; nobody may do so any more
@@ -356,10 +368,10 @@ class Exchange:
             ("age", str(int(answered.age_seconds))),
         )
         if not asked.reading.streams:
-            return _whole(200, (("content-type", "application/json"), *told), encode(body))
+            return whole(200, (("content-type", "application/json"), *told), encode(body))
         events = dialect.events(body, includes_usage=asked.reading.includes_usage)
         data = b"".join(map(sse.write, events))
-        return _whole(200, (("content-type", "text/event-stream; charset=utf-8"), *told), data)
+        return whole(200, (("content-type", "text/event-stream; charset=utf-8"), *told), data)
 
 
 class _Collected:
@@ -399,18 +411,38 @@ def nested(namespace: str, chosen: str) -> str:
     return "in-" + digest(f"{namespace}\0{chosen}")
 
 
-def _with_place(reading: Reading, dialect: Dialect, call: Call) -> Reading:
-    """Let the provider's address count, unless it is the usual one, and the headers that change an answer."""
-    added: dict[str, Any] = {}
-    if call.base and call.base != dialect.home:
-        added["base_url"] = call.base
+def _read_question(dialect: Dialect, opened: _Opened) -> Asked | Call:
+    reading = dialect.read(opened.body)
+    if reading.bypass is not None:
+        return opened.call
+    if opened.place:
+        reading = msgspec.structs.replace(reading, params={**reading.params, **opened.place})
+    request = make_request(
+        reading.prompt, model=reading.model, system=reading.system, history=reading.history, params=reading.params
+    )
+    key = entry_key(request)
+    return Asked(
+        dialect=dialect,
+        reading=reading,
+        call=opened.call,
+        wishes=opened.wishes,
+        namespace=opened.namespace,
+        key=key if is_reserved_key(key) else digest(key),
+    )
+
+
+def _place(api: Api, call: Call) -> dict[str, Any]:
+    """Return what counts beside the body: an address that is not the usual one, and headers that change an answer."""
+    found: dict[str, Any] = {}
+    if call.base and call.base != api.home:
+        found["base_url"] = call.base
     query = call.path.partition("?")[2]
     if query:
-        added["query"] = query
-    telling = {name: value for name in dialect.telling_headers if (value := header(call.headers, name))}
+        found["query"] = query
+    telling = {name: value for name in api.telling_headers if (value := header(call.headers, name))}
     if telling:
-        added["headers"] = telling
-    return msgspec.structs.replace(reading, params={**reading.params, **added}) if added else reading
+        found["headers"] = telling
+    return found
 
 
 def _has_hit(answering: asyncio.Task[Answered]) -> bool:
@@ -423,28 +455,19 @@ def _label(asked: Asked) -> str:
     return "bypass" if asked.wishes.controls.get("no-cache") else "miss"
 
 
-def _marked(headers: Headers, label: str, key: str | None = None) -> Headers:
-    kept = tuple((name, value) for name, value in headers if not name.startswith("x-cache"))
-    return (*kept, ("x-cache", label), *((("x-cache-key", key),) if key else ()))
-
-
 def _raw_reply(asked: Asked, raw: tuple[int, Headers, bytes]) -> Reply:
     status, headers, body = raw
-    return _whole(status, _marked(headers, _label(asked), asked.key), body)
-
-
-def _whole(status: int, headers: Headers, body: bytes) -> Reply:
-    return Reply(status, (*headers, ("content-length", str(len(body)))), once(body))
+    return whole(status, marked(headers, _label(asked), asked.key), body)
 
 
 async def _pass_on(call: Call, upstream: Upstream) -> Reply:
     reply = await upstream(call)
-    return Reply(reply.status, _marked(without_hops(reply.headers), "bypass"), reply.body)
+    return Reply(reply.status, marked(without_hops(reply.headers), "bypass"), reply.body)
 
 
-def _error_reply(dialect: Dialect, exc: BadRequest) -> Reply:
+def _error_reply(dialect: Api, exc: BadRequest) -> Reply:
     body = encode(dialect.error(str(exc), status=exc.status, param=exc.param, code=exc.code))
-    return _whole(exc.status, (("content-type", "application/json"), ("x-cache", "bypass")), body)
+    return whole(exc.status, (("content-type", "application/json"), ("x-cache", "bypass")), body)
 
 
 def _give_up(exc: UpstreamFailed | BrokenStream) -> NoReturn:

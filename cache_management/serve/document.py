@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cache_management import __version__
+from cache_management.cache.requests import ROLES
 from cache_management.serve.proxy import ROOT
 
 _JSON = "application/json"
@@ -23,6 +24,9 @@ def document() -> dict[str, Any]:
         "security": [{"bearer": []}, {"key": []}, {}],
         "paths": {
             f"{ROOT}/chat/completions": {"post": _cached("createChatCompletion", "Chat", stream=True)},
+            f"{ROOT}/responses": {"post": _cached("createResponse", "Response", stream=True)},
+            f"{ROOT}/embeddings": {"post": _cached("createEmbedding", "Embedding", stream=False)},
+            f"{ROOT}/messages": {"post": _cached("createMessage", "Message", stream=True)},
             f"{ROOT}/models": {"get": _passed("listModels")},
             "/healthz": {"get": _simple("healthz", {"200": _body("Health", "It runs.")})},
             "/readyz": {
@@ -61,13 +65,48 @@ def _schemas() -> dict[str, Any]:
         },
     }
     shared = {"model": texts, "stream": flag, "cache": controls}
-    messages = {"type": "array", "minItems": 1, "items": _ANY}
+    content = {"anyOf": [{"type": "string"}, {"type": "array", "items": _ANY}]}
+    turn = {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {"role": {"enum": sorted(ROLES)}, "content": content},
+    }
+    messages = {"type": "array", "minItems": 1, "items": turn}
+    items = {"type": "array", "minItems": 1, "items": {"anyOf": [turn, _ANY]}}
+    token_list = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": 1_000_000}}
     return {
         "Any": _ANY,
         "Chat": {
             "type": "object",
             "required": ["messages"],
             "properties": {**shared, "messages": messages, "stream_options": options},
+        },
+        "Response": {
+            "type": "object",
+            "required": ["input"],
+            "properties": {**shared, "input": {"anyOf": [{"type": "string"}, items]}, "stream_options": options},
+        },
+        "Embedding": {
+            "type": "object",
+            "required": ["input"],
+            "properties": {
+                "model": texts,
+                "cache": controls,
+                "encoding_format": {"enum": ["float", "base64"]},
+                "input": {
+                    "anyOf": [
+                        {"type": "string"},
+                        {"type": "array", "minItems": 1, "items": {"type": "string"}},
+                        token_list,
+                        {"type": "array", "minItems": 1, "items": token_list},
+                    ]
+                },
+            },
+        },
+        "Message": {
+            "type": "object",
+            "required": ["messages"],
+            "properties": {**shared, "messages": messages, "system": {"type": ["string", "array", "null"]}},
         },
         "Health": {
             "type": "object",
@@ -84,6 +123,10 @@ def _headers() -> dict[str, Any]:
         "x-cache": {"description": "Where the answer came from.", "schema": label},
         "x-cache-key": {
             "description": "A digest of the request: the key of its entry.",
+            "schema": {"type": "string"},
+        },
+        "x-cache-hits": {
+            "description": "Of embeddings: how many inputs of how many different ones were stored.",
             "schema": {"type": "string"},
         },
         "x-cache-similarity": {"description": "Cosine, 1 when exact.", "schema": {"type": "string"}},

@@ -9,9 +9,9 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from cache_management.gateway.calls import OURS, Call, Headers, Reply, close, header, without_hops
+from cache_management.gateway.calls import OURS, BrokenStream, Call, Headers, Reply, close, header, without_hops
 from cache_management.gateway.dialects import dialect_of
-from cache_management.gateway.exchange import BrokenStream, Exchange
+from cache_management.gateway.exchange import Exchange
 from cache_management.serve.asking import Asking, UpstreamGone, failure
 from cache_management.serve.tenants import Tenants
 

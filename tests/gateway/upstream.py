@@ -147,7 +147,12 @@ def _headers(act: Act, kind: str) -> list[tuple[bytes, bytes]]:
 
 
 def _makers(upstream: LocalUpstream) -> dict[str, Callable[[Seen, Act], tuple[Any, list[bytes]]]]:
-    return {"/chat/completions": lambda seen, act: chat(seen, act, upstream.tool_call)}
+    return {
+        "/chat/completions": lambda seen, act: chat(seen, act, upstream.tool_call),
+        "/responses": lambda seen, act: responses(seen, act, upstream.tool_call),
+        "/messages": lambda seen, act: messages(seen, act, upstream.tool_call),
+        "/embeddings": embeddings,
+    }
 
 
 def sse(data: Any, name: str = "") -> bytes:
@@ -216,6 +221,150 @@ def chat(seen: Seen, act: Act, tool_call: dict[str, Any] | None) -> tuple[Any, l
     if (body.get("stream_options") or {}).get("include_usage"):
         events.append(sse({**chunk, "choices": [], "usage": usage}))
     return {**top, "object": "chat.completion", "choices": choices, "usage": usage}, [*events, sse("[DONE]")]
+
+
+def responses(seen: Seen, act: Act, tool_call: dict[str, Any] | None) -> tuple[Any, list[bytes]]:
+    """Return a response of the Responses API, plain and as a stream."""
+    body = seen.body
+    name = hashlib.sha256(seen.raw).hexdigest()[:8]
+    text = answer_to(seen.text)
+    if ((body.get("text") or {}).get("format") or {}).get("type") == "json_schema":
+        text = json.dumps({"answer": text, "sure": True})
+    thought = {
+        "id": f"rs_{name}",
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": "Thinking it over."}],
+    }
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    message = {"id": f"msg_{name}", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
+    output: list[dict[str, Any]] = [thought, message]
+    if tool_call and body.get("tools"):
+        arguments = json.dumps(tool_call["arguments"])
+        call = {"id": f"fc_{name}", "type": "function_call", "status": "completed", "call_id": "call_1"}
+        output = [thought, {**call, "name": tool_call["name"], "arguments": arguments}]
+    whole = {
+        "id": f"resp_{name}",
+        "object": "response",
+        "created_at": 1_790_000_000,
+        "status": "completed" if act.finish_reason == "stop" else "incomplete",
+        "error": None,
+        "incomplete_details": None if act.finish_reason == "stop" else {"reason": act.finish_reason},
+        "instructions": body.get("instructions"),
+        "metadata": {},
+        "model": f"{body['model']}-2026",
+        "output": output,
+        "parallel_tool_calls": True,
+        "temperature": 1.0,
+        "tool_choice": "auto",
+        "tools": body.get("tools") or [],
+        "usage": {
+            "input_tokens": 5,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": 9,
+            "output_tokens_details": {"reasoning_tokens": 2},
+            "total_tokens": 14,
+        },
+    }
+    begun = {**whole, "status": "in_progress", "output": [], "usage": None}
+    said: list[dict[str, Any]] = [{"type": "response.created", "response": begun}]
+    said.append({"type": "response.in_progress", "response": begun})
+    for at, item in enumerate(output):
+        place = {"output_index": at, "item_id": item["id"]}
+        if item["type"] == "reasoning":
+            told, where = item["summary"][0], {**place, "summary_index": 0}
+            said += [
+                {"type": "response.output_item.added", "output_index": at, "item": {**item, "summary": []}},
+                {"type": "response.reasoning_summary_part.added", **where, "part": {**told, "text": ""}},
+                *({"type": "response.reasoning_summary_text.delta", **where, "delta": w} for w in _words(told["text"])),
+                {"type": "response.reasoning_summary_text.done", **where, "text": told["text"]},
+                {"type": "response.reasoning_summary_part.done", **where, "part": told},
+            ]
+        elif item["type"] == "message":
+            where = {**place, "content_index": 0}
+            empty = {**item, "status": "in_progress", "content": []}
+            said += [
+                {"type": "response.output_item.added", "output_index": at, "item": empty},
+                {"type": "response.content_part.added", **where, "part": {**part, "text": ""}},
+                *({"type": "response.output_text.delta", **where, "delta": w, "logprobs": []} for w in _words(text)),
+                {"type": "response.output_text.done", **where, "text": text, "logprobs": []},
+                {"type": "response.content_part.done", **where, "part": part},
+            ]
+        else:
+            empty = {**item, "status": "in_progress", "arguments": ""}
+            kind = "response.function_call_arguments"
+            said += [
+                {"type": "response.output_item.added", "output_index": at, "item": empty},
+                *({"type": f"{kind}.delta", **place, "delta": w} for w in _words(item["arguments"])),
+                {"type": f"{kind}.done", **place, "name": item["name"], "arguments": item["arguments"]},
+            ]
+        said.append({"type": "response.output_item.done", "output_index": at, "item": item})
+    last = "response.completed" if whole["status"] == "completed" else "response.incomplete"
+    said.append({"type": last, "response": whole})
+    return whole, [sse({**each, "sequence_number": at}, each["type"]) for at, each in enumerate(said)]
+
+
+def messages(seen: Seen, act: Act, tool_call: dict[str, Any] | None) -> tuple[Any, list[bytes]]:
+    """Return a message of Anthropic's API, plain and as a stream."""
+    body = seen.body
+    text = answer_to(seen.text)
+    content: list[dict[str, Any]] = [
+        {"type": "thinking", "thinking": "Let me see. It is easy.", "signature": "sig=="},
+        {"type": "text", "text": text},
+    ]
+    if tool_call and body.get("tools"):
+        content.append(
+            {"type": "tool_use", "id": "toolu_1", "name": tool_call["name"], "input": tool_call["arguments"]}
+        )
+    reason = {"stop": "tool_use" if len(content) == 3 else "end_turn", "length": "max_tokens"}.get(act.finish_reason)
+    whole = {
+        "id": "msg_" + hashlib.sha256(seen.raw).hexdigest()[:8],
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "content": content,
+        "stop_reason": reason or act.finish_reason,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 12, "output_tokens": 8, "cache_read_input_tokens": 3, "service_tier": "standard"},
+    }
+    begun = {**whole, "content": [], "stop_reason": None, "usage": {**whole["usage"], "output_tokens": 1}}
+    said: list[dict[str, Any]] = [{"type": "message_start", "message": begun}, {"type": "ping"}]
+    for at, block in enumerate(content):
+        empty: dict[str, Any] = {
+            "text": {"type": "text", "text": ""},
+            "thinking": {"type": "thinking", "thinking": "", "signature": ""},
+            "tool_use": {**block, "input": {}},
+        }[block["type"]]
+        said.append({"type": "content_block_start", "index": at, "content_block": empty})
+        deltas: list[dict[str, Any]] = []
+        if block["type"] == "text":
+            deltas = [{"type": "text_delta", "text": word} for word in _words(text)]
+        elif block["type"] == "thinking":
+            deltas = [{"type": "thinking_delta", "thinking": word} for word in _words(block["thinking"])]
+            deltas.append({"type": "signature_delta", "signature": block["signature"]})
+        else:
+            deltas = [
+                {"type": "input_json_delta", "partial_json": word} for word in ["", *_words(json.dumps(block["input"]))]
+            ]
+        said += [{"type": "content_block_delta", "index": at, "delta": delta} for delta in deltas]
+        said.append({"type": "content_block_stop", "index": at})
+    delta = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
+    said.append({"type": "message_delta", "delta": delta, "usage": {"output_tokens": 8}})
+    said.append({"type": "message_stop"})
+    return whole, [sse(each, each["type"]) for each in said]
+
+
+def embeddings(seen: Seen, act: Act) -> tuple[Any, list[bytes]]:
+    """Return vectors, the last one first, as an API may."""
+    body = seen.body
+    given = body["input"]
+    texts = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
+    data: list[dict[str, Any]] = []
+    for at, text in enumerate(texts):
+        numbers = vector(json.dumps(text), body.get("dimensions") or 8)
+        found = packed(numbers) if body.get("encoding_format") == "base64" else numbers
+        data.append({"object": "embedding", "index": at, "embedding": found})
+    usage = {"prompt_tokens": 3 * len(texts), "total_tokens": 3 * len(texts)}
+    return {"object": "list", "data": data[::-1], "model": body["model"] + "-2026", "usage": usage}, []
 
 
 def _words(text: str) -> list[str]:

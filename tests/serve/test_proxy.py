@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anthropic
 import httpx2
 import openai
 import pytest
 
-from tests.gateway.upstream import Act, LocalUpstream, answer_to
+from tests.gateway.upstream import Act, LocalUpstream, answer_to, vector
 from tests.serve.conftest import MakeProxy, RunningProxy
 from tests.waiting import eventually
 
@@ -52,6 +53,23 @@ async def test_one_changed_line_is_enough(proxy: RunningProxy, upstream: LocalUp
     assert streamed == answer_to("hello")
     assert len(upstream.seen) == 1
     assert upstream.seen[0].headers["authorization"] == "Bearer sk-1"
+
+
+async def test_the_other_apis_go_through_too(proxy: RunningProxy, upstream: LocalUpstream) -> None:
+    claude: Any = {"model": "claude-x", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+    async with of_openai(proxy) as client, anthropic.AsyncAnthropic(api_key="sk-1", base_url=proxy.root) as other:
+        for _ in range(2):
+            said = await client.responses.create(model="gpt-x", input="hello")
+            vectors = await client.embeddings.create(model="e", input=["a", "b"])
+            async with other.messages.stream(**claude) as stream:
+                text = await stream.get_final_text()
+        with pytest.raises(anthropic.BadRequestError):
+            await other.messages.create(**{**claude, "messages": []})
+
+    assert said.output_text == answer_to("hello")
+    assert [each.embedding for each in vectors.data] == [vector('"a"', 8), vector('"b"', 8)]
+    assert text == answer_to("hello")
+    assert sorted(seen.path for seen in upstream.seen) == ["/v1/embeddings", "/v1/messages", "/v1/responses"]
 
 
 async def test_answers_are_found_by_meaning_once_the_model_is_there(

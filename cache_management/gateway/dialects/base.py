@@ -52,13 +52,20 @@ class Collector(Protocol):
         """Return the answer as a plain request would have got it, once it `has_ended`."""
 
 
-class Dialect(Protocol):
-    """Reads and writes the bodies of one API."""
+class Api(Protocol):
+    """One API: how its requests are known, and how it says what is wrong."""
 
     name: str
     suffix: str
     home: str
     telling_headers: tuple[str, ...]
+
+    def error(self, message: str, *, status: int, param: str | None, code: str | None) -> dict[str, Any]:
+        """Return the body of an error as this provider writes it."""
+
+
+class Dialect(Api, Protocol):
+    """Reads and writes the bodies of one API whose answers are kept whole."""
 
     def read(self, body: Mapping[str, Any]) -> Reading:
         """Read a request.
@@ -85,9 +92,6 @@ class Dialect(Protocol):
 
     def events(self, body: dict[str, Any], *, includes_usage: bool) -> Iterable[Event]:
         """Return a body as the events of a stream."""
-
-    def error(self, message: str, *, status: int, param: str | None, code: str | None) -> dict[str, Any]:
-        """Return the body of an error as this provider writes it."""
 
 
 def kept(api: str, body: dict[str, Any]) -> dict[str, Any]:
