@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -24,14 +25,12 @@ class Wishes(msgspec.Struct, frozen=True):
     namespace: str | None = None
 
 
-def read_wishes(headers: Headers, in_body: object = None) -> Wishes:
+def read_wishes(headers: Headers, in_body: Mapping[str, Any] | None = None) -> Wishes:
     """Read what is wished; a header wins over the body.
 
     Raises:
         BadRequest: Something of ours cannot be read; names it.
     """
-    if in_body is not None and not isinstance(in_body, dict):
-        raise BadRequest("cache must be an object such as {'ttl': 60}", param="cache", code="invalid_type")
     controls: dict[str, object] = {
         str(name).replace("_", "-"): value for name, value in (in_body or {}).items() if value is not None
     }

@@ -55,6 +55,7 @@ logger = logging.getLogger("cache_management")
 
 LITELLM_FIELD = "cache"
 _ATTEMPTS = 3
+_LARGE_BYTES = 256 * 1024
 _PATIENCE_SECONDS = 5.0
 _DENIED = frozenset({401, 403})
 
@@ -88,6 +89,13 @@ class _Turn:
         self.live: asyncio.Future[tuple[int, Headers, Pipe]] = loop.create_future()
         self.raw: tuple[int, Headers, bytes] | None = None
         self.failure: BaseException | None = None
+        self.is_over = False
+
+    def end(self) -> None:
+        """Take nothing more: the caller has its answer, or has left. What is computed is for the cache alone."""
+        self.began = self.is_over = True
+        if self.live.done():
+            self.live.result()[2].leave()
 
 
 class Exchange:
@@ -130,7 +138,10 @@ class Exchange:
         if dialect is None:
             return await upstream(call)
         try:
-            asked = self._read(dialect, call, namespace)
+            if len(call.body) > _LARGE_BYTES:  # it may take a second, in which nobody else would be served
+                asked = await asyncio.to_thread(self._read, dialect, call, namespace)
+            else:
+                asked = self._read(dialect, call, namespace)
         except BadRequest as exc:
             return _error_reply(dialect, exc)
         if isinstance(asked, Call):
@@ -167,8 +178,10 @@ class Exchange:
             if self._answers_bad_bodies:
                 raise
             return sent
-        wishes = read_wishes(call.headers, body.get(LITELLM_FIELD))
-        if LITELLM_FIELD in body:
+        # A field of that name which is no object is somebody else's.
+        ours = isinstance(body.get(LITELLM_FIELD), dict)
+        wishes = read_wishes(call.headers, body[LITELLM_FIELD] if ours else None)
+        if ours:
             body = {name: value for name, value in body.items() if name != LITELLM_FIELD}
             sent = msgspec.structs.replace(sent, body=encode(body))
         within = self._namespace_of(wishes, self._namespace if namespace is None else namespace)
@@ -231,13 +244,16 @@ class Exchange:
             turn = _Turn(asyncio.get_running_loop())
             answering = self._begin(asked, upstream, turn)
             first: set[asyncio.Future[Any]] = {answering, turn.live}
-            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                turn.end()
+                raise
             if turn.live.done() and not _has_hit(answering):
                 status, headers, pipe = turn.live.result()
                 body = LiveBody(pipe, answering, patience_seconds=_PATIENCE_SECONDS)
-                return Reply(status, marked(headers, "miss", asked.key), body)
-            if not answering.done():  # told of a stream that a hit made useless
-                await asyncio.wait({answering})
+                return Reply(status, marked(headers, _label(asked), asked.key), body)
+            turn.end()
             try:
                 return self._reply(asked, answering.result(), turn)
             except AsItCame as exc:
@@ -338,19 +354,24 @@ class Exchange:
 
     async def _collect_stream(self, asked: Asked, reply: Reply, headers: Headers, turn: _Turn | None) -> Computed:
         pipe = Pipe()
-        if turn is not None and not turn.live.done():
-            turn.live.set_result((reply.status, headers, pipe))
-        else:
+        if turn is None or turn.is_over:
             pipe.leave()
+        else:
+            turn.live.set_result((reply.status, headers, pipe))
         try:
             collected = _Collected(asked.dialect.collector(), self._limit_bytes)
             async for data in reply.body:
                 await pipe.put(data)
                 collected.add(data)
             computed = collected.finish(asked.dialect.finished)
-        except BaseException as exc:
-            # What cannot be put together did come to its end, for whoever reads along.
-            pipe.end(None if isinstance(exc, BrokenStream) else exc)
+        except BrokenStream:
+            pipe.end()  # for whoever reads along it did come to its end
+            raise
+        except asyncio.CancelledError:
+            pipe.end(TimeoutError("the answer took too long, or is not wanted any more"))
+            raise
+        except Exception as exc:
+            pipe.end(exc)
             raise
         pipe.end(is_whole=True)
         return computed

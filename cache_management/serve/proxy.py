@@ -23,6 +23,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 ROOT = "/v1"
 _BODY_SECONDS = 60.0
+_TAKING_SECONDS = 120.0
 _DISCARDED_BYTES = 200 * 10**6
 _DOTS = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 
@@ -225,7 +226,9 @@ async def _send_reply(send: Send, reply: Reply) -> None:
     try:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         async for part in reply.body:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
+            # One who takes nothing keeps a place from others.
+            async with asyncio.timeout(_TAKING_SECONDS):
+                await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     finally:
         await close(reply.body)

@@ -110,7 +110,13 @@ async def test_what_the_provider_keeps_or_does_is_not_for_the_cache(
 
 @pytest.mark.parametrize(
     "act",
-    [Act(finish_reason="length"), Act(finish_reason="refusal"), Act(finish_reason="pause_turn"), Act(ends_after=7)],
+    [
+        Act(finish_reason="length"),
+        Act(finish_reason="refusal"),
+        Act(finish_reason="pause_turn"),
+        Act(ends_after=7),
+        Act(ends_after=-1),
+    ],
 )
 async def test_what_is_no_good_answer_is_not_kept(
     client: anthropic.AsyncAnthropic, upstream: LocalUpstream, act: Act

@@ -230,7 +230,7 @@ async def test_no_store_keeps_nothing(client: openai.AsyncOpenAI, upstream: Loca
         ({"X-Cache-Threshold": "2"}, {}, "x-cache-threshold"),
         ({"X-Cache-Namespace": "a b"}, {}, "namespace"),
         ({}, {"cache": {"tll": 4}}, "ttl"),
-        ({}, {"cache": 4}, "cache"),
+        ({}, {"cache": {"ttl": 0}}, "ttl"),
     ],
 )
 async def test_a_wish_that_cannot_be_read_is_named(
@@ -313,6 +313,17 @@ async def test_a_stream_that_breaks_is_not_kept(client: openai.AsyncOpenAI, upst
     found = await client.chat.completions.with_raw_response.create(**ask("hello"))
     assert found.headers["x-cache"] == "miss"
     assert found.parse().choices[0].message.content == answer_to("hello")
+
+
+async def test_a_stream_that_lacks_only_its_last_word_is_not_kept(
+    client: openai.AsyncOpenAI, upstream: LocalUpstream
+) -> None:
+    upstream.act = lambda _: Act(ends_after=-1)
+
+    for _ in range(2):
+        [chunk async for chunk in await client.chat.completions.create(**ask("hello", stream=True))]
+
+    assert len(upstream.seen) == 2
 
 
 async def test_an_error_within_a_stream_is_not_kept(client: openai.AsyncOpenAI, upstream: LocalUpstream) -> None:

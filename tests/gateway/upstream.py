@@ -44,7 +44,7 @@ class Act(NamedTuple):
     """What to do in the place of a good answer.
 
     `status` and `raw` answer otherwise, `dies_after` breaks the connection after so many events, `ends_after` ends the
-    stream there as if it were whole, `waits` holds it back there until `release`.
+    stream there as if it were whole (-1: before its last event), `waits` holds it back there until `release`.
     """
 
     status: int = 200
@@ -122,12 +122,13 @@ class LocalUpstream:
             await self._whole(send, act, json.dumps(plain).encode())
             return
         await send({"type": "http.response.start", "status": 200, "headers": _headers(act, "text/event-stream")})
+        ends = None if act.ends_after is None else act.ends_after % len(events)
         for at, event in enumerate(events):
             if at == act.waits:
                 await self._wait()
             if at == act.dies_after:
                 raise ConnectionError("as the test wants it")
-            if at == act.ends_after:
+            if at == ends:
                 break
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b""})

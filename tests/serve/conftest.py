@@ -64,11 +64,11 @@ def make_proxy(upstream: LocalUpstream, tmp_path: Path) -> Iterator[MakeProxy]:
     """A function that starts a proxy in front of the provider; takes the settings below `serve`."""
     made: list[RunningProxy] = []
 
-    def make(*, by_meaning: bool = False, **serve: Any) -> RunningProxy:
+    def make(*, by_meaning: bool = False, url: str = "memory://", **serve: Any) -> RunningProxy:
         address = upstream.url.removesuffix("/v1")
         given = {"upstream": address, "anthropic_upstream": address, **serve}
         settings = Settings(
-            url="memory://", data_dir=tmp_path, embedding_model="hashing", similarity_threshold=0.6, serve=given
+            url=url, data_dir=tmp_path, embedding_model="hashing", similarity_threshold=0.6, serve=given
         )
         made.append(RunningProxy(settings, by_meaning=by_meaning))
         return made[-1]

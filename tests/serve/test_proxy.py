@@ -17,6 +17,7 @@ import httpx2
 import openai
 import pytest
 
+from tests.conftest import OwnRedisFactory
 from tests.gateway.upstream import Act, LocalUpstream, answer_to, vector
 from tests.serve.conftest import MakeProxy, RunningProxy
 from tests.waiting import eventually
@@ -385,6 +386,30 @@ async def test_two_hundred_streams_of_twenty_prompts_at_a_provider_that_fails(
     assert answers == [answer_to(text) for text in texts]
     assert again == answers[:20]
     assert set(good.values()) == {1}
+
+
+# a store that is down
+
+
+async def test_a_store_that_is_down_is_told_and_keeps_nobody_from_an_answer(
+    make_proxy: MakeProxy, upstream: LocalUpstream, own_redis: OwnRedisFactory, http: httpx2.AsyncClient
+) -> None:
+    server = own_redis()
+    proxy = make_proxy(url=server.url)
+    async with of_openai(proxy) as client:
+        await client.chat.completions.create(**ask("before"))
+        hit = await client.chat.completions.with_raw_response.create(**ask("before"))
+        server.kill()
+        for text in ("before", "after"):
+            found = await client.chat.completions.create(**ask(text))
+            assert found.choices[0].message.content == answer_to(text)
+            assert await text_of(client, text) == answer_to(text)
+        vectors = await client.embeddings.create(model="e", input="a")
+
+    ready = await http.get(f"{proxy.root}/readyz")
+    assert hit.headers["x-cache"] == "hit-exact"
+    assert vectors.data[0].embedding == vector('"a"', 8)
+    assert (ready.status_code, ready.json()["parts"][0]["level"]) == (200, "warn")
 
 
 # what operators ask
