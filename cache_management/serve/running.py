@@ -29,10 +29,16 @@ def listening(host: str, port: int) -> socket.socket:
     Raises:
         ConfigurationError: Nothing can listen there.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named: asyncio sends small pieces at once only on sockets that say TCP, and a client that waits
+    # to acknowledge would hold up each answer for 40 ms.
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(1024)
+        return bound
     except OSError as exc:
+        bound.close()
         raise ConfigurationError(
             f"the proxy cannot listen at {host}:{port}: {exc.strerror}; choose another (--port, serve.port)"
         ) from exc

@@ -88,12 +88,27 @@ async def test_bytes_come_as_they_are_sent(manager: CacheManager) -> None:
     assert (provider.asked, provider.closed) == (1, 1)
 
 
-async def test_the_end_of_a_stream_waits_until_it_is_kept(manager: CacheManager) -> None:
+async def test_the_end_of_a_stream_waits_until_it_is_kept(
+    manager: CacheManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_store = asyncio.Event()
+    store = manager.llm_cache.store_computed
+
+    async def late(*given: Any) -> Any:
+        await may_store.wait()
+        return await store(*given)
+
+    monkeypatch.setattr(manager.llm_cache, "store_computed", late)
     reply = await Exchange(manager).send(call(stream=True), Provider(WHOLE))
-    await text_of(reply)
+    parts = [await anext(reply.body) for _ in WHOLE]
+    ending = asyncio.create_task(text_of(reply))
+    done, _ = await asyncio.wait({ending}, timeout=0.05)
+    may_store.set()
 
+    assert parts == WHOLE
+    assert done == set()
+    assert await ending == ""
     found = await manager.lookup("hello", model="m")
-
     assert found.response is not None
     assert found.response.response == "Yes."
 

@@ -387,7 +387,7 @@ def packed(numbers: list[float]) -> str:
 @contextmanager
 def served(app: Any) -> Iterator[int]:
     """Run an ASGI app on a free loopback port, in a thread; yields the port."""
-    listening = socket.socket()
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_config=None, log_level="critical", lifespan="off", http="h11", ws="none")
     server = uvicorn.Server(config)
