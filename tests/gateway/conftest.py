@@ -29,12 +29,13 @@ def upstream_server() -> Iterator[tuple[_Current, int]]:
 
 
 @pytest.fixture
-def upstream(upstream_server: tuple[_Current, int]) -> LocalUpstream:
+def upstream(upstream_server: tuple[_Current, int]) -> Iterator[LocalUpstream]:
     """A provider on a loopback port."""
     current, port = upstream_server
     current.app = LocalUpstream()
     current.app.port = port
-    return current.app
+    yield current.app
+    current.app.release()
 
 
 @pytest.fixture

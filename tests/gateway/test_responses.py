@@ -13,7 +13,7 @@ from cache_management.cache.manager import CacheManager
 from cache_management.gateway.clients import cached_openai
 from tests.gateway.upstream import Act, LocalUpstream, answer_to
 
-TOOLS: Any = [{"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}]
+TOOLS: Any = [{"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": True}]
 
 
 @pytest.fixture

@@ -17,7 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import httpx
+import httpx2
+import openai
 import uvicorn
+
+BROKEN = (openai.APIError, httpx.TransportError, httpx2.TransportError)
+"""What a client raises when a stream breaks; which library it sends by depends on its version."""
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -72,8 +78,8 @@ class LocalUpstream:
         self.keys: set[str] | None = None
         self.tool_call: dict[str, Any] | None = None
         self.port = 0
-        self._loop: asyncio.AbstractEventLoop
-        self._gate: asyncio.Event
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._gate: asyncio.Event | None = None
         self._open = True
 
     @property
@@ -87,12 +93,12 @@ class LocalUpstream:
     def release(self) -> None:
         """Let them go on."""
         self._open = True
-        self._loop.call_soon_threadsafe(self._gate.set)
+        if self._loop is not None and self._gate is not None:
+            self._loop.call_soon_threadsafe(self._gate.set)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self._loop = asyncio.get_running_loop()
-        if not hasattr(self, "_gate"):
-            self._gate = asyncio.Event()
+        self._gate = self._gate or asyncio.Event()
         raw = b""
         while True:
             message = await receive()
@@ -134,7 +140,7 @@ class LocalUpstream:
         await send({"type": "http.response.body", "body": b""})
 
     async def _wait(self) -> None:
-        if not self._open:
+        if not self._open and self._gate is not None:
             await self._gate.wait()
 
     async def _whole(self, send: Any, act: Act, body: bytes) -> None:
