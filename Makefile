@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BENCH  := $(VENV)/.installed-bench
+# Twice the cores that the suite is made for: tests wait for other processes as long as they compute.
+PROCESSES ?= 4
 
 .PHONY: demo test cover check bench soak clean
 
@@ -16,10 +18,10 @@ demo: $(STAMP)  ## warm a cache with a real worker on embedded servers and ask i
 	$(BIN)/cache-cli demo
 
 test: $(STAMP)  ## every test
-	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal $(ARGS)
 
 cover: $(STAMP)  ## every test, with branch coverage of the package
-	$(BIN)/python -m pytest -n 3 --dist worksteal --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --cov --cov-report=term $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, layers, known vulnerabilities
 	$(BIN)/ruff format --check .

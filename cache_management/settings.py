@@ -10,12 +10,11 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from cache_management.cache.cluster.addresses import check_nodes
@@ -30,11 +29,14 @@ from cache_management.cache.config import (
 )
 from cache_management.cache.errors import ConfigurationError
 from cache_management.cache.identity import check_namespace
+from cache_management.cache.redact import hide_passwords
 
 DEFAULT_FILE = Path("cache_config.yaml")
 ENV_PREFIX = "CACHE_"
 _FILE_LIMIT_BYTES = 1_000_000
 _IN_FILE = "_FILE"
+LISTS = frozenset({"nodes", "gates_off"})
+"""Settings, by the last part of their name, that hold several texts; in one line with commas between."""
 _NOT_SETTINGS = {"CACHE_CONFIG", "CACHE_CELERY_CONFIG", "CACHE_READY_FILE"}
 
 _TABLES = {"prices": "model names and dollars", "tenants": "digests of keys and namespaces"}
@@ -253,9 +255,41 @@ def load_settings(
     """
     env = os.environ if env is None else env
     path = _find_file(file, env)
+    text = None
+    if path is not None:
+        from cache_management.settings_file import read_text  # a program without a file needs no YAML
+
+        text = read_text(path)
+    return _load(path, text, env=env, running=running, arguments=arguments)
+
+
+def check_text(text: str, *, path: Path) -> Loaded:
+    """Read the text of a configuration file alone, without the environment.
+
+    Raises:
+        ConfigurationError: Names each key, the bad value and the fix; they are its `problems`, too.
+    """
+    return _load(path, text, env={})
+
+
+def _load(
+    path: Path | None,
+    text: str | None,
+    *,
+    env: Mapping[str, str],
+    running: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Loaded:
+    in_file: dict[str, Any] = {}
+    lines: Mapping[tuple[str, ...], int] = {}
+    if text is not None:
+        from cache_management.settings_file import read_written
+
+        in_file, lines = read_written(text, where=str(path))
+    known, unknown = _known_part(in_file, Settings)
     layers: list[tuple[Source, dict[str, Any]]] = [
         ("running set", dict(running or {})),
-        ("file", _read_file(path) if path else {}),
+        ("file", known),
         ("environment", _read_env(env)),
         ("argument", {key: value for key, value in (arguments or {}).items() if value is not None}),
     ]
@@ -269,20 +303,62 @@ def load_settings(
     order = [source for source, _ in layers]
     if "url" in sources and "backend" in sources and order.index(sources["backend"]) > order.index(sources["url"]):
         del values["url"], sources["url"]
+    settings = None
     try:
         settings = Settings(**values)
     except ConfigurationError as exc:
-        raise ConfigurationError(f"{path or 'the configuration'}: {exc}") from None
+        unknown += exc.problems or [("", str(exc))]
+    if settings is None or unknown:
+        raise _refusal(unknown, path, lines, sources)
     return Loaded(settings=settings, sources=sources, file=path)
 
 
-def check_file(path: Path) -> Settings:
-    """Read one configuration file alone, without the environment.
+class Problem(NamedTuple):
+    """Something that is wrong in a configuration: the key, "" for all of it, and the line if it stands in a file."""
 
-    Raises:
-        ConfigurationError: Names the key, the bad value and the fix.
-    """
-    return load_settings(path, env={}).settings
+    key: str
+    line: int | None
+    text: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.text}" if self.line else self.text
+
+
+class WrongSettings(ConfigurationError):
+    """A configuration of which something is wrong; the message has a line for each of it."""
+
+    def __init__(self, where: str, found: Sequence[Problem]) -> None:
+        first = found[0]
+        if len(found) == 1:
+            super().__init__(f"{where}, {first}" if first.line else f"{where}: {first}")
+        else:
+            super().__init__("\n  ".join([f"{where} has {len(found)} problems:", *map(str, found)]))
+        self.found = tuple(found)
+
+
+def _refusal(
+    problems: Sequence[tuple[str, str]],
+    path: Path | None,
+    lines: Mapping[tuple[str, ...], int],
+    sources: Mapping[str, Source],
+) -> WrongSettings:
+    found = []
+    for key, words in problems:
+        text = hide_passwords(words)
+        named = tuple((key or text.partition(":")[0]).split("."))
+        if sources.get(key) == "environment":
+            found.append(Problem(key, None, f"{variable_of(named)} in the environment: {text}"))
+            continue
+        while named and named not in lines:  # an item of a list has no line of its own
+            named = named[:-1]
+        found.append(Problem(key, lines.get(named), text))
+    found.sort(key=lambda problem: problem.line or 0)
+    return WrongSettings(str(path) if path else "the configuration", found)
+
+
+def variable_of(key: Sequence[str]) -> str:
+    """Return the environment variable of a setting, given by the parts of its name."""
+    return ENV_PREFIX + "__".join(key).upper()
 
 
 def setting_names() -> list[str]:
@@ -300,54 +376,9 @@ def _find_file(file: Path | None, env: Mapping[str, str]) -> Path | None:
     return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Plain YAML: no tags, no aliases (a few lines of them can stand for gigabytes), no key twice."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed here", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not text", problem_mark=key_node.start_mark)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key} is set twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _FILE_LIMIT_BYTES:
-            raise ConfigurationError(f"{path} has {path.stat().st_size:,} bytes; a configuration has at most 1 MB")
-        text = path.read_text(encoding="utf-8")
-    except OSError as exc:
-        raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from None
-    except UnicodeDecodeError as exc:
-        raise ConfigurationError(f"{path} is not UTF-8 at byte {exc.start}") from None
-    try:
-        found = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.MarkedYAMLError as exc:
-        line = f", line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
-        raise ConfigurationError(f"{path}{line}: {exc.problem}") from None
-    except (yaml.YAMLError, RecursionError) as exc:
-        raise ConfigurationError(f"{path} is no YAML: {str(exc)[:200]}") from None
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise ConfigurationError(f"{path} holds no settings: lines like `backend: redis` are expected")
-    _check_names(found, Settings, where=str(path))
-    return found
-
-
 def _read_env(env: Mapping[str, str]) -> dict[str, Any]:
     """Read `CACHE_*`. A name that is near a known one is taken for a mistake; others belong to somebody else."""
-    known = {ENV_PREFIX + "__".join(key).upper(): key for key in _known_leaves(Settings)}
+    known = {variable_of(key): key for key in _known_leaves(Settings)}
     # A setting of its own that ends so, as `encryption_keys_file` does, stays what it is.
     in_files = {name + _IN_FILE: name for name in known if name + _IN_FILE not in known}
     found: dict[str, Any] = {}
@@ -401,23 +432,56 @@ def _listed(key: tuple[str, ...], value: str) -> Any:
         except ValueError:
             name = ENV_PREFIX + "__".join(key).upper()
             raise ConfigurationError(f"{name} is no JSON object of {_TABLES[key[-1]]}") from None
-    if key[-1] in {"nodes", "gates_off"}:
+    if key[-1] in LISTS:
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
 
 
-def _check_names(data: Mapping[str, Any], model: type[BaseModel], *, where: str, above: str = "") -> None:
+def _known_part(
+    data: Mapping[str, Any], model: type[BaseModel], above: str = ""
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Return what is known of the keys in a file, and what is wrong with the others."""
+    known: dict[str, Any] = {}
+    wrong: list[tuple[str, str]] = []
     for key, value in data.items():
         field = model.model_fields.get(key)
         if field is None:
-            near = _nearest(above, key)
-            hint = f"; did you mean {near}?" if near else "; `cache-cli config show` lists the keys"
-            raise ConfigurationError(f"{where}: unknown key {above + key}{hint}")
+            wrong.append((above + key, _unknown(above, key)))
+            continue
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             if not isinstance(value, dict):
-                raise ConfigurationError(f"{where}: {key} needs keys below it (got {value!r})")
-            _check_names(value, inner, where=where, above=f"{above}{key}.")
+                wrong.append(
+                    (above + key, f"{above}{key} needs keys below it, such as {next(iter(inner.model_fields))}")
+                )
+                continue
+            known[key], below = _known_part(value, inner, f"{above}{key}.")
+            wrong += below
+        else:
+            known[key] = value
+    return known, wrong
+
+
+def _unknown(above: str, key: str) -> str:
+    near = _nearest(above, key)
+    hint = f"did you mean {near}?" if near else "`cache-cli config show` lists the keys"
+    return f"unknown key {above}{key}; {hint}"
+
+
+def check_key(name: str) -> tuple[str, ...]:
+    """Return the parts of a setting's name, such as `logging.level`.
+
+    Raises:
+        ConfigurationError: There is no such setting; suggests the nearest.
+    """
+    names = setting_names()
+    if name in names:
+        return tuple(name.split("."))
+    below = [each for each in names if each.startswith(f"{name}.")]
+    if below:
+        raise ConfigurationError(f"{name} is a group: set one of {', '.join(below)}")
+    above, _, last = name.rpartition(".")
+    raise ConfigurationError(_unknown(f"{above}." if above else "", last))
 
 
 def _nearest(above: str, key: str) -> str | None:
@@ -425,9 +489,9 @@ def _nearest(above: str, key: str) -> str | None:
     settings = [".".join(name) for name in _known_leaves(Settings)]
     last = {name.rpartition(".")[2]: name for name in reversed(settings)}
     # As in the environment, where everything begins so.
-    bare = key.removeprefix(ENV_PREFIX.lower())
-    if bare in last:
-        return last[bare]
+    bare = key.lower().removeprefix(ENV_PREFIX.lower())
+    if bare in last or bare.replace("__", ".") in settings:
+        return last.get(bare, bare.replace("__", "."))
     words = set(bare.split("_"))
     akin = [name for name in settings if words & set(name.rpartition(".")[2].split("_"))]
     near = difflib.get_close_matches(above + key, settings, n=1) or difflib.get_close_matches(bare, last, n=1) or akin

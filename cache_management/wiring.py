@@ -1,4 +1,7 @@
-"""Reads settings and builds the objects that have more than one part."""
+"""Reads settings and builds the objects that have more than one part.
+
+What an object is made of is loaded when it is first asked for: reading the settings must not load a store.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cache_management.cache.backends import enclose
 from cache_management.cache.config import ShardingStrategy
 from cache_management.cache.errors import ConfigurationError
 from cache_management.cache.events import Listening
-from cache_management.cache.llm import LLMCache
-from cache_management.cache.manager import CacheManager
 from cache_management.cache.prices import price_of
-from cache_management.services.supervisor import State, read_state
 from cache_management.settings import Loaded, Settings, load_settings
 
 if TYPE_CHECKING:
     from cache_management.cache.answering import Answering, Wait
     from cache_management.cache.cluster.distributed import DistributedCache
+    from cache_management.cache.llm import LLMCache
+    from cache_management.cache.manager import CacheManager
     from cache_management.cache.reasoning.cache import ReasoningCache
     from cache_management.cache.semantic.re_embedding import ReEmbedding
     from cache_management.cache.sweeping import Sweeping
     from cache_management.cache.transfer.shelf import Shelf
     from cache_management.models.store import Stores
+    from cache_management.services.supervisor import State
 
 RUN_FOLDER = "run"
 NODE_SERVICE = "cache-"
@@ -63,7 +65,12 @@ def node_addresses(urls: Mapping[str, str]) -> list[str]:
 
 def running_set(settings: Settings) -> State | None:
     """Return what `cache-cli up` started for this data directory, if it still runs."""
-    return read_state(settings.data_dir / RUN_FOLDER)
+    folder = settings.data_dir / RUN_FOLDER
+    if not folder.is_dir():  # nothing was ever started here: most commands load nothing of what starts servers
+        return None
+    from cache_management.services.supervisor import read_state
+
+    return read_state(folder)
 
 
 class Platform:
@@ -95,6 +102,9 @@ class Platform:
 
     @cached_property
     def llm_cache(self) -> LLMCache:
+        from cache_management.cache.backends import enclose
+        from cache_management.cache.llm import LLMCache
+
         if not self.settings.distributed.enabled:
             return LLMCache(self.settings, listener=self.metrics)
         replicated = self.replicated
@@ -126,10 +136,13 @@ class Platform:
 
     @cached_property
     def entries(self) -> CacheManager:
+        from cache_management.cache.manager import CacheManager
+
         return CacheManager(self.llm_cache, reasoning_cache=self.reasoning)
 
     @cached_property
     def manager(self) -> CacheManager:
+        from cache_management.cache.manager import CacheManager
         from cache_management.cache.semantic.matcher import SimilarityMatcher
 
         matcher = SimilarityMatcher(
@@ -234,10 +247,14 @@ class _Neighbour(Platform):
 
     @cached_property
     def llm_cache(self) -> LLMCache:
+        from cache_management.cache.llm import LLMCache
+
         return LLMCache(self.settings, backend=self._owner.llm_cache.backend, listener=self.metrics)
 
     @cached_property
     def manager(self) -> CacheManager:
+        from cache_management.cache.manager import CacheManager
+
         owners = self._owner.manager.similarity_matcher
         matcher = None
         if owners is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -59,13 +60,19 @@ def sources() -> Iterator[Path]:
     return (file for folder in (PACKAGE, PROJECT_ROOT / "tests") for file in sorted(folder.rglob("*.py")))
 
 
-def modules_after(statement: str) -> set[str]:
-    """Return the top-level modules that a fresh interpreter holds after a statement."""
-    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+def modules_after(statement: str, **env: str) -> set[str]:
+    """Return the modules that a fresh interpreter holds after a statement."""
+    code = f"{statement}\nimport json, sys\nprint()\nprint(json.dumps(sorted(sys.modules)))"
     said = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT_ROOT, check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=PROJECT_ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**{name: value for name, value in os.environ.items() if not name.startswith("CACHE_")}, **env},
     )
-    return set(json.loads(said.stdout))
+    return set(json.loads(said.stdout.splitlines()[-1]))
 
 
 # the root
@@ -173,6 +180,39 @@ def test_core_names_load_no_toolkit_that_they_do_not_need(names: str, allowed: s
     loaded = modules_after(f"from cache_management import {names}")
 
     assert loaded & HEAVY <= allowed
+
+
+LISTING = {"asyncio", "msgspec", "pydantic", "rich", "yaml", "cache_management.settings", "cache_management.wiring"}
+OF_OTHER_COMMANDS = {
+    "cache_management.cache.backends.memory",
+    "cache_management.cache.manager",
+    "cache_management.cache.reasoning.cache",
+    "cache_management.cache.semantic.gates",
+    "cache_management.models.store",
+    "cache_management.services.supervisor",
+    "cache_management.workers.client",
+    *("platformdirs", "prometheus_client", "regex", "rich", "yaml"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "unloaded"),
+    [
+        (["--help"], 0, LISTING | OF_OTHER_COMMANDS),
+        (["--version"], 0, LISTING | OF_OTHER_COMMANDS),
+        (["get-cashe"], 2, LISTING | OF_OTHER_COMMANDS),
+        (["config", "show", "--json"], 0, {"asyncio", "cache_management.cache.llm"} | OF_OTHER_COMMANDS),
+        (["set-cache", "q", "a"], 0, OF_OTHER_COMMANDS),
+        (["get-cache", "q"], 1, OF_OTHER_COMMANDS),
+        (["stats", "--json"], 0, OF_OTHER_COMMANDS),
+    ],
+)
+def test_a_command_loads_only_what_it_uses(command: list[str], code: int, unloaded: set[str], tmp_path: Path) -> None:
+    statement = f"from cache_management.cli.main import run; assert run({command}) == {code}"
+
+    loaded = modules_after(statement, CACHE_DATA_DIR=str(tmp_path))
+
+    assert loaded & (unloaded | HEAVY - {"click"}) == set()
 
 
 def test_importing_the_package_reads_no_environment_and_opens_nothing() -> None:

@@ -6,10 +6,6 @@ import re
 import shlex
 from pathlib import Path
 
-import click
-import pytest
-
-from cache_management.cli.main import cli as program
 from cache_management.settings import setting_names
 from tests.cli.conftest import Cli
 from tests.cli.conftest import cli as cli  # noqa: PLC0414 - a fixture is passed on
@@ -24,16 +20,6 @@ BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL
 def commands(text: str) -> list[str]:
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     return [line for line in lines if line.startswith("cache-cli ")]
-
-
-IN_BLOCKS = [command for block in BLOCKS for command in commands(block)]
-IN_TEXT = re.findall(r"`(cache-cli [^`]+)`", PAGE)
-# Those that are put together with a job's id or a queue stand in the tests of the checks.
-IN_FINDINGS = [
-    command
-    for path in (ROOT / "cache_management" / "workers" / "doctor").glob("*.py")
-    for command in re.findall(r"`(cache-cli [^`{\n]+)`", path.read_text())
-]
 
 
 def chapters() -> dict[str, str]:
@@ -74,25 +60,6 @@ def test_the_settings_that_are_named_exist() -> None:
 
     assert dotted <= known
     assert {"max_size", "ttl_seconds", "similarity_threshold", "near_max_size", "usage_interval_seconds"} <= known
-
-
-@pytest.mark.parametrize("command", sorted({*IN_BLOCKS, *IN_TEXT, *IN_FINDINGS}))
-def test_a_command_can_be_typed(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("FILE", "PAIRS"):
-        Path(name).write_text("{}")
-    _, *words = shlex.split(command)
-    here: click.Command = program
-    with click.Context(program, info_name="cache-cli") as context:
-        while isinstance(here, click.Group) and words and not words[0].startswith("-"):
-            name, here_or_none, words = here.resolve_command(context, words)
-            assert here_or_none is not None
-            here = here_or_none
-            if isinstance(here, click.Group):
-                context = click.Context(here, parent=context, info_name=name)
-        # Parsed with every check of its arguments, and not run.
-        with here.make_context(here.name, words, parent=context):
-            pass
 
 
 def test_the_first_block_runs_on_a_first_run(cli: Cli) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
-import platformdirs
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -137,23 +136,35 @@ _Policy = Annotated[Any, BeforeValidator(parse_policy), PlainSerializer(_shown_p
 
 def default_data_dir() -> Path:
     """Return the folder where an embedded set-up keeps its data."""
+    import platformdirs
+
     return Path(platformdirs.user_data_dir("cache_management"))
 
 
 def explain_validation(error: ValidationError, *, what: str) -> str:
     """Turn pydantic's report into lines that name the key, the bad value and the rule."""
-    lines = []
-    for detail in error.errors(include_url=False):
-        key = ".".join(str(part) for part in detail["loc"]) or what
-        value = detail.get("input")
-        shown = "" if isinstance(value, dict) or _is_secret(key) else f" (got {_shorten(repr(value))})"
-        lines.append(f"{key}: {detail['msg'].removeprefix('Value error, ')}{shown}")
+    lines = [line if key else f"{what}: {line}" for key, line in problems_of(error)]
     return f"{what} is not valid:\n  " + "\n  ".join(lines)
 
 
-def _is_secret(key: str) -> bool:
+def problems_of(error: ValidationError) -> list[tuple[str, str]]:
+    """Return each key of pydantic's report ("" for the whole), and a line with it, the bad value and the rule."""
+    found = []
+    for detail in error.errors(include_url=False):
+        key = ".".join(str(part) for part in detail["loc"])
+        value = detail.get("input")
+        shown = "" if not key or isinstance(value, dict) or is_secret(key) else f" (got {_shorten(repr(value))})"
+        words = detail["msg"].removeprefix("Value error, ") + shown
+        found.append((key, f"{key}: {words}" if key else words))
+    return found
+
+
+def is_secret(key: str) -> bool:
+    """Tell by its name whether a value may hold what nobody should see."""
     # Not every "token": `token_count` is no secret, and its bad value must be seen.
-    return key.endswith("token") or any(word in key for word in ("password", "secret", "url"))
+    return key.endswith("token") or any(
+        word in key for word in ("password", "secret", "url", "encryption_keys", "command")
+    )
 
 
 def _shorten(text: str, limit: int = 80) -> str:
@@ -169,7 +180,8 @@ class _Config(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as exc:
-            raise ConfigurationError(explain_validation(exc, what=type(self).__name__)) from None
+            text = explain_validation(exc, what=type(self).__name__)
+            raise ConfigurationError(text, problems=problems_of(exc)) from None
 
 
 class CacheConfig(_Config):

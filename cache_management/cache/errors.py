@@ -6,7 +6,8 @@
     │   ├── InvalidKey            a key or namespace cannot be used
     │   └── InvalidEntry          a value cannot be stored: too large, not JSON, ...
     ├── BackendUnavailable        a store did not answer in time
-    │   └── BackendRefused        it is there, and refused: full, read-only, not permitted
+    │   ├── BackendRefused        it is there, and refused: full, read-only, not permitted
+    │   └── WrongServer           it is there, and of another kind than the settings say
     ├── CorruptRecord             stored bytes failed their check; readers turn it into a miss
     ├── JournalGap                a reader fell behind what the journal still holds
     ├── EmbedderUnavailable       the embedding model cannot be loaded
@@ -23,13 +24,22 @@ Callers catch a class, never a message. A miss is a value, not an error.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class CacheError(Exception):
     """Base of everything raised here."""
 
 
 class ConfigurationError(CacheError):
-    """A setting is unknown, has a wrong value, or contradicts another one."""
+    """A setting is unknown, has a wrong value, or contradicts another one.
+
+    `problems` holds each key that is wrong ("" for none in particular) and what is wrong about it, where that is known.
+    """
+
+    def __init__(self, text: str, *, problems: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(text)
+        self.problems = tuple(problems)
 
 
 class InvalidInput(CacheError, ValueError):
@@ -58,6 +68,10 @@ class BackendRefused(BackendUnavailable):
 
     def __init__(self, backend: str, reason: str) -> None:
         super().__init__(backend, f"it refused: {reason}")
+
+
+class WrongServer(BackendUnavailable):
+    """What answers is of another kind than the settings say, such as a node of a cluster for a single server."""
 
 
 class QuorumNotReached(BackendUnavailable):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
@@ -32,7 +33,7 @@ from cache_management.cache.requests import Request, entry_key, is_reserved_key
 from cache_management.cache.semantic.decision import decide
 from cache_management.cache.semantic.finding import Finder
 from cache_management.cache.semantic.stored_entries import has_place
-from cache_management.cache.values import Answered, CachedResponse, Lookup, LookupReason, SimilarityMatch
+from cache_management.cache.values import Answered, CachedResponse, Lookup, LookupReason, NearMiss, SimilarityMatch
 
 if TYPE_CHECKING:
     from cache_management.cache.semantic.matcher import Candidate, SimilarityMatcher
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from cache_management.cache.semantic.verifier import Verifier
 
 logger = logging.getLogger("cache_management")
+
+_NEAR_MISSES_KEPT = 50
+_SHOWN_CHARACTERS = 500
 
 _NO_MEANING = (EmbedderUnavailable, ImportError, TimeoutError, ConfigurationError)  # the last one by an index
 
@@ -64,6 +68,7 @@ class FrontDoor:
         self.matcher = matcher
         self.config = matcher.config if matcher is not None else SimilarityConfig(namespace=cache.namespace)
         self.verifier = verifier
+        self.near_misses: deque[NearMiss] = deque(maxlen=_NEAR_MISSES_KEPT)
         self._older = None if matcher is None else matcher.older()
         self._shelf = _RequestShelf(cache, self._filed)
         self._computing = Computing(self._shelf, cache.flights, clock=cache.clock)
@@ -285,6 +290,8 @@ class FrontDoor:
             prompt=asked,
         )
         if at is None:
+            if lookup.reason == "vetoed":
+                self._remember(asked, matches[0])
             if self.verifier is not None:
                 self.verifier.remember(lookup.key, asked, candidates)
             self.cache.miss(lookup.reason, lookup.key, started)
@@ -302,6 +309,18 @@ class FrontDoor:
             similarity=served.match.score,
             age_seconds=served.match.age_seconds,
             vetoes=(),
+        )
+
+    def _remember(self, asked: str, match: SimilarityMatch) -> None:
+        self.near_misses.appendleft(
+            NearMiss(
+                self.cache.clock(),
+                self.cache.namespace,
+                asked[:_SHOWN_CHARACTERS],
+                match.prompt[:_SHOWN_CHARACTERS],
+                match.score,
+                match.vetoes,
+            )
         )
 
     async def scope_or_none(self, request: Request, threshold: float) -> str | None:

@@ -8,7 +8,6 @@ from time import perf_counter
 from typing import NamedTuple
 
 import msgspec
-import regex
 
 from cache_management.cache.backends.base import Backend, Tags
 from cache_management.cache.clock import version_time
@@ -72,6 +71,8 @@ class Expression:
     """
 
     def __init__(self, pattern: str) -> None:
+        import regex  # few processes select by one, and it takes as long to load as the store
+
         try:
             self._compiled = regex.compile(pattern)
         except regex.error as exc:

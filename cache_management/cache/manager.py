@@ -40,7 +40,7 @@ from cache_management.cache.transfer.importing import Importer, ImportWanted
 from cache_management.cache.transfer.shelf import Shelf
 from cache_management.cache.transfer.sources import ListSource
 from cache_management.cache.transfer.tally import Tally
-from cache_management.cache.values import Answered, CachedResponse, CacheStats, Lookup, SimilarityMatch
+from cache_management.cache.values import Answered, CachedResponse, CacheStats, Lookup, NearMiss, SimilarityMatch
 
 if TYPE_CHECKING:
     from cache_management.cache.reasoning.cache import ReasoningCache
@@ -272,6 +272,12 @@ class CacheManager:
         with self._within(namespace) as door:
             await _verifier_of(door).feedback(prompt, key, score, correct=correct)
             door.forget_links()
+
+    def near_misses(self) -> list[NearMiss]:
+        """Return what was near enough and refused lately in this process, the newest first; of every namespace."""
+        with self._lock:
+            doors = [self._door, *self._neighbours.values()]
+        return sorted((each for door in doors for each in list(door.near_misses)), key=lambda each: -each.at)
 
     async def false_hits(self, namespace: str | None = None) -> FalseHits:
         """Return how many of the answers found by meaning are wrong, as far as it is known.

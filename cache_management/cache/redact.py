@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _HIDDEN = "********"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+")
 _SECRET_PARAMETER = re.compile(r"(?i)([?&;][^=&;#]*(?:pass|pwd|secret|token|key)[^=&;#]*=)[^&;#]*")
 
 
@@ -19,3 +20,8 @@ def hide_password(url: str) -> str:
     if at and colon:
         rest = f"{name}:{_HIDDEN}@{place}"
     return f"{scheme}://" + _SECRET_PARAMETER.sub(lambda found: found[1] + _HIDDEN, rest)
+
+
+def hide_passwords(text: str) -> str:
+    """Return a text without the passwords of the URLs in it."""
+    return _URL.sub(lambda found: hide_password(found[0]), text)

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Iterable, Sequence
 
 from cache_management.cache.backends.base import Backend, Journal
-from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.errors import BackendRefused, JournalGap
 from cache_management.cache.identity import LAYOUT, digest
 
@@ -27,7 +26,7 @@ class Removals:
     """
 
     def __init__(self, backend: Backend, namespace: str) -> None:
-        self._journal: Journal = backend if isinstance(backend, Journal) else MemoryBackend(max_size=1)
+        self._journal: Journal = backend if isinstance(backend, Journal) else _own_journal()
         self._stream = f"{LAYOUT}:removed:{namespace}"
 
     async def note(self, names: Sequence[str] | None) -> None:
@@ -66,3 +65,10 @@ class Removals:
 
 def _note(name: str) -> bytes:
     return digest(name).encode()
+
+
+def _own_journal() -> Journal:
+    # Here: a process with another store needs nothing of the memory store.
+    from cache_management.cache.backends.memory import MemoryBackend
+
+    return MemoryBackend(max_size=1)

@@ -136,6 +136,20 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
         return "\n".join([*lines, *([f"  took {took}"] if took else [])])
 
 
+class NearMiss(msgspec.Struct, frozen=True):
+    """An answer that was near enough and was not served: what was asked, what was stored, and what refused it.
+
+    `at` is Unix seconds; texts are cut after 500 characters.
+    """
+
+    at: float
+    namespace: str
+    asked: str
+    stored: str
+    score: float
+    vetoes: tuple[str, ...]
+
+
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
     """An answer, and where it came from.
 

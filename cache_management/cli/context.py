@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
+import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -11,29 +12,95 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from cache_management.cache.errors import CacheError
+from cache_management.cache.errors import CacheError, ConfigurationError
 from cache_management.cli.output import note
-from cache_management.settings import Loaded, Settings
-from cache_management.wiring import Platform, open_platform, read_settings
+from cache_management.logs import FORM_OF_SERVICES, open_log
 
 if TYPE_CHECKING:
     from cache_management.models.store import Stores
+    from cache_management.settings import Loaded, Settings
+    from cache_management.wiring import Platform
     from cache_management.workers.client import JobClient
 
 T = TypeVar("T")
+
+logger = logging.getLogger("cache_management.cli")
 
 
 class CliContext:
     """Reads the settings when a command first needs them."""
 
-    def __init__(self, config: Path | None, *, debug: bool = False) -> None:
+    def __init__(self, config: Path | None, *, log_level: int | None = None) -> None:
+        """Take the options that all commands have; `log_level` is None without -v and -d."""
         self.config = config
-        self.debug = debug
+        self._log_level = log_level
+        self._logs: list[logging.Handler] = []
         self._opened: list[Stores] = []
 
     @cached_property
     def loaded(self) -> Loaded:
-        return read_settings(self.config)
+        from cache_management.wiring import read_settings  # not to list the commands
+
+        found = read_settings(self.config)
+        self._log_as_set(found)
+        logger.debug("settings: file %s, others %s", found.file, found.sources)
+        return found
+
+    def begin_logging(self) -> None:
+        """Log to standard error what -v and -d ask for, until the settings are known."""
+        self._log_to(open_log(None), self._log_level or logging.WARNING)
+
+    def log_as_service(self, level: str | None = None) -> str:
+        """Log as something that runs until it is stopped: to logging.file if there is one; return the level.
+
+        Args:
+            level: That of an option of the command, which wins over -v and -d, and these over logging.level.
+
+        Raises:
+            ConfigurationError: The file cannot be opened.
+        """
+        given = self.settings.logging
+        of_options = None if self._log_level is None else logging.getLevelName(self._log_level)
+        wanted = level or of_options or given.level
+        handler = open_log(given.file, FORM_OF_SERVICES)
+        self._end_logging()
+        self._log_to(handler, logging.getLevelName(wanted))
+        return wanted
+
+    def _log_as_set(self, loaded: Loaded) -> None:
+        """Log into logging.file, too; a person who may not write there still gets what was asked for."""
+        given = loaded.settings.logging
+        if given.file is not None:
+            try:
+                self._log_to(
+                    open_log(given.file, FORM_OF_SERVICES), self._log_level or logging.getLevelName(given.level)
+                )
+            except ConfigurationError as exc:
+                note(f"Warning: {exc}")
+        elif self._log_level is None and "logging.level" in loaded.sources:
+            self._end_logging()
+            self._log_to(open_log(None), logging.getLevelName(given.level))
+
+    def _log_to(self, handler: logging.Handler, level: int) -> None:
+        handler.setLevel(level)
+        self._logs.append(handler)
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(min(each.level for each in self._logs))
+
+    def _end_logging(self) -> None:
+        while self._logs:
+            handler = self._logs.pop()
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+        logging.getLogger().setLevel(logging.WARNING)
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration file that is read, or would be if it were there."""
+        from cache_management.settings import DEFAULT_FILE
+
+        return self.config or Path(os.environ.get("CACHE_CONFIG") or DEFAULT_FILE)
 
     @property
     def settings(self) -> Settings:
@@ -44,6 +111,9 @@ class CliContext:
 
         A person wants to know that a store is down, so nothing fails open here.
         """
+        import asyncio
+
+        from cache_management.wiring import open_platform
 
         async def main() -> T:
             settings = self.settings
@@ -113,9 +183,10 @@ class CliContext:
         return JobClient(self.settings, stores=self.stores())
 
     def close(self) -> None:
-        """Close the databases that the command opened."""
+        """Close the databases and logs that the command opened."""
         while self._opened:
             self._opened.pop().close()
+        self._end_logging()
 
 
 def is_new_sqlite(url: str) -> bool:

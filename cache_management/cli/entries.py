@@ -13,6 +13,7 @@ from cache_management.cache.errors import InvalidInput
 from cache_management.cache.values import CachedResponse, SimilarityMatch
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.numbers import Number
 from cache_management.cli.output import json_option, note, plain, print_json, print_table, print_yaml
 from cache_management.cli.request_context import Place, parse_object, places_of
 from cache_management.wiring import Platform
@@ -85,9 +86,9 @@ def get_cache(cli: CliContext, prompt: str, model: str | None, form: str, as_jso
 @click.command("get-similar")
 @click.argument("prompt")
 @click.option(
-    "-t", "--threshold", type=float, help="Similarity threshold, -1 to 1  [default: similarity_threshold, 0.85]"
+    "-t", "--threshold", type=Number(-1, 1), help="Similarity threshold.  [default: similarity_threshold, 0.85]"
 )
-@click.option("-l", "--limit", type=int, default=5, show_default=True, help="Most results.")
+@click.option("-l", "--limit", type=click.IntRange(min=1), default=5, show_default=True, help="Most results.")
 @json_option
 @pass_cli
 def get_similar(cli: CliContext, prompt: str, threshold: float | None, limit: int, as_json: bool) -> int:
@@ -97,10 +98,6 @@ def get_similar(cli: CliContext, prompt: str, threshold: float | None, limit: in
     system prompt, parameters or a conversation is served in that context only; see `cache-cli explain`.
     """
     asked = cli.settings.similarity_threshold if threshold is None else threshold
-    if not -1.0 <= asked <= 1.0:
-        raise InvalidInput(f"--threshold {asked} is no cosine similarity; take a number from -1 to 1")
-    if limit < 1:
-        raise InvalidInput(f"--limit {limit} is below 1")
 
     async def work(platform: Platform) -> tuple[Sequence[tuple[SimilarityMatch, Place]], int, bool]:
         manager = platform.manager

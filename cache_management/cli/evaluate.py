@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from math import isnan
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cache_management.cache.errors import InvalidInput
 from cache_management.cache.semantic.evaluation import Judged, Outcome, Report, Tuned, evaluate, tune
 from cache_management.cache.semantic.pairs import LabelledPair, read_pairs
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.evaluation_tables import facts_of, precision_of, recall_of, tables_of, to_markdown, wrong_of
 from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.numbers import Number
 from cache_management.cli.output import json_option, note, print_json, print_pairs, print_table, progress
 from cache_management.cli.pages import check_pages, write_page
 from cache_management.settings import Settings
@@ -23,20 +22,12 @@ from cache_management.settings import Settings
 _AT_ONCE = 256
 
 
-class _Share(click.FloatRange):
-    """A share above 0; no number is none, though it is not out of any range either."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(value, param, ctx)
-        return self.fail(f"{value} is no share", param, ctx) if isnan(found) else found
-
-
 @click.command("evaluate")
 @click.argument("pairs_file", type=click.Path(path_type=Path))
-@click.option("-t", "--threshold", type=float, help="Similarity threshold  [default: similarity_threshold, 0.85]")
-@click.option("--budget", type=_Share(0, 1, min_open=True, max_open=True), help="Error budget of verified mode.")
+@click.option(
+    "-t", "--threshold", type=Number(-1, 1), help="Similarity threshold  [default: similarity_threshold, 0.85]"
+)
+@click.option("--budget", type=Number(0, 1, min_open=True, max_open=True), help="Error budget of verified mode.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots too.")
 @click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables too.")
 @json_option
@@ -58,8 +49,6 @@ def evaluate_command(
     from cache_management.cache.semantic import gates
 
     floor = cli.settings.similarity_threshold if threshold is None else threshold
-    if not -1.0 <= floor <= 1.0:
-        raise InvalidInput(f"--threshold {floor} is no cosine similarity; take a number from -1 to 1")
     check_pages({"--html": page, "--markdown": markdown}, reads=pairs_file)
     pairs = read_pairs(pairs_file)
     judged, encoder = asyncio.run(judge_pairs(pairs, cli.settings, quiet=as_json))
@@ -97,7 +86,7 @@ def evaluate_command(
 @click.option(
     "-p",
     "--precision",
-    type=_Share(0, 1, min_open=True),
+    type=Number(0, 1, min_open=True),
     default=0.97,
     show_default=True,
     help="Wanted share.",

@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from math import floor
 
 from cache_management.cache.semantic.evaluation import CURVE, Report
 from cache_management.cli.evaluation_tables import facts_of, tables_of
+from cache_management.cli.plain_page import page, table
 
+_ABOUT = (
+    "Shares stand with their 95 % interval (Wilson) and their counts. Solid blue: with gates. Dashed: cosine alone."
+)
 _WIDTH, _HEIGHT, _MARGIN = 560, 320, 46
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --ink: #1f2328; --paper: #ffffff; --soft: #656d76; --line: #d0d7de;
-  --ours: #0969da; --other: #9a6700; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6edf3; --paper: #0d1117; --soft: #9198a1; --line: #30363d;
-  --ours: #58a6ff; --other: #d29922; }} }}
-body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1100px;
-  margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto;
-  font-variant-numeric: tabular-nums; }}
-th, td {{ border-bottom: 1px solid var(--line); padding: .3rem .8rem; text-align: left; white-space: nowrap; }}
-td.text {{ white-space: normal; }}
-th {{ color: var(--soft); font-weight: 600; }}
-figure {{ display: inline-block; margin: 1rem 1rem 1rem 0; max-width: 100%; }}
-figcaption {{ color: var(--soft); }}
-svg {{ max-width: 100%; height: auto; }}
-svg text {{ fill: var(--soft); font-size: 12px; }}
-.axis {{ stroke: var(--line); }} .ours {{ stroke: var(--ours); fill: none; stroke-width: 2.5; }}
-.other {{ stroke: var(--other); fill: none; stroke-width: 2.5; stroke-dasharray: 6 4; }}
-.band {{ fill: var(--ours); opacity: .15; stroke: none; }}
-</style></head><body>
-<h1>{title}</h1>
-<p>Shares stand with their 95 % interval (Wilson) and their counts. Solid blue: with gates. Dashed: cosine alone.</p>
-{body}
-</body></html>
-"""
 
 
 def render(reports: Sequence[Report], source: str) -> str:
     """Return the page."""
-    return _PAGE.format(title=escape(f"Answers by meaning: {source}"), body="\n".join(map(_section, reports)))
+    return page(f"Answers by meaning: {source}", _ABOUT, "\n".join(map(_section, reports)))
 
 
 def _section(report: Report) -> str:
@@ -68,28 +43,14 @@ def _section(report: Report) -> str:
                 ("threshold", "share of different questions served"),
                 left=CURVE[0],
             ),
-            *(_table(*table) for table in tables_of(report)),
-            _table(
+            *(table(*each) for each in tables_of(report)),
+            table(
                 f"Wrongly served at {report.threshold:.2f}, closest first",
                 ("score", "category", "asked", "stored"),
                 wrong,
             ),
         )
     )
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
-    return f"<h3>{escape(title)}</h3><table><thead><tr>{head}</tr></thead><tbody>{body or _NONE}</tbody></table>"
-
-
-_NONE = "<tr><td>none</td></tr>"
-
-
-def _cell(value: object) -> str:
-    text = str(value)
-    return f'<td class="text">{escape(text)}</td>' if len(text) > 50 else f"<td>{escape(text)}</td>"
 
 
 def _tenth_below(shares: Sequence[float]) -> float:

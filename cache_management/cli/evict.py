@@ -12,6 +12,7 @@ from cache_management.cache.errors import InvalidInput
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.invalidate import is_wanted
+from cache_management.cli.numbers import Number, Seconds
 from cache_management.cli.output import age_text, json_option, note, print_json, print_pairs, print_table, progress
 from cache_management.cli.watching import Command, evict_rows, follow, waiting_options
 from cache_management.wiring import Platform
@@ -36,12 +37,12 @@ def choosing_options(command: Command) -> Command:
         click.option("--stale", is_flag=True, help="Also what is past its life and kept for bad times."),
         click.option("-p", "--pattern", help="Shell glob over whole keys, or with --regex an expression in them."),
         click.option("-r", "--regex", is_flag=True, help="Read --pattern as a Python regular expression."),
-        click.option("-o", "--older-than", type=float, metavar="SECONDS", help="Stored longer ago than this."),
+        click.option("-o", "--older-than", type=Seconds(), help="Stored longer ago than this."),
         click.option("--tag", help="Carrying this tag; no other entry is read."),
         click.option("-m", "--model", help="Answered by this model."),
         click.option("-a", "--all", "everything", is_flag=True, help="Every entry of the namespace."),
         click.option(
-            "--rate", type=click.FloatRange(min=0), default=5000, show_default=True, help="Names a second; 0: no bound."
+            "--rate", type=Number(min=0), default=5000, show_default=True, help="Names a second; 0: no bound."
         ),
     )[::-1]:
         command = option(command)

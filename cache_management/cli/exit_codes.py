@@ -11,6 +11,7 @@ from cache_management.cache.errors import (
     ConfigurationError,
     InvalidInput,
     MetadataUnavailable,
+    WrongServer,
 )
 
 
@@ -56,6 +57,15 @@ def code_of(error: CacheError) -> ExitCode:
         case MetadataUnavailable():
             return ExitCode.DATABASE
         case BackendUnavailable():
-            return ExitCode.CACHE
+            return ExitCode.USAGE if _is_of_another_kind(error) else ExitCode.CACHE
         case _:
             return ExitCode.FAILED
+
+
+def _is_of_another_kind(error: BaseException | None) -> bool:
+    """Tell whether a store is away because the settings name a server of another kind: no waiting mends that."""
+    while error is not None:
+        if isinstance(error, WrongServer):
+            return True
+        error = error.__cause__
+    return False

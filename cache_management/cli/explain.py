@@ -13,6 +13,7 @@ from cache_management.cache.semantic.decision import reaches
 from cache_management.cache.values import Lookup
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.numbers import Number
 from cache_management.cli.output import json_option, note, plain, print_json, print_table
 from cache_management.cli.request_context import Place, in_other_contexts, read_request, request_options
 from cache_management.wiring import Platform
@@ -23,7 +24,7 @@ _INDEX_AT_ONCE = 1_000
 @click.command()
 @click.argument("prompt")
 @click.option(
-    "-t", "--threshold", type=float, help="Similarity threshold, -1 to 1  [default: similarity_threshold, 0.85]"
+    "-t", "--threshold", type=Number(-1, 1), help="Similarity threshold.  [default: similarity_threshold, 0.85]"
 )
 @request_options
 @click.option("--against", metavar="KEY", help="Compare with the entry of this key, however far away it is.")

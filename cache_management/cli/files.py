@@ -15,6 +15,7 @@ from cache_management.cache.warmer import CacheWarmer, WarmReport
 from cache_management.cli.asking import ask_here
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.numbers import Number
 from cache_management.cli.output import note, print_json, print_pairs, progress
 from cache_management.cli.watching import follow, waiting_options
 from cache_management.wiring import Platform
@@ -38,7 +39,7 @@ def as_file(source: str) -> Iterator[Path]:
 @click.option("-b", "--batch-size", type=click.IntRange(1, 500), default=10, show_default=True, help="Batch size.")
 @click.option("--local", is_flag=True, help="Run in this process instead of submitting a job.")
 @click.option("--no-embed", is_flag=True, help="Do not make the entries findable by meaning.")
-@click.option("--max-cost", type=click.FloatRange(min=0, min_open=True), metavar="USD", help="Ask no more once spent.")
+@click.option("--max-cost", type=Number(min=0, min_open=True), metavar="USD", help="Ask no more once spent.")
 @click.option("--dry-run", is_flag=True, help="Check the file and count what would be done; store and ask nothing.")
 @click.option("--idem", metavar="KEY", help="While a job with this key lives, watch that one; queue nothing new.")
 @waiting_options

@@ -9,20 +9,47 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache_management.cli.context import CliContext, pass_cli
+from cache_management.cache.warm_items import read_warm_file
+from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.files import as_file, print_dry_run
+from cache_management.cli.numbers import Seconds
 from cache_management.cli.output import json_option, note, plain, print_json, print_pairs, print_table
-from cache_management.cli.watching import Seconds, exit_code_of, follow, print_job, waiting_options, watch_job
+from cache_management.cli.watching import exit_code_of, follow, print_job, waiting_options, watch_job
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from cache_management.models.job import ItemState
     from cache_management.models.store.results import Action, Event
 
 _LOOK_EVERY_SECONDS = 0.25
 _DEAD_SHOWN = 20
+_JOBS_COMPLETED = 50
 _STATES = ["queued", "dispatched", "running", "pausing", "paused", "cancelling", "cancelled"]
 _STATES += ["succeeded", "partial", "failed"]
+
+
+def known_jobs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Return the newest jobs whose id begins so, for a shell; none where that would make a database or take long."""
+    from click.shell_completion import CompletionItem
+
+    from cache_management.wiring import read_settings
+
+    try:
+        url = read_settings(ctx.find_root().params.get("config")).settings.metadata_url
+        if not url.startswith("sqlite:///") or is_new_sqlite(url):
+            return []
+        from cache_management.models.store import open_stores
+
+        stores = open_stores(url)
+        try:
+            found = stores.jobs.list(limit=_JOBS_COMPLETED)
+        finally:
+            stores.close()
+    except Exception:  # noqa: BLE001 - nobody who presses TAB wants to read why
+        return []
+    return [CompletionItem(job.id, help=f"{job.kind}, {job.state}") for job in found if job.id.startswith(incomplete)]
 
 
 @click.group()
@@ -87,6 +114,9 @@ def submit(
     with as_file(source) as path:
         if dry_run:
             return print_dry_run(cli, path, as_json=as_json)
+        # Read once before asking for servers: a wrong file should say so whatever else is wrong.
+        for _ in read_warm_file(path, may_ask=cli.settings.provider.is_set):
+            pass
         client = cli.client()
         client.check_broker()
         submitted = submit_warm_file(client, path, **given, **options)
@@ -128,7 +158,7 @@ def list_jobs(cli: CliContext, state: str | None, kind: str | None, limit: int, 
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=known_jobs)
 @json_option
 @pass_cli
 def show(cli: CliContext, job_id: str, as_json: bool) -> None:
@@ -157,7 +187,7 @@ _ITEM_STATES = {"pending": "pending", "done": "done", "skipped": "skipped", "fai
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=known_jobs)
 @click.option("--state", type=click.Choice(list(_ITEM_STATES)), help="Only items in this state.")
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json", "jsonl"]), default="table", show_default=True, help="Form."
@@ -186,7 +216,7 @@ def items(cli: CliContext, job_id: str, state: str | None, output: str, limit: i
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=known_jobs)
 @click.option("-f", "--follow", "follows", is_flag=True, help="Go on until the job ends.")
 @json_option
 @pass_cli
@@ -213,7 +243,7 @@ def _line(event: Event) -> str:
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=known_jobs)
 @click.option("--timeout", type=Seconds(), help="Stop watching after so many seconds; the job goes on.")
 @json_option
 @pass_cli
@@ -230,7 +260,7 @@ def _request(cli: CliContext, job_id: str, action: Action, as_json: bool) -> Non
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=known_jobs)
 @json_option
 @pass_cli
 def cancel(cli: CliContext, job_id: str, as_json: bool) -> None:
@@ -239,7 +269,7 @@ def cancel(cli: CliContext, job_id: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=known_jobs)
 @json_option
 @pass_cli
 def pause(cli: CliContext, job_id: str, as_json: bool) -> None:
@@ -248,7 +278,7 @@ def pause(cli: CliContext, job_id: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=known_jobs)
 @json_option
 @pass_cli
 def resume(cli: CliContext, job_id: str, as_json: bool) -> None:
@@ -257,7 +287,7 @@ def resume(cli: CliContext, job_id: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=known_jobs)
 @click.option("--failed-items", is_flag=True, help="Only what failed, not what was cancelled.")
 @waiting_options
 @pass_cli

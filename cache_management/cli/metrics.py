@@ -49,6 +49,7 @@ def metrics(cli: CliContext, port: int | None, serve: bool, host: str, form: str
     exporter = Exporter(cli.settings)
     try:
         if serves:
+            cli.log_as_service()
             _serve(exporter, cli.settings, host=host, port=DEFAULT_PORT if port is None else port)
         elif as_json or form == "json":
             print_json(as_data(exporter.families()))

@@ -12,6 +12,7 @@ import click
 
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.jobs import known_jobs
 from cache_management.cli.output import json_option, note, plain, print_json, print_table
 from cache_management.cli.pages import new_page, refuse_to_overwrite
 from cache_management.workers.messages import QUEUES
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _loglevel_option = click.option(
     "--loglevel",
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]),
-    help="How much to log  [default: the setting logging.level]",
+    help="How much to log  [default: as -v or -d say, else the setting logging.level]",
 )
 
 
@@ -34,7 +35,7 @@ def audit() -> None:
 
 @audit.command()
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
-@click.option("--job", "job_id", help="Only what belongs to this job.")
+@click.option("--job", "job_id", shell_complete=known_jobs, help="Only what belongs to this job.")
 @json_option
 @pass_cli
 def tail(cli: CliContext, limit: int, job_id: str | None, as_json: bool) -> None:
@@ -212,6 +213,7 @@ def worker(
     if pool == "solo" and concurrency not in (None, 1):
         raise click.UsageError("--pool solo does one thing at a time: leave out --concurrency")
     number = 1 if pool == "solo" else concurrency or 2
+    level = cli.log_as_service(loglevel)
     cli.stores().close()
     return run_worker(
         _celery(cli, processes=number if pool in ("prefork", "spawn") else 1),
@@ -219,7 +221,7 @@ def worker(
         concurrency=number,
         name=name,
         pool=pool,
-        loglevel=loglevel or cli.settings.logging.level,
+        loglevel=level,
     )
 
 
@@ -244,8 +246,9 @@ def run_worker(app: Celery, *, queues: list[str], concurrency: int, name: str, p
 @pass_cli
 def beat(cli: CliContext, loglevel: str | None) -> None:
     """Run the scheduler until it is stopped. Two of them do no harm."""
+    level = cli.log_as_service(loglevel)
     cli.stores().close()
-    _celery(cli).Beat(loglevel=loglevel or cli.settings.logging.level).run()
+    _celery(cli).Beat(loglevel=level).run()
 
 
 def _celery(cli: CliContext, *, processes: int = 1) -> Celery:

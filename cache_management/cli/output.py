@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 import click
-import msgspec
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,21 +35,60 @@ def console(*, stderr: bool = False) -> Console:
     """Return a console that leaves colours out when nobody is looking."""
     from rich.console import Console
 
-    class OurConsole(Console):
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # not SystemExit(1): `main` knows that whoever read has enough
-
     # A pipe has no width of its own, and a table squeezed into 80 columns is no use to grep.
     width = None if _watched(stderr=stderr) else 200
-    return OurConsole(stderr=stderr, highlight=False, width=width)
+    return Console(stderr=stderr, highlight=False, width=width)
 
 
 def _watched(*, stderr: bool = False) -> bool:
     return (sys.stderr if stderr else sys.stdout).isatty()
 
 
+class OutputLost(Exception):
+    """Standard output cannot be written: its reader has gone, or the disk is full."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _TellingOutput:
+    """Standard output as it is, whose failures are told from those of every other file."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as exc:
+            raise OutputLost(exc) from exc
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as exc:
+            raise OutputLost(exc) from exc
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def telling_output() -> Iterator[None]:
+    """Let what is printed meanwhile raise OutputLost where it cannot be written."""
+    stream = sys.stdout
+    sys.stdout = cast("TextIO", _TellingOutput(stream))
+    try:
+        yield
+    finally:
+        sys.stdout = stream
+
+
 def plain(value: Any) -> Any:
     """Return JSON types for a result value."""
+    import msgspec
+
     return msgspec.to_builtins(value, enc_hook=_encode, builtin_types=(), str_keys=True)
 
 
@@ -141,8 +179,9 @@ def age_text(seconds: float) -> str:
 
 
 def note(text: str) -> None:
-    """Tell the person something on standard error."""
-    click.echo(text, err=True)
+    """Tell the person something on standard error; where that cannot be written, the work goes on."""
+    with suppress(OSError):
+        click.echo(text, err=True)
 
 
 def _cell(value: object) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
-from cache_management.cache.errors import InvalidInput
+from cache_management.cache.errors import CacheError, InvalidInput
 
 
 def check_pages(pages: dict[str, Path | None], *, reads: Path | None) -> None:
@@ -44,29 +44,42 @@ def write_page(page: Path, text: str) -> None:
 
 @contextmanager
 def new_page(page: Path, *, private: bool = False) -> Iterator[BinaryIO]:
-    """Give a file to write a page to; it comes to its place when all of it is written, and not at all otherwise.
+    """Give a file to write a page to; it comes to its place when all of it is on the disk, and not at all otherwise.
 
-    A private one can be read by its owner alone from the beginning, and is on the disk before it is in its place.
+    A private one can be read by its owner alone, from the beginning.
+
+    Raises:
+        CacheError: It cannot be written.
     """
-    if not _is_replaced(page):
-        with page.open("wb") as file:
-            yield file
-        return
-    place = page.resolve()  # a link stays one
-    draft = place.with_name(f".{token_hex(8)}.tmp")
     try:
-        with draft.open("wb") as file:
-            if private:
-                draft.chmod(0o600)
-            yield file
-            if private:
+        if not _is_replaced(page):
+            with page.open("wb") as file:
+                yield file
+            return
+        place = page.resolve()  # a link stays one
+        draft = place.with_name(f".{token_hex(8)}.tmp")
+        try:
+            # What takes the place of a file that nobody else can read must not be read by others meanwhile.
+            mode = 0o600 if private or place.exists() else 0o666
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-        if place.exists() and not private:
-            shutil.copymode(place, draft)
-        draft.replace(place)
-    finally:
-        draft.unlink(missing_ok=True)
+            if place.exists():
+                _keep_owner(place, draft)
+                if not private:
+                    shutil.copymode(place, draft)
+            draft.replace(place)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as exc:
+        raise CacheError(f"{page} cannot be written: {exc.strerror or exc}") from exc
+
+
+def _keep_owner(place: Path, draft: Path) -> None:
+    former = place.stat()
+    with suppress(PermissionError):  # only root may give a file away
+        os.chown(draft, former.st_uid, former.st_gid)
 
 
 def refuse_to_overwrite(option: str, page: Path, *, force: bool) -> None:

@@ -354,6 +354,7 @@ def prune(
 @click.option("-r", "--reason", default="", help="Why it is wrong.")
 @click.option("-m", "--model", help="Of results of this model.")
 @click.option("--type", "kind", type=click.Choice(["cot", "tot"]), help="Of chains only, or of trees.")
+@json_option
 @pass_cli
 def mark(
     cli: CliContext,
@@ -363,6 +364,7 @@ def mark(
     reason: str,
     model: str | None,
     kind: str | None,
+    as_json: bool,
 ) -> int:
     """Mark a step of PROBLEM as wrong: it is not served any more, nor anything behind it; or as right again.
 
@@ -380,7 +382,9 @@ def mark(
     if not cli.run(work):
         note("There is no such step.")
         return ExitCode.FAILED
-    click.echo("Marked as wrong." if wrong else "Marked as right.")
+    print_json({"marked": True, "correct": not wrong}) if as_json else click.echo(
+        "Marked as wrong." if wrong else "Marked as right."
+    )
     return ExitCode.OK
 
 

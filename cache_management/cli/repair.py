@@ -11,6 +11,7 @@ from cache_management.cache.errors import InvalidInput
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.nodes import fates_written
+from cache_management.cli.numbers import Number
 from cache_management.cli.output import json_option, note, print_json, print_pairs, progress
 from cache_management.cli.watching import follow, repair_rows, waiting_options
 from cache_management.wiring import Platform, require_nodes
@@ -80,9 +81,7 @@ def check(cli: CliContext, as_json: bool) -> int:
 
 @repair.command()
 @click.option("--full", is_flag=True, help="Look at every key, and forget what may be forgotten.")
-@click.option(
-    "--rate", type=click.FloatRange(min=0), default=5000, show_default=True, help="Keys a second; 0: no bound."
-)
+@click.option("--rate", type=Number(min=0), default=5000, show_default=True, help="Keys a second; 0: no bound.")
 @click.option("--local", is_flag=True, help="Run in this process instead of submitting a job.")
 @waiting_options
 @pass_cli

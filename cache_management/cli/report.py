@@ -1,23 +1,18 @@
-"""stats, config show, config validate."""
+"""stats: what the cache holds, how it was used, how its jobs stand."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import SecretStr
 
 from cache_management.cache.config import SimilarityConfig
 from cache_management.cache.errors import MetadataUnavailable
-from cache_management.cache.redact import hide_password
 from cache_management.cache.usage import load_asks
 from cache_management.cache.values import CacheStats
 from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
-from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import json_option, note, plain, print_json, print_pairs, print_table, print_yaml
-from cache_management.settings import DEFAULT_FILE, Settings, check_file, setting_names
 from cache_management.wiring import Platform
 
 if TYPE_CHECKING:
@@ -179,58 +174,3 @@ def _readable_stores(cli: CliContext) -> Stores | None:
     except (MetadataUnavailable, ImportError) as exc:
         note(f"Jobs and usage are not shown: {exc}")
         return None
-
-
-@click.group()
-def config() -> None:
-    """Show and check the configuration."""
-
-
-@config.command()
-@click.option(
-    "-f", "--format", "form", type=click.Choice(["json", "table", "yaml"]), default="table", show_default=True
-)
-@json_option
-@pass_cli
-def show(cli: CliContext, form: str, as_json: bool) -> None:
-    """Print every setting, its value and where it came from; secrets are hidden."""
-    values = {name: shown_value(cli.settings, name) for name in setting_names()}
-    sources = {name: cli.loaded.sources.get(name, "default") for name in values}
-    if as_json or form == "json":
-        print_json({"file": cli.loaded.file, "values": values, "sources": sources})
-    elif form == "yaml":
-        print_yaml(values)
-    else:
-        print_table("Settings", ("key", "value", "from"), [(n, values[n], sources[n]) for n in values])
-
-
-@config.command()
-@click.argument("file", type=click.Path(path_type=Path), required=False)
-@json_option
-@pass_cli
-def validate(cli: CliContext, file: Path | None, as_json: bool) -> int:
-    """Check a configuration file; the first problem is named with its key and line."""
-    path = file or cli.config or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
-    if path is not None:
-        check_file(path)
-    else:
-        _ = cli.loaded  # no file: the environment alone
-    if as_json:
-        print_json({"valid": True, "file": str(path) if path else None})
-    else:
-        click.echo(f"{path} is valid." if path else "There is no configuration file; the environment is valid.")
-    return ExitCode.OK
-
-
-def shown_value(settings: Settings, name: str) -> Any:
-    """Return a setting for people: passwords are hidden, in URLs too."""
-    value: Any = settings
-    for part in name.split("."):
-        value = getattr(value, part)
-    if isinstance(value, SecretStr):
-        return "********"
-    if isinstance(value, str) and "://" in value:
-        return hide_password(value)
-    if isinstance(value, tuple):
-        return [str(each) for each in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -17,6 +17,7 @@ from cache_management import __version__
 from cache_management.cache.errors import ConfigurationError, InvalidInput
 from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
 from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.numbers import Seconds
 from cache_management.cli.output import json_option, note, print_json, print_table
 from cache_management.services import Server, start_redis
 from cache_management.services.supervisor import (
@@ -81,7 +82,9 @@ def up(
 
 
 @click.command()
-@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds until what is left is killed.")
+@click.option(
+    "--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds until what is left is killed."
+)
 @json_option
 @pass_cli
 def down(cli: CliContext, timeout: float, as_json: bool) -> None:
@@ -156,7 +159,10 @@ def print_state(state: State) -> None:
 def _prepare(cli: CliContext) -> None:
     """Make the metadata database ready before anything is started."""
     if is_new_sqlite(cli.settings.metadata_url):
-        cli.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            cli.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as exc:
+            raise ConfigurationError(f"data_dir: {cli.settings.data_dir} cannot be made: {exc.strerror}") from exc
     cli.stores().close()
     if importlib.util.find_spec("sentence_transformers") is None:
         note("No embedding worker is started: install 'cache-management[semantic]' for answers by meaning.")

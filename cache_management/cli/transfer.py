@@ -36,6 +36,7 @@ from cache_management.cache.transfer.stream_files import check_target
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.invalidate import is_wanted
+from cache_management.cli.numbers import Number
 from cache_management.cli.output import note, print_json, print_pairs, progress
 from cache_management.cli.watching import export_rows, follow, import_rows, waiting_options
 from cache_management.wiring import Platform
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from cache_management.cache.transfer.lines import Header
 
 _LOOK_AGAIN_SECONDS = 1.0
-_RATE = click.FloatRange(min=100)
+_RATE = Number(min=100)
 
 
 @click.command()
@@ -285,6 +286,20 @@ def _question(cli: CliContext, file: Path, header: Header, source: Source, *, me
 def _import_here(
     cli: CliContext, file: Path, source: Source, wanted: ImportWanted, *, embed: bool, as_json: bool
 ) -> ExitCode:
+    summary, trouble = import_source(cli, str(file), source, wanted, embed=embed, quiet=as_json)
+    if as_json:
+        state = "partial" if trouble else "succeeded"
+        print_json({"state": state, "namespace": cli.settings.namespace, "file": str(file), "summary": summary})
+    else:
+        print_pairs(f"Imported into namespace {cli.settings.namespace}", {"file": str(file), **import_rows(summary)})
+    tell_trouble(cli, summary, trouble)
+    return ExitCode.PARTIAL if trouble else ExitCode.OK
+
+
+def import_source(
+    cli: CliContext, where: str, source: Source, wanted: ImportWanted, *, embed: bool, quiet: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Import in this process and make the entries findable; return the summary, and why they cannot be found."""
     # With workers about, one that has a model makes the entries findable.
     by_job = embed and bool(cli.settings.broker_url)
     trouble: list[str] = []
@@ -298,9 +313,9 @@ def _import_here(
 
     async def work(platform: Platform) -> ImportPlace:
         shelf = platform.shelf(of_reasoning=source.start()[0].holds == "reasoning")
-        importer = Importer(shelf, source, wanted, where=str(file), keep_written=True)
+        importer = Importer(shelf, source, wanted, where=where, keep_written=True)
         place = importer.begin()
-        with progress(quiet=as_json) as advance:
+        with progress(quiet=quiet) as advance:
             while place.step != "done":
                 try:
                     place = await _advance(importer, place)
@@ -323,15 +338,14 @@ def _import_here(
             summary["embed_job"] = cli.client().submit_embed().job_id
         except CacheError as exc:
             trouble.append(str(exc))
-    if as_json:
-        state = "partial" if trouble else "succeeded"
-        print_json({"state": state, "namespace": cli.settings.namespace, "file": str(file), "summary": summary})
-    else:
-        print_pairs(f"Imported into namespace {cli.settings.namespace}", {"file": str(file), **import_rows(summary)})
-    _warn_of_size(cli, place.tally.entries)
+    return summary, trouble
+
+
+def tell_trouble(cli: CliContext, summary: dict[str, Any], trouble: list[str]) -> None:
+    """Say what is not as one might expect after an import."""
+    _warn_of_size(cli, summary["entries"])
     for each in trouble:
         note(f"Error: the entries can only be found exactly: {each}")
-    return ExitCode.PARTIAL if trouble else ExitCode.OK
 
 
 async def _advance(importer: Importer, place: ImportPlace) -> ImportPlace:

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from math import isnan
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cache_management.cache.errors import MetadataUnavailable
 from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.numbers import Seconds
 from cache_management.cli.output import json_option, note, print_json, print_pairs, progress
 
 if TYPE_CHECKING:
     from cache_management.models.store.results import JobView, Submitted
     from cache_management.workers.client import JobClient
-
-
-class Seconds(click.FloatRange):
-    """How long to wait, 0 or more; "nan" is in no range and out of none."""
-
-    name = "seconds"
-
-    def __init__(self) -> None:
-        super().__init__(min=0)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(value, param, ctx)
-        return self.fail(f"{value} is no number of seconds", param, ctx) if isnan(found) else found
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -153,6 +153,7 @@ def request_stop(state_dir: Path, *, timeout: float = 60.0) -> bool:
         _signal(state.pid, state.started, signal.SIGKILL)
         wait_for(lambda: not _lives(state.pid, state.started) and not _children(latest), timeout=10.0)
         read_state(state_dir)
+    _detached[:] = [process for process in _detached if process.poll() is None]
     return True
 
 

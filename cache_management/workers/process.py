@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from celery import Task, signals
 from kombu.exceptions import OperationalError
 
 from cache_management.cache.errors import CacheError
+from cache_management.logs import FORM_OF_SERVICES, open_log
 from cache_management.models.store import open_stores
 from cache_management.services.processes import bind_to_parent
 from cache_management.wiring import read_settings
@@ -133,12 +135,15 @@ def _touch(queue: str | None, name: str | None) -> None:
 
 
 @signals.setup_logging.connect
-def _keep_logging(loglevel: int | str | None = None, **_: Any) -> None:
-    logging.basicConfig(
-        level=loglevel or logging.INFO,
-        format="%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s",
-        force=True,
-    )
+def _keep_logging(loglevel: int | str | None = None, logfile: str | None = None, **_: Any) -> None:
+    """Log to what `celery --logfile` says, else to logging.file, else to standard error."""
+    try:
+        file = Path(logfile) if logfile else read_settings().settings.logging.file
+        handler = open_log(file, FORM_OF_SERVICES)
+    except CacheError as exc:
+        # Celery would only log an exception of ours, and go on without a log.
+        sys.exit(f"Error: {exc}")
+    logging.basicConfig(level=loglevel or logging.INFO, handlers=[handler], force=True)
     if logging.getLogger().level > logging.DEBUG:
         for name in ("celery.worker.strategy", "celery.app.trace"):
             logging.getLogger(name).addFilter(_tells_of_work)

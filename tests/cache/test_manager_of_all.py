@@ -231,3 +231,15 @@ async def test_an_old_answer_that_stands_in_for_an_error_is_not_called_new() -> 
 
     assert (found.kind, found.response.response) == ("exact", "old")
     assert found.age_seconds >= 20
+
+
+async def test_what_was_refused_lately_is_told(manager: CacheManager) -> None:
+    await manager.store("how do I reset my password", "by the link", namespace="tenant")
+    await manager.lookup("how do I not reset my password", namespace="tenant")
+    await manager.lookup("what is the weather")
+
+    (found,) = manager.near_misses()
+
+    assert (found.asked, found.stored) == ("how do I not reset my password", "how do I reset my password")
+    assert (found.namespace, found.vetoes) == ("tenant", ("polarity",))
+    assert 0.5 < found.score < 1

@@ -74,7 +74,7 @@ def test_another_model_is_a_miss_when_one_insists(cli: Cli) -> None:
         (("set-cache", "q" * 70_000, "a"), "70,000 bytes"),
         (("get-similar", "q", "-t", "1.5"), "1.5"),
         (("get-similar", "q", "-l", "0"), "0"),
-        (("set-cash", "q", "a"), "Did you mean 'set-cache'?"),
+        (("set-cash", "q", "a"), "Did you mean one of: 'get-cache', 'set-cache'"),
     ],
 )
 def test_bad_input_is_exit_code_2_and_stores_nothing(cli: Cli, args: tuple[str, ...], says: str) -> None:

@@ -151,7 +151,7 @@ def test_no_number_is_no_share(cli: Cli, tmp_path: Path, args: tuple[str, str]) 
     found = cli(args[0], write(tmp_path / "p.jsonl"), args[1], "nan")
 
     assert found.code == 2
-    assert "nan is no share" in found.err
+    assert "nan is no number" in found.err
 
 
 @pytest.mark.parametrize("option", ["--html", "--markdown"])

@@ -114,7 +114,7 @@ def test_expired_entries_and_leftovers_go_with_one_word(filled: Cli) -> None:
         (("--all", "--tag", "t"), "not both or neither"),
         (("--local", "--all", "--no-wait"), "leave out --no-wait"),
         (("--pattern", "(", "--regex"), "no regular expression"),
-        (("--older-than", "-1"), "must be 0 or more"),
+        (("--older-than", "-1"), "is not in the range x>=0"),
     ],
 )
 def test_what_contradicts_itself_is_refused(filled: Cli, flags: tuple[str, ...], says: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.main import _COMMANDS
 from tests.cli.conftest import Cli
+from tests.conftest import OwnRedisFactory
 
 
 @pytest.mark.parametrize("command", ["", *_COMMANDS])
@@ -25,15 +26,11 @@ def test_every_exit_code_has_one_meaning() -> None:
     assert len({code.meaning for code in ExitCode}) == len(ExitCode)
 
 
-def test_help_loads_no_celery_sqlalchemy_or_torch() -> None:
-    code = (
-        "import sys; from cache_management.cli.main import run; run(['--help']);"
-        "print({'celery', 'sqlalchemy', 'torch', 'numpy'} & set(sys.modules), file=sys.stderr)"
-    )
+def test_the_list_of_commands_has_a_line_for_each(cli: Cli) -> None:
+    told = cli("--help").out.partition("Commands:\n")[2].splitlines()
 
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    assert found.stderr.strip() == "set()"
+    assert [line.split()[0] for line in told] == list(_COMMANDS)
+    assert all(len(line) <= 80 and line.endswith(".") for line in told)
 
 
 @pytest.mark.parametrize("reader", ["head -n 1", "true"])
@@ -54,3 +51,39 @@ def test_a_port_in_use_is_named(cli: Cli, redis_url: str) -> None:
     assert found.code == 1
     assert f"port {port}" in found.err
     assert "in use" in found.err
+
+
+def test_a_server_of_another_kind_is_a_wrong_configuration(
+    cli: Cli, redis_url: str, own_redis: OwnRedisFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = own_redis(extra=("--cluster-enabled", "yes"))
+
+    for url in (redis_url.replace("redis:", "redis+cluster:"), node.url):
+        monkeypatch.setenv("CACHE_URL", url)
+        found = cli("get-cache", "q")
+
+        assert found.code == 2, found.err
+        assert "url" in found.err
+
+
+@pytest.mark.parametrize(
+    ("env", "is_coloured"),
+    [
+        ({}, False),
+        ({"FORCE_COLOR": "1"}, True),
+        ({"NO_COLOR": "1"}, False),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+    ],
+)
+def test_colours_are_for_people(
+    cli: Cli, env: dict[str, str], is_coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+    said = cli("doctor", "--no-model").out
+
+    assert ("\x1b[3" in said) == is_coloured  # what only is bold stays so
+    assert "\x1b" not in cli("doctor", "--no-model", "--json").out

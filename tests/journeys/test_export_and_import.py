@@ -1,4 +1,4 @@
-"""A cache goes to a file and comes back: the README's own lines, and the reference's calls."""
+"""A cache goes to a file and comes back: the manual's own lines, and the reference's calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import PROJECT_ROOT
 
 __all__ = ["cli", "data_dir"]  # fixtures of the command line
 
-_SECTION = (PROJECT_ROOT / "README.md").read_text().partition("## Export and import")[2]
+_SECTION = (PROJECT_ROOT / "docs" / "export.md").read_text()
 _BLOCK = _SECTION.partition("```bash")[2].partition("```")[0]
 LINES = re.findall(r"^cache-cli ([^#\n]+?)\s*(?:#.*)?$", _BLOCK, flags=re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""A Redis user with just the rights that the README names can do everything the cache does."""
+"""A Redis user with just the rights that docs/security.md names can do everything the cache does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cache_management.cache.values import CachedResponse
 from tests.conftest import OwnRedisCluster, OwnRedisFactory
 
 OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 
 
 def rights_behind(words: str, page: Path) -> list[str]:
@@ -32,12 +32,12 @@ async def swept(cache: LLMCache, wanted: Wanted, *, dry: bool) -> Place:
     return place
 
 
-async def test_the_rights_in_the_readme_are_enough(own_redis: OwnRedisFactory) -> None:
+async def test_the_rights_on_the_page_are_enough(own_redis: OwnRedisFactory) -> None:
     server = own_redis()
     answer = CachedResponse(prompt="q", response="x" * 1000, model="m", timestamp=datetime(2026, 1, 1, tzinfo=UTC))
     heard: list[Event] = []
     with redis.Redis.from_url(server.url) as client:
-        rights = rights_behind("A Redis user with few rights needs", README)
+        rights = rights_behind("A Redis user with few rights needs", PAGE)
         client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~cm1:*", *rights)
         client.config_set("maxmemory", client.info("memory")["used_memory"] + 2_000_000)
         url = f"redis://app:secret@127.0.0.1:{server.port}/0"
@@ -69,7 +69,7 @@ async def test_the_rights_in_the_readme_are_enough(own_redis: OwnRedisFactory) -
 
 
 async def test_a_cluster_takes_the_rights_that_its_page_adds(redis_cluster: OwnRedisCluster) -> None:
-    rights = rights_behind("A Redis user with few rights needs", README)
+    rights = rights_behind("A Redis user with few rights needs", PAGE)
     rights += rights_behind("A user with few rights needs", OPERATING)
     answer = CachedResponse(prompt="q", response="x", model="m", timestamp=datetime(2026, 1, 1, tzinfo=UTC))
     heard: list[Event] = []

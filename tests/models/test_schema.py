@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from cache_management.cache.errors import MetadataUnavailable
@@ -233,3 +234,9 @@ def test_a_migration_that_takes_away_would_show(line: str) -> None:
 def test_migrations_that_add_are_let_through() -> None:
     assert breaks((MIGRATIONS / "0002_bookmarks_of_shards.py").read_text()) == []
     assert breaks("def upgrade() -> None:\n    op.create_index('x', 'jobs', ['kind'], unique=False)\n") == []
+
+
+def test_revisions_are_those_that_alembic_walks() -> None:
+    walked = ScriptDirectory.from_config(schema._config()).walk_revisions()
+
+    assert schema.revisions() == [script.revision for script in walked]

@@ -80,7 +80,9 @@ def test_settings_that_are_not_there_are_named(tmp_path: Path) -> None:
     )
 
     assert ended.returncode == 2
-    assert ended.stderr.startswith("Error: CACHE_CELERY_CONFIG names 'settings_of_nobody', and there is no such module")
+    assert ended.stderr.splitlines()[-1].startswith(
+        "Error: CACHE_CELERY_CONFIG names 'settings_of_nobody', and there is no such module"
+    )
 
 
 def test_the_deployment_starts_from_the_defaults() -> None:

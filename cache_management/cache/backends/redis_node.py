@@ -24,7 +24,7 @@ from cache_management.cache.backends.redis_connection import (
 )
 from cache_management.cache.backends.redis_sentinel import find_primary
 from cache_management.cache.config import CacheConfig
-from cache_management.cache.errors import BackendRefused, BackendUnavailable
+from cache_management.cache.errors import BackendRefused, BackendUnavailable, WrongServer
 
 logger = logging.getLogger("cache_management")
 
@@ -376,7 +376,7 @@ class _Server:
         """Look at what a server says of itself in its answer to HELLO.
 
         Raises:
-            BackendUnavailable: It is of another kind than the settings say.
+            WrongServer: It is of another kind than the settings say.
         """
         if not isinstance(reply, dict):
             return
@@ -392,7 +392,7 @@ class _Server:
             why = "it is a Sentinel, which keeps nothing; write its url as redis+sentinel://host:port/name"
         else:
             return
-        raise BackendUnavailable(self.address, why)
+        raise WrongServer(self.address, why)
 
     async def connect(self, loop: asyncio.AbstractEventLoop, connection: RedisConnection) -> None:
         if self._path is not None:

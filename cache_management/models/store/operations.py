@@ -311,6 +311,26 @@ class OperationsStore:
             for (namespace, model), named in sorted(found.items())
         ]
 
+    def usage_over_time(
+        self, *, since: datetime, period_seconds: int, namespace: str
+    ) -> list[tuple[datetime, dict[str, int]]]:
+        """Sum what happened in a namespace by period, the oldest first; periods without anything are left out."""
+        query = (
+            select(StatRollup.period_start, StatRollup.name, func.sum(StatRollup.value))
+            .where(
+                StatRollup.period_seconds == period_seconds,
+                StatRollup.period_start >= since,
+                StatRollup.namespace == namespace,
+                StatRollup.name.in_(USAGE_NAMES),
+            )
+            .group_by(StatRollup.period_start, StatRollup.name)
+        )
+        found: dict[datetime, dict[str, int]] = {}
+        with self._database.read() as connection:
+            for start, name, value in connection.execute(query):
+                found.setdefault(start, {})[name] = int(value)
+        return sorted(found.items())
+
     def now(self) -> datetime:
         """Return the database's time."""
         with self._database.read() as connection:

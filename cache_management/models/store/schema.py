@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 import cache_management
 from cache_management.cache.errors import MetadataUnavailable
 from cache_management.models import audit, job, operations
 from cache_management.models.base import Base, Database
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 # Importing a table's module is what puts it into Base.metadata.
 TABLE_MODULES = (audit, job, operations)
+_MIGRATIONS = Path(cache_management.__file__).parent / "migrations"
 # Any number will do, as long as nothing else in this database takes it.
 _UPGRADE_LOCK = 0x6361_6368_6501
 
@@ -33,6 +32,8 @@ def upgrade(url: str, revision: str = "head") -> None:
         MetadataUnavailable: It is newer than that, or does not answer.
     """
 
+    from alembic import command
+
     def act(config: Config) -> None:
         if not _is_served(current(config.attributes["connection"]), shown=Database(url).shown):
             command.upgrade(config, revision)
@@ -42,25 +43,31 @@ def upgrade(url: str, revision: str = "head") -> None:
 
 def downgrade(url: str, revision: str) -> None:
     """Take the database down to a revision; `base` removes every table of ours."""
+    from alembic import command
+
     _migrate(url, lambda config: command.downgrade(config, revision))
 
 
 def wanted() -> str:
     """Name the revision that this version of the package works with."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    if head is None:
+    known = revisions()
+    if not known:
         raise RuntimeError("the package holds no migrations: its installation is incomplete")
-    return head
+    return known[0]
 
 
 def revisions() -> list[str]:
     """Name the revisions that this version knows, the newest first."""
-    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+    # By their files: whoever opens the database asks, and Alembic takes as long to load as all the rest.
+    found = (_MIGRATIONS / "versions").glob("[0-9]*_*.py")
+    return sorted((file.name.partition("_")[0] for file in found), reverse=True)
 
 
 def current(connection: Connection) -> str | None:
     """Name the revision a database is at; None when it has no tables of ours."""
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
 def check(url: str) -> None:
@@ -111,6 +118,9 @@ def _is_served(found: str | None, *, shown: str) -> bool:
 
 def drift(url: str) -> list[Any]:
     """List how the tables differ from the models; empty when a migration is not missing."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
     database = Database(url)
     try:
         with database.read() as connection:
@@ -124,9 +134,10 @@ def drift(url: str) -> list[Any]:
 
 def _config() -> Config:
     # Paths from the package, so that an installed wheel can upgrade too.
-    root = Path(cache_management.__file__).parent / "migrations"
+    from alembic.config import Config
+
     config = Config(stdout=io.StringIO())
-    config.set_main_option("script_location", str(root).replace("%", "%%"))
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
-
-from cache_management.cache.config import CacheBackend
 from cache_management.cache.findings import Finding
 from cache_management.settings import Settings
+from cache_management.settings_use import changed_settings, unused_settings
 
 if TYPE_CHECKING:
     from cache_management.services.supervisor import State
@@ -95,53 +92,16 @@ def check_set(state: State | None, settings: Settings, *, answers: bool) -> list
 
 def check_unused(settings: Settings) -> list[Finding]:
     """Check for settings that somebody set and that have no effect beside the others."""
-    found = [name for name, reason in _unused(settings)]
+    found = unused_settings(settings, changed_settings(settings))
     if not found:
         return []
-    reasons = "; ".join(f"{name} {reason}" for name, reason in _unused(settings))
+    reasons = "; ".join(f"{each.key} ({each.why})" for each in found)
     return [
         Finding(
             "unused settings",
             "warn",
-            f"set and without effect: {', '.join(found)}",
+            f"set and without effect: {', '.join(each.key for each in found)}",
             "somebody expects something of them that does not happen",
             f"{reasons}. `cache-cli config show` says where each was set",
         )
     ]
-
-
-def _unused(settings: Settings) -> Iterable[tuple[str, str]]:
-    is_disk, is_memory, is_redis = (
-        settings.backend is backend and not settings.distributed.enabled
-        for backend in (CacheBackend.DISK, CacheBackend.MEMORY, CacheBackend.REDIS)
-    )
-    semantic = settings.semantic
-    rules = (
-        ("memory_limit", is_memory, "is for backend: memory"),
-        ("disk_size_limit", is_disk, "is for backend: disk"),
-        ("redis_memory_limit", is_redis or settings.distributed.enabled, "is for backend: redis"),
-        (
-            "max_size",
-            is_disk or is_memory,
-            "counts entries in memory and on disk; on Redis the memory is what is bounded",
-        ),
-        ("near_memory_limit", settings.near_max_size > 0, "needs near_max_size above 0"),
-        ("eviction_objective", settings.eviction_policy == "auto", "needs eviction_policy: auto"),
-        ("eviction_cost_weight", settings.eviction_policy in ("gdsf", "auto"), "needs eviction_policy: gdsf or auto"),
-        ("semantic.device", semantic.engine != "onnx", "is for torch, and semantic.engine is onnx"),
-        ("semantic.recheck_rate", semantic.serves != "static", "needs semantic.max_error_rate or semantic.mode"),
-        ("distributed.nodes", settings.distributed.enabled, "needs distributed.enabled"),
-        ("logging.file", False, "is not in this version: logs go to standard error"),
-    )
-    for name, has_effect, reason in rules:
-        if not has_effect and _is_changed(settings, name):
-            yield name, reason
-
-
-def _is_changed(settings: Settings, name: str) -> bool:
-    """Tell whether a setting is not what it would be if nobody had named it."""
-    part: BaseModel = settings
-    *above, last = name.split(".")
-    for each in above:
-        part = getattr(part, each)
-    return bool(getattr(part, last) != type(part).model_fields[last].get_default(call_default_factory=True))

@@ -29,7 +29,7 @@ _BY_REASON: tuple[tuple[str, str], ...] = (
     (r"pip install", "install what it names"),
     (r"db upgrade|revision", "run `cache-cli db upgrade`, with this version"),
     (r"WRONGPASS|NOAUTH|Authentication|username-password|password", "correct user and password in {setting}"),
-    (r"NOPERM|permission", "give its user the rights that the README lists"),
+    (r"NOPERM|permission", "give its user the rights that docs/security.md lists"),
     (r"has the url|redis\+cluster://|of a Redis Cluster", "set url as it says"),
     (r"speak the Redis|Protocol error", "something else than Redis or Valkey answers there: correct {setting}"),
     (r"certificate|CERTIFICATE|SSL|TLS", "use rediss:// (or redis_ssl) where the server speaks TLS, and only there"),

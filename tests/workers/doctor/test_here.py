@@ -39,7 +39,7 @@ def test_a_running_set(runs: State | None, answers: bool, expected: dict[str, st
     [
         ({}, []),
         ({"url": "redis://there/0", "redis_memory_limit": "1GB", "near_max_size": "5", "near_memory_limit": "1MB"}, []),
-        ({"url": "redis://there/0", "max_size": "5", "disk_size_limit": "1GB"}, ["disk_size_limit", "max_size"]),
+        ({"url": "redis://there/0", "max_size": "5", "disk_size_limit": "1GB"}, ["max_size", "disk_size_limit"]),
         ({"memory_limit": "1GB"}, ["memory_limit"]),
         ({"backend": "memory", "memory_limit": "1GB", "redis_memory_limit": "1GB"}, ["redis_memory_limit"]),
         ({"near_memory_limit": "1GB"}, ["near_memory_limit"]),
@@ -49,8 +49,9 @@ def test_a_running_set(runs: State | None, answers: bool, expected: dict[str, st
         ({"semantic__recheck_rate": "0.2"}, ["semantic.recheck_rate"]),
         ({"semantic__recheck_rate": "0.2", "semantic__mode": "verified"}, []),
         ({"distributed__nodes": "a:1,b:1,c:1"}, ["distributed.nodes"]),
-        ({"logging__file": "/var/log/cache"}, ["logging.file"]),
+        ({"logging__file": "/var/log/cache"}, []),
         ({"max_size": "10000"}, []),
+        ({"data_dir": "/elsewhere", "url": "redis://there:7/1"}, []),
     ],
 )
 def test_settings_without_effect(env: dict[str, Any], names: list[str]) -> None:

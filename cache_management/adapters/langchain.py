@@ -1,0 +1,222 @@
+"""LangChain asks this cache.
+
+from langchain_core.globals import set_llm_cache
+
+set_llm_cache(ManagedCache(manager))
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from cache_management import sync
+from cache_management.adapters.guarded import MARK, GuardedManager, mark_of
+from cache_management.adapters.langchain_identity import ask_of
+from cache_management.cache.manager import CacheManager
+from cache_management.cache.values import CachedResponse, Lookup
+
+try:
+    from langchain_core.caches import BaseCache
+    from langchain_core.load import dumpd, load
+    from langchain_core.messages import AIMessage, AIMessageChunk, ChatMessage, ChatMessageChunk
+    from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
+except ImportError as exc:
+    raise ImportError("The adapter for LangChain needs: pip install 'cache-management[langchain]'") from exc
+
+PAYLOAD = "langchain"
+"""The name in an entry's metadata under which its generations stand, in LangChain's own JSON."""
+
+# What a model may answer with, and nothing else: other classes act when they are made.
+_LOADED = (
+    *(Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk),
+    *(AIMessage, AIMessageChunk, ChatMessage, ChatMessageChunk),
+)
+_FINISH_NAMES = ("finish_reason", "stop_reason", "done_reason")
+# Without the wrapper that says once a process that loading is a beta function, to whoever asks first.
+_load: Any = inspect.unwrap(load)
+
+
+class _Unusable(ValueError):
+    """Stored generations are none."""
+
+
+class ManagedCache(BaseCache):
+    """A `CacheManager` as the cache of LangChain's chat models and LLMs.
+
+    The prompt and the whole description of the model count. A manager with a matcher also answers by meaning: the
+    last message of the user may be worded differently, all else must be the same. An answer from here says so in
+    `response_metadata["cache_management"]` (of an LLM in `generation_info`), and has no message id: an id names one
+    message. Synchronous calls run on the loop of `cache_management.sync`.
+
+    Args:
+        namespace: By default that of the manager. `clear` removes all of it.
+        ttl_seconds: The life of answers; by default that of the cache.
+        threshold: Cosine similarity, -1 to 1; by default the configured one.
+        tags: Given to every entry, to invalidate them together.
+    """
+
+    def __init__(
+        self,
+        manager: CacheManager | sync.CacheManager,
+        *,
+        namespace: str | None = None,
+        ttl_seconds: int | None = None,
+        threshold: float | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        self._cache = GuardedManager(
+            manager,
+            namespace=namespace,
+            ttl_seconds=ttl_seconds,
+            threshold=threshold,
+            tags=tags,
+            adapter="langchain",
+        )
+
+    def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        """Return the generations stored for a call, or None."""
+        return self._cache.run(self.alookup(prompt, llm_string), None)
+
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        """Store the generations of a call."""
+        self._cache.run(self.aupdate(prompt, llm_string, return_val), None)
+
+    def clear(self, **kwargs: Any) -> None:
+        """Remove everything of the namespace.
+
+        Raises:
+            BackendUnavailable: Some may still be there.
+        """
+        sync.run(self.aclear(**kwargs))
+
+    async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        """Return the generations stored for a call, or None."""
+        found = await self._cache.find(ask_of(prompt, llm_string))
+        if found is None or found.response is None:
+            return None
+        try:
+            generations = generations_of(found.response)
+        except _Unusable as exc:
+            self._cache.corrupt(found.key, str(exc))
+            return None
+        for each in generations:
+            _mark(each, found)
+        return generations
+
+    async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        """Store the generations of a call, unless one of them is cut off, refused or empty."""
+        generations = list(return_val)
+        if not generations or not all(map(self._is_good, generations)):
+            return
+        try:
+            payload = json.dumps([dumpd(each) for each in generations])
+            _loaded(payload)  # what could not be read back is not stored
+        except (_Unusable, TypeError, ValueError, RecursionError) as exc:
+            self._cache.survive("store", exc)
+            return
+        asked = ask_of(prompt, llm_string)
+        first = generations[0]
+        response = CachedResponse(
+            prompt="",  # the manager files it under what was asked
+            response=_shown(first),
+            model=asked.model or "unknown",
+            timestamp=datetime.fromtimestamp(self._cache.manager.llm_cache.clock(), UTC),
+            token_count=sum(map(_tokens, generations)),
+            metadata={PAYLOAD: payload},
+        )
+        await self._cache.keep(asked, response)
+
+    async def aclear(self, **kwargs: Any) -> None:
+        """Remove everything of the namespace.
+
+        Raises:
+            BackendUnavailable: Some may still be there.
+        """
+        await self._cache.clear()
+
+    def _is_good(self, generation: Generation) -> bool:
+        message = generation.message if isinstance(generation, ChatGeneration) else None
+        refusal = None if message is None else message.additional_kwargs.get("refusal")
+        return self._cache.may_keep(
+            generation.text,
+            finish_reason=_finish_reason(generation),
+            has_tool_calls=bool(_tool_calls(generation)) or (message is not None and _has_other_parts(message.content)),
+            refusal=refusal if isinstance(refusal, str) else None,
+        )
+
+
+def generations_of(response: CachedResponse) -> list[Generation]:
+    """Return the generations of an entry; one that somebody else stored is a text.
+
+    Raises:
+        _Unusable: They are none, or hold something that a model does not answer with.
+    """
+    payload = response.metadata.get(PAYLOAD)
+    if payload is None:
+        return [Generation(text=response.response)]
+    if not isinstance(payload, str):
+        raise _Unusable("its generations are no text")
+    return _loaded(payload)
+
+
+def _loaded(payload: str) -> list[Generation]:
+    try:
+        found = _load(json.loads(payload), allowed_objects=_LOADED, secrets_map={}, secrets_from_env=False)
+    # What a hostile value makes a constructor raise is nobody's to list.
+    except Exception as exc:
+        raise _Unusable(f"its generations cannot be loaded ({type(exc).__name__})") from exc
+    if not isinstance(found, list) or not found or not all(isinstance(each, Generation) for each in found):
+        raise _Unusable("it holds no list of generations")
+    return found
+
+
+def _mark(generation: Generation, found: Lookup) -> None:
+    mark = mark_of(found)
+    if isinstance(generation, ChatGeneration):
+        message = generation.message
+        message.id = None
+        message.response_metadata = {**message.response_metadata, MARK: mark}
+    else:
+        generation.generation_info = {**(generation.generation_info or {}), MARK: mark}
+
+
+def _finish_reason(generation: Generation) -> str | None:
+    """Return the provider's word for why the model came to its end; None when it says none."""
+    places: list[dict[str, Any]] = [generation.generation_info or {}]
+    if isinstance(generation, ChatGeneration):
+        places.append(generation.message.response_metadata)
+    for place in places:
+        for name in _FINISH_NAMES:
+            if isinstance(place.get(name), str) and place[name]:
+                return str(place[name]).rpartition(".")[2]  # an enum of Google's says FinishReason.STOP
+    return None
+
+
+def _tool_calls(generation: Generation) -> list[Any]:
+    message = generation.message if isinstance(generation, ChatGeneration) else None
+    return list(message.tool_calls) if isinstance(message, AIMessage) else []
+
+
+def _has_other_parts(content: Any) -> bool:
+    """Tell whether there is something besides text, such as an image."""
+    return isinstance(content, list) and any(isinstance(part, dict) and part.get("type") != "text" for part in content)
+
+
+def _shown(generation: Generation) -> str:
+    """Return an answer as a text: what people see, and what is compared when an answer is computed again."""
+    calls = [{"name": each["name"], "args": each["args"]} for each in _tool_calls(generation)]
+    shown = json.dumps(calls, sort_keys=True, default=str) if calls else ""
+    return "\n".join(filter(None, (generation.text, shown)))
+
+
+def _tokens(generation: Generation) -> int:
+    message = generation.message if isinstance(generation, ChatGeneration) else None
+    usage = message.usage_metadata if isinstance(message, AIMessage) else None
+    return max(0, int(usage.get("output_tokens", 0))) if usage else 0
+
+
+__all__ = ["ManagedCache"]

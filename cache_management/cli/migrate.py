@@ -1,0 +1,194 @@
+"""migrate: the entries of another library's cache into this one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cache_management import __version__
+from cache_management.cache.errors import InvalidInput
+from cache_management.cache.redact import hide_password
+from cache_management.cache.transfer.exporting import new_export_id
+from cache_management.cache.transfer.importing import ImportWanted
+from cache_management.cache.transfer.lines import PART_BYTES, PART_ENTRIES, Header
+from cache_management.cache.transfer.stream_files import StreamReader, StreamWriter
+from cache_management.cli.context import CliContext, pass_cli
+from cache_management.cli.exit_codes import ExitCode
+from cache_management.cli.invalidate import is_wanted
+from cache_management.cli.output import json_option, note, print_json, print_pairs, print_table, progress
+from cache_management.cli.request_context import read_request
+from cache_management.cli.transfer import import_source, tell_trouble
+from cache_management.cli.watching import import_rows
+from cache_management.migration_sources.found import Converter, ForeignCache, Report
+from cache_management.wiring import Platform
+
+
+def _gptcache(source: str, prefix: str | None) -> ForeignCache:
+    from cache_management.migration_sources.gptcache import GPTCacheStore
+
+    return GPTCacheStore(Path(source), prefix=prefix)
+
+
+def _langchain(source: str, prefix: str | None) -> ForeignCache:
+    from cache_management.migration_sources.langchain_sqlite import LangChainStore
+
+    return LangChainStore(Path(source), prefix=prefix)
+
+
+def _redisvl(source: str, prefix: str | None) -> ForeignCache:
+    from cache_management.migration_sources.redisvl import RedisVLStore
+
+    return RedisVLStore(source, prefix=prefix)
+
+
+_KINDS: Mapping[str, Callable[[str, str | None], ForeignCache]] = {
+    "gptcache": _gptcache,
+    "langchain-sqlite": _langchain,
+    "redisvl": _redisvl,
+}
+
+
+@click.command()
+@click.argument("source")
+@click.option("--from", "kind", type=click.Choice(list(_KINDS)), required=True, help="Whose cache SOURCE is.")
+@click.option(
+    "--prefix", help="redisvl: the name of the cache, which its keys begin with. gptcache: that of its tables."
+)
+@click.option("-m", "--model", help="The model that all of it was asked with.")
+@click.option("-s", "--system", help="The system prompt that all of it was asked with.")
+@click.option("--params", metavar="JSON", help="The parameters that all of it was asked with: a JSON object.")
+@click.option("--dry-run", is_flag=True, help="Read and check everything, say what would happen, and change nothing.")
+@click.option("--confirm/--no-confirm", " /--yes", default=True, show_default=True, help="Ask before importing.")
+@click.option("--no-embed", is_flag=True, help="Do not make the entries findable by meaning.")
+@json_option
+@pass_cli
+def migrate(
+    cli: CliContext,
+    source: str,
+    kind: str,
+    prefix: str | None,
+    model: str | None,
+    system: str | None,
+    params: str | None,
+    dry_run: bool,
+    confirm: bool,
+    no_embed: bool,
+    as_json: bool,
+) -> int:
+    """Bring the entries of another library's cache, SOURCE, into the namespace.
+
+    SOURCE is read and never written: a folder or SQLite file of GPTCache, a SQLite file of LangChain, or the address
+    of the Redis that a RedisVL cache is in. Everything is read and checked before anything is stored; what cannot
+    come along is counted, with the reason. Doing it twice changes nothing.
+    """
+    asked = read_request(model=model, system=system, params=params, history=None)
+    if kind == "langchain-sqlite" and (model or system or params):
+        raise InvalidInput(
+            "a LangChain cache says itself what was asked with: leave out --model, --system and --params"
+        )
+    where = hide_password(source)
+    report = Report()
+    with tempfile.TemporaryDirectory(prefix="cache-migrate-") as folder:
+        file = Path(folder) / "found.jsonl.zst"
+        cache = _KINDS[kind](source, prefix)
+        try:
+            found = _collect(cli, cache, file, asked=asked, report=report, quiet=as_json)
+        finally:
+            cache.close()
+        if not as_json:
+            _print_report(where, found, report)
+        if dry_run or not found:
+            note("Nothing was changed." if dry_run else "There is nothing to bring in.")
+            return _end(cli, where, None, report, found=found, as_json=as_json)
+        if confirm and not is_wanted(f"Merge {found:,} entries of {where} into namespace {cli.settings.namespace}?"):
+            note("Nothing was imported.")
+            return ExitCode.FAILED
+        reader = StreamReader(file, entry_limit_bytes=cli.settings.max_entry_bytes)
+        try:
+            with cli.audited("cache.migrate", {"source": where, "kind": kind}):
+                summary, trouble = import_source(cli, where, reader, ImportWanted(), embed=not no_embed, quiet=as_json)
+        finally:
+            reader.close()
+    code = _end(cli, where, summary, report, found=found, as_json=as_json, trouble=trouble)
+    tell_trouble(cli, summary, trouble)
+    return code
+
+
+def _collect(
+    cli: CliContext, cache: ForeignCache, file: Path, *, asked: Mapping[str, Any], report: Report, quiet: bool
+) -> int:
+    """Write what can come along as an export, and return how many entries that is."""
+    export_id = new_export_id()
+    header = Header(program=__version__, id=export_id, namespace=cli.settings.namespace, created_at=datetime.now(UTC))
+
+    async def work(platform: Platform) -> int:
+        converter = Converter(platform.shelf(), platform.manager.scope_of, asked=asked, report=report)
+        writer = StreamWriter(file, owner=export_id)
+        lines: list[bytes] = []
+        size = seen = 0
+        try:
+            place = writer.begin(header)
+            with progress(quiet=quiet) as advance:
+                total = cache.count()
+                for row in cache.rows():
+                    seen += 1
+                    if (line := await converter.line(row)) is not None:
+                        lines.append(line)
+                        size += len(line)
+                    if len(lines) >= PART_ENTRIES or size >= PART_BYTES:
+                        place = writer.append(lines, place)
+                        lines, size = [], 0
+                        advance("read", seen, max(total, seen))
+                if lines:
+                    place = writer.append(lines, place)
+                advance("read", seen, max(total, seen))
+            writer.finish(place, unreadable=0, replace=False)
+        finally:
+            writer.close()
+        return place.entries
+
+    return cli.run(work)
+
+
+def _print_report(where: str, found: int, report: Report) -> None:
+    print_pairs(f"Found in {where}", {"entries that can come along": found})
+    if report.counts:
+        print_table(
+            "Left out",
+            ["count", "why", "such as"],
+            [(count, why, "\n".join(report.examples[why])) for why, count in report.counts.most_common()],
+        )
+
+
+def _end(
+    cli: CliContext,
+    where: str,
+    summary: dict[str, Any] | None,
+    report: Report,
+    *,
+    found: int,
+    as_json: bool,
+    trouble: list[str] | None = None,
+) -> ExitCode:
+    code = ExitCode.PARTIAL if report.has_faults or trouble else ExitCode.OK
+    if as_json:
+        print_json(
+            {
+                "state": "partial" if code else "succeeded",
+                "namespace": cli.settings.namespace,
+                "source": where,
+                "found": found,
+                "left_out": {
+                    why: {"count": count, "such_as": report.examples[why]} for why, count in report.counts.items()
+                },
+                "summary": summary,
+            }
+        )
+    elif summary is not None:
+        print_pairs(f"Imported into namespace {cli.settings.namespace}", {"source": where, **import_rows(summary)})
+    return code

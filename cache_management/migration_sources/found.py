@@ -1,0 +1,139 @@
+"""What is found in another cache, as entries of this one, and what cannot come along."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from cache_management.cache.errors import InvalidInput
+from cache_management.cache.requests import Request, entry_key, make_request
+from cache_management.cache.transfer.lines import EntryLine, line_of
+from cache_management.cache.transfer.shelf import Shelf
+
+_EXAMPLES = 3
+_SHOWN = 60
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer: `asked` are arguments of `make_request`, `where` is its name over there.
+
+    `model` is that of the answer. An `expires_at` that is left out is the life that this cache gives.
+    """
+
+    where: str
+    asked: Mapping[str, Any]
+    response: str
+    timestamp: datetime
+    model: str | None = None
+    token_count: int = 0
+    metadata: dict[str, Any] = {}
+    expires_at: float | UnsetType | None = UNSET
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """Something that does not come along. `is_fault` is False for what nobody would miss."""
+
+    reason: str
+    where: str
+    prompt: str = ""
+    is_fault: bool = True
+
+
+class ForeignCache(Protocol):
+    """Another cache, open to be read."""
+
+    def count(self) -> int:
+        """Return about how many rows there are, for a progress bar."""
+
+    def rows(self) -> Iterator[Found | LeftOut]:
+        """Yield everything that it holds."""
+
+    def close(self) -> None:
+        """Free files and connections."""
+
+
+class Report:
+    """Counts what did not come along, with a few examples."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+        self.has_faults = False
+
+    def add(self, left: LeftOut) -> None:
+        """Count one."""
+        self.counts[left.reason] += 1
+        self.has_faults = self.has_faults or left.is_fault
+        examples = self.examples.setdefault(left.reason, [])
+        if len(examples) < _EXAMPLES:
+            shown = left.prompt[:_SHOWN] + ("…" if len(left.prompt) > _SHOWN else "")
+            examples.append(f"{left.where}: {shown!r}" if shown else left.where)
+
+
+class Converter:
+    """Turns what is found into lines of an export, each as it could be stored.
+
+    Args:
+        asked: What all of it was asked with, as far as the other cache does not say it.
+        scope_of: Where an answer is found by meaning.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        scope_of: Callable[[Request], Awaitable[str | None]],
+        *,
+        asked: Mapping[str, Any],
+        report: Report,
+    ) -> None:
+        self._shelf = shelf
+        self._scope_of = scope_of
+        self._asked = asked
+        self._report = report
+        self._now = shelf.clock()
+
+    async def line(self, row: Found | LeftOut) -> bytes | None:
+        """Return the encoded line of an entry, or None for what is left out."""
+        if isinstance(row, LeftOut):
+            self._report.add(row)
+            return None
+        prompt = row.asked.get("prompt")
+        shown = prompt if isinstance(prompt, str) else ""
+        if isinstance(row.expires_at, float) and row.expires_at <= self._now:
+            self._report.add(LeftOut("its life is over", row.where, shown, is_fault=False))
+            return None
+        if not row.response.strip():
+            self._report.add(LeftOut("no answer", row.where, shown))
+            return None
+        try:
+            request = make_request(**{**self._asked, **row.asked})
+            key = entry_key(request)
+            entry = EntryLine(
+                key=key,
+                prompt=request.last_text or "",
+                response=row.response,
+                model=row.model or request.model or "unknown",
+                timestamp=row.timestamp,
+                token_count=row.token_count,
+                metadata=row.metadata,
+                expires_at=row.expires_at,
+                scope=await self._scope_of(request),
+            )
+            self._shelf.record(entry, now=self._now)
+            return line_of(entry, where=row.where)
+        except InvalidInput as exc:
+            self._report.add(LeftOut(f"cannot be stored: {_in_short(exc)}", row.where, shown))
+            return None
+
+
+def _in_short(error: InvalidInput) -> str:
+    """Return the kind of an error: sizes and places would make a reason of each row."""
+    text = str(error)
+    if "limit is" in text:
+        return "larger than max_entry_bytes"
+    return "not valid Unicode" if "Unicode" in text else "not what a request or an entry may hold"

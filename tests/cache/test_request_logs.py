@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache_management.cache.errors import InvalidInput
+from cache_management.cache.request_logs import Log, read_logs
+
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is TTL?"}]
+COMPLETION = {
+    "id": "chatcmpl-1",
+    "created": 1_700_000_000,
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Time to live."}}],
+    "usage": {"prompt_tokens": 12, "completion_tokens": 4, "total_tokens": 16},
+}
+OWN = {
+    "messages": CHAT,
+    "model": "m",
+    "response": "Time to live.",
+    "timestamp": "2023-11-14T22:13:20Z",
+    "token_count": 4,
+    "cost_usd": 0.002,
+    "group": "ttl",
+}
+BATCH = {
+    "custom_id": "a",
+    "method": "POST",
+    "url": "/v1/chat/completions",
+    "body": {"model": "m", "messages": CHAT, "temperature": 0},
+}
+RESULT = {"id": "batch_req_1", "custom_id": "a", "response": {"status_code": 200, "body": COMPLETION}, "error": None}
+LITELLM = {
+    "call_type": "acompletion",
+    "model": "m",
+    "messages": json.dumps(CHAT),
+    "response": COMPLETION,
+    "startTime": 1_700_000_000.0,
+    "response_cost": 0.002,
+    "completion_tokens": 4,
+    "model_parameters": {"temperature": 0, "stream": True},
+}
+LANGFUSE = {
+    "type": "GENERATION",
+    "model": "m",
+    "input": {"messages": CHAT},
+    "output": {"role": "assistant", "content": "Time to live."},
+    "startTime": "2023-11-14T22:13:20.000Z",
+    "modelParameters": {"temperature": 0},
+    "usageDetails": {"input": 12, "output": 4},
+    "calculatedTotalCost": 0.002,
+}
+
+
+def read(tmp_path: Path, *files: list[Any]) -> Log:
+    paths = []
+    for number, rows in enumerate(files):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        paths.append(path)
+    return read_logs(paths)
+
+
+@pytest.mark.parametrize(
+    "files", [([OWN],), ([BATCH], [RESULT]), ([LITELLM],), ([LANGFUSE],)], ids=["own", "batch", "litellm", "langfuse"]
+)
+def test_each_shape_tells_the_same_request(files: tuple[list[Any], ...], tmp_path: Path) -> None:
+    log = read(tmp_path, *files)
+
+    (found,) = log.requests
+    assert (found.request.prompt, found.request.system, found.request.model) == ("What is TTL?", "Be brief.", "m")
+    assert (found.response, found.at, found.tokens) == ("Time to live.", 1_700_000_000.0, 4)
+    assert found.cost_micro in (2_000, None)
+    assert "stream" not in found.request.params
+    assert log.left_out == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "q"}, "no answer"),
+        ({"prompt": "", "messages": [], "response": "r"}, "no messages"),
+        (OWN | {"cost_usd": "dear"}, "a cost that is no number of dollars"),
+        (OWN | {"timestamp": "yesterday"}, "a time that is no ISO 8601"),
+        (LITELLM | {"call_type": "aembedding"}, "a call of LiteLLM that is no completion"),
+        (LITELLM | {"status": "failure"}, "an error instead of an answer"),
+        (LANGFUSE | {"type": "SPAN"}, "a Langfuse observation that is no generation"),
+        (BATCH | {"body": {"input": "x"}}, "a batch of something other than chat completions"),
+        (BATCH | {"custom_id": "b"}, "no result: name the batch's output file too"),
+        (RESULT | {"custom_id": "z"}, "results of a batch without its requests: name that file too"),
+    ],
+)
+def test_what_cannot_be_replayed_is_left_out_with_its_reason(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    log = read(tmp_path, [OWN, row])
+
+    assert len(log.requests) == 1
+    assert list(log.left_out) == [reason]
+
+
+def test_requests_come_in_the_order_of_their_time(tmp_path: Path) -> None:
+    later = OWN | {"timestamp": 1_700_000_100, "response": "later"}
+    in_milliseconds = OWN | {"timestamp": 1_700_000_050_000, "response": "between"}
+
+    log = read(tmp_path, [later, in_milliseconds, OWN])
+
+    assert [each.response for each in log.requests] == ["Time to live.", "between", "later"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no rows"),
+        ("{", "line 1 is no JSON"),
+        ("[1]", "row 1 is no object"),
+        ('{"prompt": "q"}', "no answer"),
+        ("[" * 100_000, "no JSON"),
+        ("\xff", "is not UTF-8"),
+    ],
+)
+def test_a_file_in_which_there_is_nothing_is_named(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(text.encode("latin-1"))
+
+    with pytest.raises(InvalidInput, match=said) as refused:
+        read_logs([path])
+
+    assert "log.jsonl" in str(refused.value)

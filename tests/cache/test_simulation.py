@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cache_management.cache.embeddings.hashing import HashingEmbedder
+from cache_management.cache.request_logs import LoggedRequest
+from cache_management.cache.requests import make_request
+from cache_management.cache.simulation import Scenario, replay
+
+
+def asked(prompt: str, *, at: float | None = None, group: str | None = None, **more: Any) -> LoggedRequest:
+    return LoggedRequest(make_request(prompt, model="m"), f"answer to {prompt}", at=at, group=group, **more)
+
+
+async def test_repeats_are_hits_and_save_what_they_cost() -> None:
+    log = [
+        asked("a", tokens=10, cost_micro=500),
+        asked("b", tokens=7),
+        asked("a", tokens=10, cost_micro=500),
+        asked("b", tokens=7),
+    ]
+
+    found = await replay(log, Scenario(None), embedder=None, prices={"m": 100.0})
+
+    assert (found.exact, found.semantic, found.hit_rate) == (2, 0, 0.5)
+    assert (found.tokens_saved, found.saved_micro, found.unpriced) == (17, 500 + 700, 0)
+    assert found.hits_by_part == [0.0, 0.0, 1.0, 1.0]
+
+
+async def test_a_cost_that_nobody_knows_is_said() -> None:
+    found = await replay([asked("a"), asked("a")], Scenario(None), embedder=None)
+
+    assert (found.saved_micro, found.unpriced) == (0, 1)
+
+
+async def test_lives_end_in_the_time_of_the_log() -> None:
+    log = [asked("a", at=1_000.0), asked("a", at=1_050.0), asked("a", at=1_200.0)]
+
+    short = await replay(log, Scenario(None, ttl_seconds=100), embedder=None)
+    long = await replay(log, Scenario(None, ttl_seconds=None), embedder=None)
+
+    assert (short.exact, long.exact) == (1, 2)
+
+
+async def test_the_policy_and_the_size_decide_what_is_still_there() -> None:
+    log = [asked(name) for name in (*["often"] * 5, "a", "b", "c", "often")]
+
+    lru = await replay(log, Scenario(None, policy="lru", max_size=2), embedder=None)
+    lfu = await replay(log, Scenario(None, policy="lfu", max_size=2), embedder=None)
+
+    assert (lru.exact, lfu.exact) == (4, 5)
+    assert lru.evicted > 0
+    assert 0 < lru.most_bytes < 5_000
+
+
+async def test_hits_by_meaning_are_judged_by_their_labels() -> None:
+    log = [
+        asked("how do I reset my password", group="reset"),
+        asked("my password, how do I reset", group="reset"),
+        asked("how do I not reset my password", group="keep"),
+    ]
+
+    gated = await replay(log, Scenario(0.5), embedder=HashingEmbedder())
+    bare = await replay(log, Scenario(0.5, gates=False), embedder=HashingEmbedder())
+
+    assert (gated.semantic, gated.judged, gated.wrong) == (1, 1, 0)
+    assert (bare.semantic, bare.judged, bare.wrong) == (2, 2, 1)
+    assert gated.false_hits is not None
+    assert gated.false_hits.share == 0.0
+
+
+async def test_progress_is_told_to_the_end() -> None:
+    told: list[int] = []
+
+    await replay([asked(str(at)) for at in range(120)], Scenario(None), embedder=None, on_progress=told.append)
+
+    assert told == [50, 100, 120]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "name"),
+    [
+        (Scenario(None), "exact only, lru, 10,000 entries, 3,600 s"),
+        (Scenario(0.9, gates=False, ttl_seconds=None), "from 0.90, no gates, lru, 10,000 entries, no end"),
+    ],
+)
+def test_a_scenario_says_what_it_is(scenario: Scenario, name: str) -> None:
+    assert scenario.name == name

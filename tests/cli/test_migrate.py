@@ -1,0 +1,132 @@
+"""`migrate`: the whole way from another library's cache to a hit here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cache_management.cli.exit_codes import ExitCode
+from tests.cli.conftest import Cli
+from tests.migration_sources.stores import gptcache, langchain
+
+
+def questions(file: Path) -> Path:
+    return gptcache(
+        file,
+        [
+            ("How many transfers are free each month?", [("Ten.", 0)]),
+            ("What is a loan?", [("Money lent.", 0)]),
+            ("Draw it", [("aGk=", 1)]),
+        ],
+    )
+
+
+def test_a_gptcache_comes_along_once_and_is_found_exactly_and_by_meaning(cli: Cli, tmp_path: Path) -> None:
+    questions(tmp_path / "sqlite.db")
+
+    first = cli("migrate", tmp_path, "--from", "gptcache", "--no-confirm", "--json")
+    again = cli("migrate", tmp_path, "--from", "gptcache", "--no-confirm", "--json")
+
+    assert (first.code, first.data["state"], first.data["summary"]["added"]) == (ExitCode.PARTIAL, "partial", 2)
+    assert first.data["left_out"]["an image as the answer"] == {"count": 1, "such_as": ["question 3: 'Draw it'"]}
+    assert (again.data["summary"]["added"], again.data["summary"]["present"]) == (0, 2)
+    assert cli("get-cache", "What is a loan?", "--json").data["response"] == "Money lent."
+    assert "Ten." in cli("get-similar", "Each month, how many transfers are free?", "--threshold", "0.5").out
+
+
+def test_a_dry_run_says_everything_and_changes_nothing(cli: Cli, tmp_path: Path) -> None:
+    questions(tmp_path / "sqlite.db")
+
+    found = cli("migrate", tmp_path, "--from", "gptcache", "--dry-run")
+
+    assert found.code == ExitCode.PARTIAL
+    assert "an image as the answer" in found.out
+    assert "Nothing was changed." in found.err
+    assert cli("get-cache", "What is a loan?").code == ExitCode.FAILED
+
+
+def test_what_all_of_it_was_asked_with_can_be_said(cli: Cli, tmp_path: Path) -> None:
+    file = gptcache(tmp_path / "sqlite.db", [("What is a loan?", [("Money lent.", 0)])])
+    request = ["-m", "gpt-4", "-s", "Be brief.", "--params", '{"temperature": 0}']
+
+    assert cli("migrate", file, "--from", "gptcache", "--yes", *request).code == ExitCode.OK
+
+    assert cli("explain", "What is a loan?", *request).code == ExitCode.OK
+    assert "hit: exact" in cli("explain", "What is a loan?", *request).out
+    assert "hit" not in cli("explain", "What is a loan?").out.partition("\n")[0]
+
+
+def test_a_langchain_app_goes_on_with_its_answers(cli: Cli, tmp_path: Path, data_dir: Path) -> None:
+    pytest.importorskip("langchain_core")
+    from langchain_core.language_models import FakeListChatModel
+    from langchain_core.load import dumps
+    from langchain_core.messages import AIMessage, HumanMessage
+    from langchain_core.outputs import ChatGeneration
+
+    from cache_management import sync
+    from cache_management.adapters.langchain import ManagedCache
+    from cache_management.settings import load_settings
+
+    model = FakeListChatModel(responses=["never said"])
+    prompt = dumps([HumanMessage("What is a loan?")])
+    answer = dumps(ChatGeneration(message=AIMessage("Money lent.")))
+    file = langchain(tmp_path / "x.db", [(prompt, model._get_llm_string(), 0, answer)])
+
+    assert cli("migrate", file, "--from", "langchain-sqlite", "--yes").code == ExitCode.OK
+
+    with sync.CacheManager(sync.LLMCache(load_settings().settings)) as manager:
+        model.cache = ManagedCache(manager)
+        assert model.invoke("What is a loan?").content == "Money lent."
+    refused = cli("migrate", file, "--from", "langchain-sqlite", "--yes", "-m", "gpt-4")
+    assert (refused.code, "leave out --model" in refused.err) == (ExitCode.USAGE, True)
+
+
+@pytest.mark.keeps_keys
+def test_a_redisvl_cache_comes_along_with_its_lives(cli: Cli, redis_url: str) -> None:
+    from redis import Redis
+
+    with Redis.from_url(redis_url) as client:
+        for number, more in enumerate([{}, {"country": "no"}]):
+            fields = {"prompt": f"question {number}", "response": "answer", "updated_at": 1.7e9, **more}
+            client.hset(f"llmcache:{number}", mapping=fields)
+        client.expire("llmcache:0", 600)
+
+    found = cli("migrate", redis_url, "--from", "redisvl", "--no-confirm", "--json")
+
+    assert (found.code, found.data["summary"]["added"]) == (ExitCode.PARTIAL, 1)
+    assert cli("export", "out.json").code == ExitCode.OK
+    (entry,) = json.loads(Path("out.json").read_text())["entries"]
+    assert entry["key"] == "question 0"
+    assert entry["expires_at"] is not None
+
+
+def test_what_cannot_be_stored_is_left_out_and_the_rest_comes(cli: Cli, tmp_path: Path) -> None:
+    file = gptcache(tmp_path / "sqlite.db", [("big", [("a" * 3000, 0)]), ("small", [("a", 0)])])
+    (tmp_path / "cache_config.yaml").write_text("max_entry_bytes: 1000\n")
+
+    found = cli("migrate", file, "--from", "gptcache", "--no-confirm", "--json")
+
+    assert found.code == ExitCode.PARTIAL
+    assert found.data["left_out"]["cannot be stored: larger than max_entry_bytes"]["count"] == 1
+    assert cli("get-cache", "small").code == ExitCode.OK
+
+
+def test_what_was_deleted_over_there_is_no_fault(cli: Cli, tmp_path: Path) -> None:
+    file = gptcache(tmp_path / "sqlite.db", [("gone", [("a", 0)]), ("here", [("a", 0)])], deleted=[1])
+
+    assert cli("migrate", file, "--from", "gptcache", "--no-confirm").code == ExitCode.OK
+
+
+def test_nothing_to_bring_in_is_said(cli: Cli, tmp_path: Path) -> None:
+    found = cli("migrate", gptcache(tmp_path / "sqlite.db", []), "--from", "gptcache")
+
+    assert (found.code, "nothing to bring in" in found.err) == (ExitCode.OK, True)
+
+
+def test_troubles_have_their_codes(cli: Cli, tmp_path: Path) -> None:
+    assert cli("migrate", tmp_path / "none.db", "--from", "gptcache").code == ExitCode.USAGE
+    assert cli("migrate", tmp_path, "--from", "redisvl").code == ExitCode.USAGE
+    assert cli("migrate", "redis://127.0.0.1:1", "--from", "redisvl").code == ExitCode.CACHE
+    assert cli("migrate", tmp_path, "--from", "other").code == ExitCode.USAGE

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CACHE_EMBEDDING_MODEL", "hashing")
+    rows = [
+        {"prompt": f"how do I reset password {at % 5}", "response": "by the link", "model": "m", "cost_usd": 0.01}
+        for at in range(20)
+    ]
+    path = tmp_path / "requests.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"prompt": "no answer"}]))
+    return path
+
+
+def test_configurations_stand_beside_each_other(cli: Cli, log: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+
+    found = cli(
+        "simulate", log, "--exact", "-t", "0.7", "-t", "0.9", "--max-size", 2, "--max-size", 100, "--html", page
+    )
+
+    assert found.code == 0, found.err
+    assert "20 requests replayed" in found.out
+    assert found.out.count("exact only") == 2
+    assert "1 rows are left out: no answer" in found.err
+    text = page.read_text()
+    assert text.count("<svg") == 2
+    assert "http" not in text.replace("http://www.w3.org", "")
+
+
+def test_numbers_are_told_as_json(cli: Cli, log: Path) -> None:
+    found = cli("simulate", log, "--exact", "--json").data
+
+    (scene,) = found["scenarios"]
+    assert (scene["exact"], scene["hit_rate"], scene["saved_usd"]) == (15, 0.75, 0.15)
+    assert found["left_out"] == {"no answer": 1}
+
+
+def test_too_many_configurations_are_refused(cli: Cli, log: Path) -> None:
+    sizes = [word for size in range(1, 70) for word in ("--max-size", size)]
+
+    found = cli("simulate", log, *sizes)
+
+    assert (found.code, "too many at once" in found.err) == (2, True)

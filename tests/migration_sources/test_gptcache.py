@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pickle
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from cache_management.cache.errors import InvalidInput
+from cache_management.migration_sources.gptcache import GPTCacheStore
+from tests.migration_sources.stores import found_in, gptcache
+
+
+def test_questions_come_with_their_first_answer_and_their_time(tmp_path: Path) -> None:
+    file = gptcache(tmp_path / "sqlite.db", [("What is Python?", [("A language.", 0), ("A snake.", 0)])])
+
+    found, left = found_in(GPTCacheStore(tmp_path).rows())
+
+    assert [(row.asked, row.response) for row in found] == [({"prompt": "What is Python?"}, "A language.")]
+    assert found[0].timestamp == datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001 - local, as GPTCache writes it
+    assert [(row.reason, row.is_fault) for row in left] == [("one more answer to the same question", False)]
+    assert GPTCacheStore(file).count() == 1
+
+
+def test_what_cannot_come_along_says_why(tmp_path: Path) -> None:
+    file = gptcache(
+        tmp_path / "sqlite.db",
+        [
+            ("deleted", [("a", 0)]),
+            ("without", []),
+            ("empty", [(" ", 0)]),
+            ("image", [("aGk=", 1), ("http://x/y.png", 2)]),
+            ("pickled", [(pickle.dumps({"a": 1}), 0)]),
+            ("bytes", [(b"\xff\xfe", 0)]),
+            ("attached", [("a", 0)]),
+            (b"\xff", [("a", 0)]),
+            ("new kind", [("a", 7)]),
+            ("good", [("aGk=", 1), ("text", 0)]),
+        ],
+        deleted=[1],
+        attached=[7],
+    )
+
+    found, left = found_in(GPTCacheStore(file).rows())
+
+    assert [row.response for row in found] == ["text"]
+    assert [(row.where, row.reason) for row in left] == [
+        ("question 1", "deleted"),
+        ("question 2", "no answer"),
+        ("question 3", "no answer"),
+        ("question 4", "an image as the answer"),
+        ("question 4", "an image as the answer"),
+        ("question 5", "a pickled value, which is never read"),
+        ("question 6", "a value that is no text"),
+        ("question 7", "a question about something attached to it, such as an image"),
+        ("question 8", "a question that is no text"),
+        ("question 9", "an answer of an unknown kind"),
+    ]
+
+
+def test_a_file_with_two_caches_wants_a_name(tmp_path: Path) -> None:
+    file = gptcache(tmp_path / "sqlite.db", [("q", [("a", 0)])], prefix="one")
+    gptcache(file, [("q", [("b", 0)])], prefix="two")
+
+    with pytest.raises(InvalidInput, match="one, two: name one with --prefix"):
+        GPTCacheStore(file)
+    found, _ = found_in(GPTCacheStore(file, prefix="two").rows())
+    assert [row.response for row in found] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (pickle.dumps({"q": "a"}), "never read here"),  # GPTCache's map of the first steps
+        (b"SQLite format 3\0", "cannot be read"),
+        (b"SQLite format 3\0" + b"\xff" * 4096, "cannot be read"),
+        (b"text", "no SQLite database"),
+        (b"", "no SQLite database"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_that_is_none_is_refused(tmp_path: Path, content: bytes | None, says: str) -> None:
+    file = tmp_path / "data_map.txt"
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(InvalidInput, match=says):
+        GPTCacheStore(file)
+
+
+@pytest.mark.filterwarnings("ignore:.*declarative_base")
+def test_a_store_that_gptcache_wrote_itself(tmp_path: Path) -> None:
+    pytest.importorskip("gptcache")
+    pytest.importorskip("sqlalchemy")
+    from gptcache.manager.scalar_data.base import Answer, CacheData, DataType, Question, QuestionDep
+    from gptcache.manager.scalar_data.sql_storage import SQLStorage
+
+    storage = SQLStorage(db_type="sqlite", url=f"sqlite:///{tmp_path}/sqlite.db")
+    numbers = storage.batch_insert(
+        [
+            CacheData("What is Python?", "A language."),
+            CacheData("Draw it", Answer("aGk=", DataType.IMAGE_BASE64)),
+            CacheData(Question("What is on it?", [QuestionDep("image", "x.png", DataType.IMAGE_URL)]), "A snake."),
+            CacheData("Gone?", "Yes."),
+        ]
+    )
+    storage.mark_deleted([numbers[3]])
+    storage.close()
+
+    found, left = found_in(GPTCacheStore(tmp_path).rows())
+
+    assert [(row.asked["prompt"], row.response) for row in found] == [("What is Python?", "A language.")]
+    assert sorted(row.reason for row in left) == [
+        "a question about something attached to it, such as an image",
+        "an image as the answer",
+        "deleted",
+    ]

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from cache_management.cache.errors import BackendUnavailable, InvalidInput
+from cache_management.migration_sources.found import Found
+from cache_management.migration_sources.redisvl import RedisVLStore
+from tests.migration_sources.stores import found_in
+
+pytestmark = pytest.mark.keeps_keys  # RedisVL's keys have no TTL unless it is asked for
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with Redis.from_url(redis_url) as client:
+        yield client
+
+
+def entry(prompt: str = "What is Python?", **more: Any) -> dict[str, Any]:
+    fields = {"entry_id": "1", "prompt": prompt, "response": "A language.", "prompt_vector": b"\xff\xfe\0\0"}
+    return {**fields, "inserted_at": 1.5e9, "updated_at": 1.6e9, **more}
+
+
+def test_entries_come_with_time_life_and_metadata(redis: Redis, redis_url: str) -> None:
+    redis.hset("llmcache:1", mapping=entry(metadata=json.dumps({"page": 5})))
+    redis.expire("llmcache:1", 60)
+    redis.hset("llmcache:2", mapping=entry("What is a loan?"))
+    redis.hset("llmcache_other:1", mapping=entry("not ours"))
+
+    found, left = found_in(RedisVLStore(redis_url).rows())
+
+    by_prompt = {row.asked["prompt"]: row for row in found}
+    assert sorted(by_prompt) == ["What is Python?", "What is a loan?"]
+    python = by_prompt["What is Python?"]
+    assert (python.response, python.timestamp.timestamp(), python.metadata) == ("A language.", 1.6e9, {"page": 5})
+    assert isinstance(python.expires_at, float)
+    assert 0 < python.expires_at - time.time() <= 60
+    assert by_prompt["What is a loan?"].expires_at is None
+    assert left == []
+
+
+def test_what_cannot_come_along_says_why(redis: Redis, redis_url: str) -> None:
+    redis.hset("mine:filters", mapping=entry(user="ann", country="no"))
+    redis.hset("mine:prompt", mapping={"response": "a"})
+    redis.hset("mine:answer", mapping={"prompt": "q"})
+    redis.hset("mine:bytes", mapping=entry(response=b"\xff"))
+    redis.set("mine:text", "a")
+    redis.hset("mine:ok", mapping=entry(metadata="no json"))
+
+    found, left = found_in(RedisVLStore(redis_url, prefix="mine:").rows())
+
+    assert [row.where for row in found] == ["mine:ok"]
+    assert {row.where: row.reason for row in left} == {
+        "mine:filters": "filters (country, user): only the app knows which context they stand for",
+        "mine:prompt": "no prompt that is a text",
+        "mine:answer": "no answer",
+        "mine:bytes": "a value that is no text",
+        "mine:text": "a string, which is no entry",
+    }
+
+
+def test_a_prefix_is_no_pattern(redis: Redis, redis_url: str) -> None:
+    redis.hset("a*:1", mapping=entry("ours"))
+    redis.hset("abc:1", mapping=entry("theirs"))
+
+    found, _ = found_in(RedisVLStore(redis_url, prefix="a*").rows())
+
+    assert [row.asked["prompt"] for row in found] == ["ours"]
+
+
+class Documents:
+    """Answers for a key that is a document, which this server does not keep."""
+
+    def __init__(self, document: str) -> None:
+        self._document = document
+
+    def execute_command(self, *words: Any) -> str:
+        assert words[0] == "JSON.GET"
+        return self._document
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (json.dumps({"prompt": "q", "response": "a", "metadata": {"page": 5}, "prompt_vector": [0.5]}), {"page": 5}),
+        ("[5]", "a document that is no entry"),
+        ("{", "a document that cannot be read"),
+    ],
+)
+def test_documents_are_read_like_hashes(redis_url: str, document: str, expected: Any) -> None:
+    store = RedisVLStore(redis_url)
+    store.close()
+    store._client = Documents(document)
+
+    row = store._row(b"llmcache:1", b"ReJSON-RL", -1)
+
+    assert (row.metadata if isinstance(row, Found) else row.reason) == expected
+
+
+def test_an_entry_that_redisvl_wrote_itself(redis: Redis, redis_url: str) -> None:
+    schema = pytest.importorskip("redisvl.extensions.cache.llm.schema")
+    made = schema.CacheEntry(
+        prompt="What is Python?", response="A language.", prompt_vector=[0.0, 1.0], metadata={"page": 5}
+    )
+    redis.hset("llmcache:1", mapping=made.to_dict("float32"))
+
+    found, left = found_in(RedisVLStore(redis_url).rows())
+
+    assert left == []
+    assert [(row.response, row.metadata) for row in found] == [("A language.", {"page": 5})]
+    assert found[0].timestamp.timestamp() == pytest.approx(made.updated_at)
+
+
+def test_an_address_where_nobody_answers_is_told() -> None:
+    with pytest.raises(BackendUnavailable, match="the Redis that is read"):
+        RedisVLStore("redis://127.0.0.1:1")
+    with pytest.raises(InvalidInput, match=r"\*\*\*\*"):
+        RedisVLStore("http://ann:secret@127.0.0.1:1")
