@@ -27,6 +27,7 @@ from cache_management.models.store.results import HotKeyView, JobView, Mark, Usa
 from cache_management.settings import Settings
 from cache_management.wiring import open_platform
 from cache_management.workers.client import JobClient
+from cache_management.workers.health import is_unmade
 from cache_management.workers.queues import read_queues, view_queues
 from cache_management.workers.store_watch import StoreView, look_at_store
 
@@ -75,6 +76,10 @@ class Dashboard:
             lambda: look_at_store(settings, timeout_seconds=answer_seconds / 4), "cache store", answer_seconds
         )
         self._names: dict[str, str] = {}
+        self._unknown: list[str] = []
+        self._asked_names = Question(
+            lambda: asyncio.run(_names(settings, self._unknown)), "names of keys", answer_seconds / 2
+        )
 
     def state(self) -> dict[str, Any]:
         """Return what there is to show now; takes a few seconds at most."""
@@ -113,6 +118,8 @@ class Dashboard:
         self._stores.close()
 
     def _ask_database(self) -> _Kept:
+        if self._stores.is_unmade:
+            return _Kept(datetime.now(UTC), [], [], [], [], [], [], [])
         operations = self._stores.operations
         now = operations.now()
         namespace = self._settings.namespace
@@ -145,8 +152,10 @@ class Dashboard:
     def _hot(self, kept: _Kept, store: StoreView | None) -> list[dict[str, Any]]:
         """Return the keys asked for most with their names, as far as the store knows them: this is the owner's page."""
         unknown = [each.key_digest for each in kept.hot if each.key_digest not in self._names]
-        if unknown and store is not None:
-            self._names |= asyncio.run(_names(self._settings, unknown))
+        if unknown and store is not None and not is_unmade(self._settings):
+            self._unknown = unknown
+            # What the store does not know is not asked again at each look.
+            self._names |= dict.fromkeys(unknown, "") | (self._asked_names.ask()() or {})
         return [
             {"key": self._names.get(each.key_digest) or each.key_digest, "hits": each.hits, "misses": each.misses}
             for each in kept.hot
