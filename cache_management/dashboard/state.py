@@ -57,6 +57,7 @@ class Dashboard:
 
     Args:
         refused: Returns what was refused lately, the newest first; only a process that answers itself knows.
+        everywhere: Show the use of all namespaces together, as of a proxy whose callers have one each.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Dashboard:
         settings: Settings,
         *,
         refused: Callable[[], Sequence[NearMiss]] | None = None,
+        everywhere: bool = False,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._settings = settings
+        self._namespace = None if everywhere else settings.namespace
         self._refused = refused
         self._stores: Stores = open_stores(settings.metadata_url)
         self._client = JobClient(settings, stores=self._stores)
@@ -94,7 +97,7 @@ class Dashboard:
         return {
             "at": time.time(),
             "version": __version__,
-            "namespace": self._settings.namespace,
+            "namespace": self._namespace or "all namespaces",
             "problems": [f"the {name} does not answer" for name, answer in found.items() if answer is None],
             "usage": None if kept is None else _usage(kept),
             "hot_keys": None if kept is None else self._hot(kept, store),
@@ -122,7 +125,7 @@ class Dashboard:
             return _Kept(datetime.now(UTC), [], [], [], [], [], [], [])
         operations = self._stores.operations
         now = operations.now()
-        namespace = self._settings.namespace
+        namespace = self._namespace
         ever = operations.usage(since=datetime(2000, 1, 1, tzinfo=UTC), period_seconds=DAY_SECONDS)
         day = operations.usage(since=now - timedelta(days=1), period_seconds=3600)
         return _Kept(
@@ -133,9 +136,11 @@ class Dashboard:
             days=operations.usage_over_time(
                 since=now - timedelta(days=_DAYS), period_seconds=DAY_SECONDS, namespace=namespace
             ),
-            models=[each for each in day if each.namespace == namespace],
-            ever=[each for each in ever if each.namespace == namespace],
-            hot=operations.hot_keys(namespace=namespace, since=now - timedelta(days=2), limit=_HOT),
+            models=[each for each in day if namespace in (None, each.namespace)],
+            ever=[each for each in ever if namespace in (None, each.namespace)],
+            hot=[]
+            if namespace is None
+            else operations.hot_keys(namespace=namespace, since=now - timedelta(days=2), limit=_HOT),
             jobs=self._stores.jobs.list(limit=_JOBS),
             marks=operations.marks(),
         )

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from cache_management.cache.errors import CacheError
@@ -28,6 +29,7 @@ except ImportError as exc:
     raise ImportError("The proxy needs: pip install 'cache-management[serve]'") from exc
 
 if TYPE_CHECKING:
+    from cache_management.cache.values import NearMiss
     from cache_management.metrics.collector import MetricsCollector
     from cache_management.settings import Settings
     from cache_management.wiring import Platform
@@ -73,6 +75,7 @@ class Application:
             concurrency=given.concurrency,
         )
         self._routes: Routes = {}
+        self._pages: Routes = {}
         self._loading: asyncio.Task[None] | None = None
         routes = [
             Route(HEALTH_PATH, self._healthz),
@@ -128,6 +131,22 @@ class Application:
         status, kind, body = await asyncio.to_thread(self._routes[path])
         return Response(body, status, media_type=kind, headers={"cache-control": "no-store"})
 
+    def show(self, pages: Routes) -> None:
+        """Show more by path, to callers on this machine alone: it may be about what others asked."""
+        self._pages |= pages
+        self.asgi.router.routes += [Route(path, self._page) for path in pages]
+
+    def near_misses(self) -> list[NearMiss]:
+        """Return what was near enough and refused lately, the newest first."""
+        return self._exchange.manager.near_misses()
+
+    async def _page(self, request: Request) -> Response:
+        # By name as well: a page of somebody else's, in a browser here, may ask by a name that leads to this machine.
+        if not (_is_here(request.client.host if request.client else "") and _is_here(request.url.hostname or "")):
+            return Response("only on this machine\n", 403, media_type="text/plain; charset=utf-8")
+        status, kind, body = await asyncio.to_thread(self._pages[request.url.path])
+        return Response(body, status, media_type=kind, headers={"cache-control": "no-store"})
+
     async def _tell_metrics(self, _: Request) -> Response:
         try:
             text = await asyncio.to_thread(as_text, self._metrics.families)
@@ -163,3 +182,11 @@ async def _nothing_here(request: Request, exc: Exception) -> Response:
     reply = failure(request.url.path, message, status=status, code="unknown_url")
     body = b"".join([part async for part in reply.body])
     return Response(body, status, media_type="application/json")
+
+
+def _is_here(host: str) -> bool:
+    """Tell whether a name or an address is this machine's own."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

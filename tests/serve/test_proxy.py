@@ -468,3 +468,25 @@ async def test_a_drain_has_an_end(make_proxy: MakeProxy, upstream: LocalUpstream
             [part async for part in stream]
     upstream.release()
     proxy.wait()
+
+
+async def test_pages_are_shown_on_this_machine_alone(make_proxy: MakeProxy, http: httpx2.AsyncClient) -> None:
+    proxy = make_proxy(by_meaning=True)
+    proxy.application.show({"/": lambda: (200, "text/html", b"<h1>page</h1>")})
+    await eventually(lambda: _is_loaded(proxy))
+    async with of_openai(proxy) as client:
+        await client.chat.completions.create(**ask("how do I reset my password"))
+        await client.chat.completions.create(**ask("how do I not reset my password"))
+
+    here = await http.get(f"{proxy.root}/")
+    elsewhere = await http.get(f"{proxy.root}/", headers={"host": "evil.example"})
+
+    assert (here.status_code, here.text) == (200, "<h1>page</h1>")
+    assert (elsewhere.status_code, "page" in elsewhere.text) == (403, False)
+    (refused,) = proxy.application.near_misses()
+    assert (refused.asked, refused.vetoes) == ("how do I not reset my password", ("polarity",))
+
+
+async def _is_loaded(proxy: RunningProxy) -> bool:
+    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(proxy.application.is_loaded(), proxy.loop))
+    return True
