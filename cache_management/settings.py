@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from cache_management.cache.cluster.addresses import check_nodes
 from cache_management.cache.config import (
@@ -22,9 +24,11 @@ from cache_management.cache.config import (
     MeaningConfig,
     ReplicationConfig,
     SimilarityConfig,
+    SizeBytes,
     default_data_dir,
 )
 from cache_management.cache.errors import ConfigurationError
+from cache_management.cache.identity import check_namespace
 from cache_management.cache.redact import hide_passwords
 
 DEFAULT_FILE = Path("cache_config.yaml")
@@ -36,6 +40,8 @@ LISTS = frozenset({"nodes", "gates_off"})
 _BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "memory")  # memory: within one process, for tests
 _METADATA_SCHEMES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg", "postgres")
 _NOT_SETTINGS = {"CACHE_CONFIG", "CACHE_CELERY_CONFIG", "CACHE_READY_FILE"}
+
+_TABLES = {"prices": "model names and dollars", "tenants": "digests of keys and namespaces"}
 
 Source = Literal["default", "running set", "file", "environment", "argument"]
 
@@ -113,6 +119,48 @@ class MetricsSettings(_Part):
     folder: Path | None = None
 
 
+class ServeSettings(_Part):
+    """The proxy of `cache-cli serve`; `tenants` are namespaces by the SHA-256 of a caller's key."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8800, ge=0, le=65535)
+    upstream: str = "https://api.openai.com"
+    anthropic_upstream: str = "https://api.anthropic.com"
+    upstream_key: SecretStr | None = None
+    anthropic_key: SecretStr | None = None
+    digest_key: SecretStr | None = None
+    tenants: dict[str, str] = Field(default_factory=dict)
+    allow_namespaces: bool = False
+    body_limit: SizeBytes = 20 * 10**6
+    timeout_seconds: float = Field(default=600.0, gt=0, le=86_400)
+    concurrency: int = Field(default=256, ge=1, le=100_000)
+    drain_seconds: float = Field(default=30.0, ge=0, le=3600)
+
+    @field_validator("upstream", "anthropic_upstream")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be an address such as https://api.openai.com")
+        return value.rstrip("/").removesuffix("/v1").rstrip("/")
+
+    @field_validator("tenants")
+    @classmethod
+    def _are_digests(cls, value: dict[str, str]) -> dict[str, str]:
+        for digest, namespace in value.items():
+            if re.fullmatch(r"[0-9a-fA-F]{64}", digest) is None:
+                raise ValueError("names callers by the SHA-256 of their key: printf %s KEY | sha256sum")
+            check_namespace(namespace)
+        return value
+
+    @field_validator("upstream_key", "anthropic_key", "digest_key")
+    @classmethod
+    def _is_one_line(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and (not value.get_secret_value().isascii() or not value.get_secret_value().isprintable()):
+            raise ValueError("must be one line of printable ASCII")
+        return value
+
+
 class LoggingSettings(_Part):
     """What is logged, and where to; `file: null` is standard error."""
 
@@ -137,6 +185,7 @@ class Settings(CacheConfig):
     prices: dict[str, Annotated[float, Field(ge=0, le=1_000_000)]] = Field(default_factory=dict)
     jobs: JobsSettings = JobsSettings()
     metrics: MetricsSettings = MetricsSettings()
+    serve: ServeSettings = ServeSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @field_validator("broker_url")
@@ -412,11 +461,12 @@ def _env_value(key: tuple[str, ...], value: str) -> Any:
 
 def _listed(key: tuple[str, ...], value: str) -> Any:
     """Take apart what is more than one value."""
-    if key[-1] == "prices":
+    if key[-1] in _TABLES:
         try:
             return json.loads(value)
         except ValueError:
-            raise ConfigurationError(f"{ENV_PREFIX}PRICES is no JSON object of model names and dollars") from None
+            name = ENV_PREFIX + "__".join(key).upper()
+            raise ConfigurationError(f"{name} is no JSON object of {_TABLES[key[-1]]}") from None
     if key[-1] in LISTS:
         return [part.strip() for part in value.split(",") if part.strip()]
     return value

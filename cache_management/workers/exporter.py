@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
+from cache_management.cache.errors import MetadataUnavailable
 from cache_management.cache.question import Question
 from cache_management.metrics.catalogue import families
 from cache_management.metrics.cells import read_folder
@@ -76,6 +77,8 @@ class Exporter:
             return []
 
     def _ask_database(self) -> tuple[Census, list[Mark], list[UsageRow]]:
+        if self._stores.is_unmade:
+            raise MetadataUnavailable(f"{self._stores.database.shown} is not there yet; who needs it makes it")
         operations = self._stores.operations
         # Days are kept for ever, so their sums never go down.
         usage = operations.usage(since=_EVER, period_seconds=DAY_SECONDS)
