@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from cache_management.cache.values import CachedResponse as CachedResponse
     from cache_management.cache.values import Lookup as Lookup
     from cache_management.cache.warmer import CacheWarmer as CacheWarmer
+    from cache_management.gateway.clients import cached_anthropic as cached_anthropic
+    from cache_management.gateway.clients import cached_openai as cached_openai
+    from cache_management.gateway.transport import CachingTransport as CachingTransport
     from cache_management.metrics.collector import MetricsCollector as MetricsCollector
     from cache_management.workers.client import enqueue_warm as enqueue_warm
 
@@ -43,6 +46,7 @@ _HOME = {
     "CacheManager": "cache.manager",
     "CacheWarmer": "cache.warmer",
     "CachedResponse": "cache.values",
+    "CachingTransport": "gateway.transport",
     "CoTStep": "cache.reasoning.result",
     "Computed": "cache.compute",
     "CrossEncoderOpinion": "cache.embeddings.cross_encoder",
@@ -61,6 +65,8 @@ _HOME = {
     "SimilarityMatcher": "cache.semantic.matcher",
     "ToTNode": "cache.reasoning.result",
     "cached": "cache.decorator",
+    "cached_anthropic": "gateway.clients",
+    "cached_openai": "gateway.clients",
     "enqueue_warm": "workers.client",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605 - computed from the table above

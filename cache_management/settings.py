@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from cache_management.cache.cluster.addresses import check_nodes
 from cache_management.cache.config import (
@@ -22,9 +24,11 @@ from cache_management.cache.config import (
     MeaningConfig,
     ReplicationConfig,
     SimilarityConfig,
+    SizeBytes,
     default_data_dir,
 )
 from cache_management.cache.errors import ConfigurationError
+from cache_management.cache.identity import check_namespace
 from cache_management.cache.redact import hide_passwords
 
 DEFAULT_FILE = Path("cache_config.yaml")
@@ -33,7 +37,11 @@ _FILE_LIMIT_BYTES = 1_000_000
 _IN_FILE = "_FILE"
 LISTS = frozenset({"nodes", "gates_off"})
 """Settings, by the last part of their name, that hold several texts; in one line with commas between."""
+_BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "memory")  # memory: within one process, for tests
+_METADATA_SCHEMES = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg", "postgres")
 _NOT_SETTINGS = {"CACHE_CONFIG", "CACHE_CELERY_CONFIG", "CACHE_READY_FILE"}
+
+_TABLES = {"prices": "model names and dollars", "tenants": "digests of keys and namespaces"}
 
 Source = Literal["default", "running set", "file", "environment", "argument"]
 
@@ -111,6 +119,48 @@ class MetricsSettings(_Part):
     folder: Path | None = None
 
 
+class ServeSettings(_Part):
+    """The proxy of `cache-cli serve`; `tenants` are namespaces by the SHA-256 of a caller's key."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8800, ge=0, le=65535)
+    upstream: str = "https://api.openai.com"
+    anthropic_upstream: str = "https://api.anthropic.com"
+    upstream_key: SecretStr | None = None
+    anthropic_key: SecretStr | None = None
+    digest_key: SecretStr | None = None
+    tenants: dict[str, str] = Field(default_factory=dict)
+    allow_namespaces: bool = False
+    body_limit: SizeBytes = 20 * 10**6
+    timeout_seconds: float = Field(default=600.0, gt=0, le=86_400)
+    concurrency: int = Field(default=256, ge=1, le=100_000)
+    drain_seconds: float = Field(default=30.0, ge=0, le=3600)
+
+    @field_validator("upstream", "anthropic_upstream")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be an address such as https://api.openai.com")
+        return value.rstrip("/").removesuffix("/v1").rstrip("/")
+
+    @field_validator("tenants")
+    @classmethod
+    def _are_digests(cls, value: dict[str, str]) -> dict[str, str]:
+        for digest, namespace in value.items():
+            if re.fullmatch(r"[0-9a-fA-F]{64}", digest) is None:
+                raise ValueError("names callers by the SHA-256 of their key: printf %s KEY | sha256sum")
+            check_namespace(namespace)
+        return value
+
+    @field_validator("upstream_key", "anthropic_key", "digest_key")
+    @classmethod
+    def _is_one_line(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and (not value.get_secret_value().isascii() or not value.get_secret_value().isprintable()):
+            raise ValueError("must be one line of printable ASCII")
+        return value
+
+
 class LoggingSettings(_Part):
     """What is logged, and where to; `file: null` is standard error."""
 
@@ -135,7 +185,24 @@ class Settings(CacheConfig):
     prices: dict[str, Annotated[float, Field(ge=0, le=1_000_000)]] = Field(default_factory=dict)
     jobs: JobsSettings = JobsSettings()
     metrics: MetricsSettings = MetricsSettings()
+    serve: ServeSettings = ServeSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker_is_known(cls, value: str | None) -> str | None:
+        if value:
+            _check_scheme(value, _BROKER_SCHEMES, "a standalone Redis or Valkey as redis://host:6379/0 or rediss://…")
+        return value
+
+    @field_validator("metadata_url")
+    @classmethod
+    def _database_is_known(cls, value: str) -> str:
+        if value:
+            _check_scheme(
+                value, _METADATA_SCHEMES, "postgresql://user@host/database or sqlite:////path/metadata.sqlite"
+            )
+        return value
 
     @model_validator(mode="after")
     def _entries_have_one_place(self) -> Self:
@@ -174,6 +241,13 @@ class Settings(CacheConfig):
             folder=self.data_dir / "vectors",
             **self.semantic.model_dump(),
         )
+
+
+def _check_scheme(url: str, known: Sequence[str], way_out: str) -> None:
+    scheme, separator, _ = url.partition("://")
+    if scheme.lower() not in known or not separator:
+        said = f"{scheme}:// cannot be used" if separator else "this is no URL"  # which may be a password
+        raise ValueError(f"{said}; give {way_out}")
 
 
 class Loaded(BaseModel):
@@ -321,10 +395,20 @@ def _find_file(file: Path | None, env: Mapping[str, str]) -> Path | None:
     if file is None and env.get("CACHE_CONFIG"):
         file = Path(env["CACHE_CONFIG"])
     if file is not None:
-        if not file.is_file():
+        if not file.exists():
             raise ConfigurationError(f"the configuration file {file} does not exist; create it or leave out -c")
-        return file
-    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+        return _plain_file(file)
+    if DEFAULT_FILE.is_symlink() and not DEFAULT_FILE.exists():
+        raise ConfigurationError(f"the configuration file {DEFAULT_FILE} is a link to nothing; mend or remove it")
+    return _plain_file(DEFAULT_FILE) if DEFAULT_FILE.exists() else None
+
+
+def _plain_file(path: Path) -> Path:
+    if path.is_dir():
+        raise ConfigurationError(f"the configuration file {path} is a folder; name a file, or remove it")
+    if not path.is_file():
+        raise ConfigurationError(f"the configuration file {path} is no plain file, and it is read more than once")
+    return path
 
 
 def _read_env(env: Mapping[str, str]) -> dict[str, Any]:
@@ -377,11 +461,12 @@ def _env_value(key: tuple[str, ...], value: str) -> Any:
 
 def _listed(key: tuple[str, ...], value: str) -> Any:
     """Take apart what is more than one value."""
-    if key[-1] == "prices":
+    if key[-1] in _TABLES:
         try:
             return json.loads(value)
         except ValueError:
-            raise ConfigurationError(f"{ENV_PREFIX}PRICES is no JSON object of model names and dollars") from None
+            name = ENV_PREFIX + "__".join(key).upper()
+            raise ConfigurationError(f"{name} is no JSON object of {_TABLES[key[-1]]}") from None
     if key[-1] in LISTS:
         return [part.strip() for part in value.split(",") if part.strip()]
     return value

@@ -22,7 +22,6 @@ from typing import Any, Self, TypeVar
 
 from cache_management.cache import llm, manager
 from cache_management.cache.reasoning import cache as reasoning
-from cache_management.cache.semantic import matcher
 
 T = TypeVar("T")
 
@@ -173,7 +172,12 @@ class ReasoningCache(_Face):
 class SimilarityMatcher(_Face):
     """`cache_management.SimilarityMatcher` for programs without asyncio."""
 
-    _async_class = matcher.SimilarityMatcher
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Here, as it needs numpy, which exact answers may do without.
+        from cache_management.cache.semantic.matcher import SimilarityMatcher as AsyncMatcher
+
+        self._async_class = AsyncMatcher
+        super().__init__(*args, **kwargs)
 
 
 class CacheManager(_Face):

@@ -39,8 +39,21 @@ REFERENCE_NAMES = {
     "SimilarityMatcher",
     "ToTNode",
 }
-OWN_NAMES = {"CrossEncoderOpinion", "Computed", "Lookup", "Selection", "cached", "enqueue_warm"}
-HEAVY = {"torch", "celery", "sqlalchemy", "numpy", "redis", "sentence_transformers", "click", "alembic"}
+OWN_NAMES = {
+    "CachingTransport",
+    "Computed",
+    "CrossEncoderOpinion",
+    "Lookup",
+    "Selection",
+    "cached",
+    "cached_anthropic",
+    "cached_openai",
+    "enqueue_warm",
+}
+HEAVY = {
+    *("torch", "celery", "sqlalchemy", "numpy", "redis", "sentence_transformers", "click", "alembic"),
+    *("httpx", "httpx2", "openai", "anthropic", "starlette", "uvicorn"),
+}
 
 
 def sources() -> Iterator[Path]:
@@ -159,6 +172,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     [
         ("CacheBackend, CacheConfig, CachedResponse, EvictionPolicy, LLMCache", set()),
         ("SimilarityConfig, EmbeddingModel", set()),
+        ("CachingTransport, cached_anthropic, cached_openai", set()),
         ("CacheManager, CacheWarmer, SimilarityMatcher", {"numpy"}),
     ],
 )

@@ -48,10 +48,17 @@ def test_more_entries_take_more_and_the_most_demanding_part_decides(tool: Module
     assert nodes(replicas=0) == 1
 
 
-def test_a_figure_that_is_none_is_named() -> None:
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--entries", "many", "argument --entries: 'many' is no number above 0"),
+        ("--fill", "0", "argument --fill: '0' is nothing; take a share above 0"),
+    ],
+)
+def test_a_figure_that_is_none_is_named(option: str, value: str, said: str) -> None:
     found = subprocess.run(
-        [sys.executable, ROOT / "tools/capacity", "--entries", "many"], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / "tools/capacity", option, value], capture_output=True, text=True, check=False
     )
 
     assert found.returncode == 2
-    assert "argument --entries: 'many' is no number above 0" in found.stderr
+    assert said in found.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -76,6 +77,18 @@ def test_a_written_page_is_up_to_date(tool: str) -> None:
     )
 
     assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("tool", ["api-reference", "command-reference", "monitoring"])
+@pytest.mark.parametrize(("option", "code"), [("--chekc", 2), ("--help", 0)])
+def test_a_tool_that_is_asked_for_something_else_writes_nothing(
+    tool: str, option: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = runpy.run_path(str(ROOT / "tools" / tool))
+
+    monkeypatch.setattr(Path, "write_text", lambda *_: pytest.fail("written"))
+
+    assert found["main"]([option]) == code
 
 
 def test_every_public_name_stands_in_the_reference() -> None:

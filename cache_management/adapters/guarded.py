@@ -171,7 +171,7 @@ class GuardedManager:
         self.manager.llm_cache.tell(UnavailableEvent(self._adapter, operation, type(exc).__name__))
         if type(exc) not in self._told:
             self._told.add(type(exc))
-            logger.warning("%s goes on without the cache, %s failed", self._adapter, operation, exc_info=exc)
+            logger.warning("%s goes on without the cache, %s failed", self._adapter, operation)
 
     def _namespace(self, controls: Controls | None) -> str:
         return self.namespace if controls is None or controls.namespace is None else controls.namespace

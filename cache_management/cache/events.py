@@ -47,11 +47,15 @@ class StoreEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class RemoveEvent(msgspec.Struct, frozen=True, gc=False):
-    """Entries were removed; `reason` is "delete", "evicted" or "expired"."""
+    """Records were removed; `reason` is "delete", "evicted" or "expired".
+
+    With `of_entries` false they are vectors or other things that stand beside entries.
+    """
 
     reason: Literal["delete", "evicted", "expired"]
     namespace: str
     count: int
+    of_entries: bool = True
 
 
 class CorruptEvent(msgspec.Struct, frozen=True, gc=False):

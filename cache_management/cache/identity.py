@@ -43,6 +43,14 @@ def is_namespace(value: object) -> bool:
     return isinstance(value, str) and _NAMESPACE.fullmatch(value) is not None
 
 
+_BESIDE = tuple(f"{LAYOUT}:{kind}:" for kind in ("bok", "vec", "evd", "ask", "dst", "lck"))
+
+
+def is_entry(name: str) -> bool:
+    """Tell whether a storage key, or its beginning, is that of what users call an entry, and of nothing beside it."""
+    return not name.startswith(_BESIDE)
+
+
 def storage_prefix(kind: Kind, namespace: str) -> str:
     """Return what every storage key of one kind and namespace begins with."""
     return f"{LAYOUT}:{kind}:{namespace}:"

@@ -90,6 +90,7 @@ class LLMCache:
         self.namespace = self.config.namespace
         self.stats = StatsCounter()
         self.listener = listener
+        self._heard_by = [] if listener is None else [listener]
         self._listener: Listener = fan_out([self.stats, listener]) if listener else self.stats
         self.clock = clock
         self._limit_bytes = self.config.max_entry_bytes
@@ -570,9 +571,11 @@ class LLMCache:
             self.usage.personal(key)
 
     def listen(self, listener: Listener) -> None:
-        """Let somebody more hear what happens."""
-        self.listener = listener if self.listener is None else fan_out([self.listener, listener])
-        self._listener = fan_out([self.stats, self.listener])
+        """Let somebody more hear what happens; who hears it already hears it once."""
+        if listener not in self._heard_by:
+            self._heard_by.append(listener)
+            self.listener = fan_out(self._heard_by)
+            self._listener = fan_out([self.stats, self.listener])
 
     def use_eviction_policy(self, policy: EvictionPolicy) -> None:
         """Evict by another policy from now on.

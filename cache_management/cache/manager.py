@@ -116,7 +116,7 @@ class CacheManager:
 
     async def lookup(
         self,
-        prompt: Prompt,
+        prompt: Prompt | None,
         *,
         model: str | None = None,
         system: Prompt | None = None,
@@ -146,7 +146,7 @@ class CacheManager:
 
     async def store(
         self,
-        prompt: Prompt,
+        prompt: Prompt | None,
         response: str | CachedResponse,
         *,
         model: str | None = None,
@@ -482,13 +482,14 @@ class CacheManager:
         """
         with self._within(namespace) as door:
             removed = await door.cache.invalidate(selection, dry_run=dry_run)
-            thoughts = self.reasoning_cache
-            if thoughts is None or thoughts.namespace != door.cache.namespace:
-                return removed
+        thoughts = self.reasoning_cache
+        if thoughts is None or namespace not in (None, thoughts.namespace):
+            return removed
         removed += await thoughts.invalidate(selection, dry_run=dry_run)
-        # What makes solved problems findable by meaning repeats them.
+        # What makes solved problems findable by meaning repeats them, under keys of its own.
         hidden = thoughts.namespace + SUFFIX
-        if selection.everything and not dry_run and is_namespace(hidden):  # else it was too long for that
+        by_key = (selection.pattern, selection.regex, selection.model) != (None, None, None)
+        if not by_key and not dry_run and is_namespace(hidden):  # else it was too long for that
             with self._within(hidden) as door:
                 await door.cache.invalidate(selection)
         return removed
@@ -583,7 +584,7 @@ def _feed(
     metrics: Listening, cache: LLMCache, matcher: SimilarityMatcher | None, reasoning: ReasoningCache | None
 ) -> None:
     cache.listen(metrics)
-    if matcher is not None:
+    if matcher is not None and not matcher.tells(cache.tell):
         matcher.listen(metrics)
     if reasoning is not None:
         reasoning.listen(metrics.of_reasoning)
@@ -622,7 +623,8 @@ def _neighbour(door: FrontDoor, namespace: str, judge: Judge | None, ask: Opinio
     cache = LLMCache(
         door.cache.config.model_copy(update={"namespace": namespace}),
         backend=door.cache.backend,
-        listener=door.cache.listener,
+        # What makes problems findable is no answer, and not counted as one.
+        listener=None if namespace.endswith(SUFFIX) else door.cache.listener,
         clock=door.cache.clock,
     )
     matcher = None if door.matcher is None else door.matcher.in_namespace(namespace, listener=cache.tell)

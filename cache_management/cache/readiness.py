@@ -73,7 +73,11 @@ def ask_all(
 
 
 def cache_routes(
-    cache: LLMCache | CacheManager, *, loop: asyncio.AbstractEventLoop | None = None, seconds: float = 2.0
+    cache: LLMCache | CacheManager,
+    *,
+    loop: asyncio.AbstractEventLoop | None = None,
+    seconds: float = 2.0,
+    is_needed: bool = True,
 ) -> Routes:
     """Return both answers for a cache of one's own: it is ready when its store answers.
 
@@ -83,6 +87,8 @@ def cache_routes(
     Args:
         loop: Where the cache is used; the running one unless given.
         seconds: How long the store, and the loop, may take.
+        is_needed: False for what can do its work without the store, such as a proxy: it is told, and no reason to
+            send nobody.
     """
     at = asyncio.get_running_loop() if loop is None else loop
     holder: Any = getattr(cache, "llm_cache", cache)
@@ -100,7 +106,7 @@ def cache_routes(
     def judge(name: str, reason: str) -> Finding:
         return Finding(
             name,
-            "fail",
+            "fail" if is_needed else "warn",
             f"the {backend.name} store: {reason}",
             "every lookup is a miss, and nothing is stored; answers are computed",
             "run `cache-cli doctor`; docs/runbook.md has a chapter CacheStoreDown",

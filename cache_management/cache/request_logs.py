@@ -6,7 +6,6 @@ A file is a JSON list or JSON Lines. Each row says its shape by itself. What can
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -70,12 +69,19 @@ def read_logs(paths: Sequence[Path], *, shape: Shape | None = None) -> Log:
                 kind = shape or _shape_of(row)
                 if kind == "openai-batch":
                     into = asked if "body" in row else answers
-                    into[_text(row.get("custom_id"), "no custom_id")] = row
+                    name = _text(row.get("custom_id"), "no custom_id")
+                    if name in into:  # unique within one batch only
+                        raise InvalidInput(
+                            f"{path}: the custom_id {name[:80]!r} stands twice: replay one batch at a time"
+                        )
+                    into[name] = row
                     continue
                 found.append(_READERS[kind](row))
             except _LeftOut as exc:
                 left_out[str(exc)] += 1
             except InvalidInput as exc:
+                if "stands twice" in str(exc):
+                    raise
                 left_out[f"not a request: {str(exc)[:80]}"] += 1
             if len(found) + len(asked) > MAX_REQUESTS:
                 raise InvalidInput(f"the log holds more than {MAX_REQUESTS:,} requests; take a part of it")
@@ -110,7 +116,8 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
         numbered = enumerate(rows if isinstance(rows, list) else [], start=1)
         yield from (_mapping(row, f"{path}, row {number}") for number, row in numbered)
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not by `splitlines`, which also cuts at separators inside of a text.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield _mapping(_loaded(line, f"{path}, line {number}"), f"{path}, line {number}")
 
@@ -181,7 +188,7 @@ def _litellm(row: Mapping[str, Any]) -> LoggedRequest:
         raise _LeftOut("a call of LiteLLM that is no completion")
     if row.get("status") == "failure" or row.get("exception"):
         raise _LeftOut("an error instead of an answer")
-    params = row.get("model_parameters") or row.get("optional_params") or {}
+    params = _parsed(row.get("model_parameters") or row.get("optional_params"))
     request = _chat(_parsed(row.get("messages")), row.get("model"), params, None)
     cost = row.get("response_cost", row.get("spend"))
     tokens = row.get("completion_tokens") or row.get("total_tokens")
@@ -201,7 +208,7 @@ def _langfuse(row: Mapping[str, Any]) -> LoggedRequest:
     if str(row.get("level", "")).upper() == "ERROR":
         raise _LeftOut("an error instead of an answer")
     asked = _parsed(row.get("input"))
-    params = dict(row.get("modelParameters") or {})
+    params = dict(_params(_parsed(row.get("modelParameters"))))
     if isinstance(asked, dict):
         params |= {name: value for name, value in asked.items() if name not in _NOT_PARAMS}
         asked = asked.get("messages", asked.get("prompt"))
@@ -224,8 +231,16 @@ _READERS = {"own": _own, "litellm": _litellm, "langfuse": _langfuse}
 def _chat(messages: Any, model: Any, params: Any, system: Any) -> Request:
     if not isinstance(messages, list) or not messages:
         raise _LeftOut("no messages")
-    told = {name: value for name, value in (params or {}).items() if name not in _NOT_PARAMS}
+    told = {name: value for name, value in _params(params).items() if name not in _NOT_PARAMS}
     return make_request(None, model=model, system=system, history=messages, params=told)
+
+
+def _params(value: Any) -> Mapping[str, Any]:
+    if value is None or value == "":
+        return {}
+    if not isinstance(value, dict):
+        raise _LeftOut("parameters that are no object")
+    return value
 
 
 def _parsed(value: Any) -> Any:
@@ -281,6 +296,6 @@ def _moment(value: Any) -> float | None:
         except ValueError:
             raise _LeftOut("a time that is no ISO 8601") from None
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
         return float(value) / 1000 if value > 1e11 else float(value)
     return None

@@ -62,6 +62,8 @@ class StatsCounter:
         self.stores += 1
 
     def _remove(self, event: RemoveEvent) -> None:
+        if not event.of_entries:
+            return
         if event.reason == "delete":
             self.deletes += event.count
         elif event.reason == "evicted":

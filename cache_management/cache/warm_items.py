@@ -161,7 +161,8 @@ def read_warm_file(path: Path, *, may_ask: bool = False) -> Iterator[WarmItem]:
     The file is a JSON list, or one JSON object per line. With `may_ask` a response may be missing: a provider is asked.
 
     Raises:
-        InvalidInput: The file is missing, empty, not UTF-8, not JSON, or an item is wrong; names the line.
+        InvalidInput: The file is missing, empty, not UTF-8, not JSON, or an item is wrong; names the line, and
+            in a list the item, counted from 1.
     """
     try:
         data = path.read_bytes()
@@ -176,12 +177,12 @@ def read_warm_file(path: Path, *, may_ask: bool = False) -> Iterator[WarmItem]:
         raise InvalidInput(f"{path}, line {line}: byte {exc.start} is not UTF-8") from None
     if not text.strip():
         raise InvalidInput(f"{path}: the file is empty")
-    values = _list_values(text, path) if text.lstrip()[0] == "[" else _line_values(text, path)
-    found = False
-    for line, value in values:
-        found = True
-        yield check_item(value, where=f"{path}, line {line}", may_ask=may_ask)
-    if not found:
+    is_list = text.lstrip()[0] == "["  # all of it may be one line
+    number = 0
+    for number, (line, value) in enumerate(_list_values(text, path) if is_list else _line_values(text, path), start=1):
+        item = f", item {number}" if is_list else ""
+        yield check_item(value, where=f"{path}, line {line}{item}", may_ask=may_ask)
+    if not number:
         raise InvalidInput(f"{path}: the list holds no items")
 
 
@@ -210,7 +211,7 @@ def _list_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
     """Read a JSON list value by value, so that an error can name its line."""
     decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
     at = _skip_space(text, text.index("[") + 1)
-    line, counted = 1, 0
+    line, counted, number = 1, 0, 1
     expects_value = False
     while True:
         line, counted = line + text.count("\n", counted, at), at
@@ -223,8 +224,9 @@ def _list_values(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         except json.JSONDecodeError as exc:
             raise InvalidInput(f"{path}, line {exc.lineno}, column {exc.colno}: invalid JSON: {exc.msg}") from None
         except (RecursionError, ValueError) as exc:
-            raise InvalidInput(f"{path}, line {line}: invalid JSON: {_why(exc)}") from None
+            raise InvalidInput(f"{path}, line {line}, item {number}: invalid JSON: {_why(exc)}") from None
         yield line, value
+        number += 1
         at = _skip_space(text, end)
         line, counted = line + text.count("\n", counted, at), at
         expects_value = at < len(text) and text[at] == ","

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from cache_management.cache.arguments import check_count
 from cache_management.cache.clock import Clock, run_version, system_clock, version_time
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.llm import Entry
@@ -58,11 +59,9 @@ class CacheWarmer:
     def __init__(
         self, cache_manager: CacheManager, workers: int = 4, batch_size: int = 10, *, clock: Clock = system_clock
     ) -> None:
-        if workers < 1 or batch_size < 1:
-            raise InvalidInput(f"workers ({workers}) and batch_size ({batch_size}) must be at least 1")
         self._manager = cache_manager
-        self._workers = workers
-        self._batch_size = batch_size
+        self._workers = check_count(workers, "workers")
+        self._batch_size = check_count(batch_size, "batch_size")
         self._clock = clock
 
     async def warm(

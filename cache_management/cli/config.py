@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from cache_management.cache.config import is_secret
 from cache_management.cache.errors import ConfigurationError, InvalidInput
-from cache_management.cache.redact import hide_passwords
+from cache_management.cache.redact import hide_password, hide_passwords
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import json_option, note, print_json, print_table, print_yaml
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from cache_management.settings import Loaded, Settings
-
-SECRETS = frozenset({"redis_password", "encryption_keys"})
-"""What is a secret as a whole; an URL is one when it has a password in it."""
 
 _HIDDEN = "********"
 _READ_BY_OTHERS = 0o044
@@ -88,7 +86,7 @@ def set_(cli: CliContext, key: str, value: str | None, from_stdin: bool, as_json
     change = _changed(path, name, _value_of(key, value, from_stdin=from_stdin))
     if change.text != change.before:
         check_pages({"the configuration": path}, reads=None)
-        write_page(path, change.text)
+        write_page(path, change.text, private=not path.exists() and _holds_secret(key, change.text))
     shown = shown_value(change.loaded.settings, key)
     if as_json:
         print_json({"file": str(path), "key": key, "value": shown, "in_file": change.is_set})
@@ -120,13 +118,13 @@ def _value_of(key: str, value: str | None, *, from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.read().removesuffix("\n").removesuffix("\r")
     if value is not None:
-        if not _is_null(value) and (key in SECRETS or hide_passwords(value) != value):
+        if not _is_null(value) and (is_whole_secret(key) or hide_password(value) != value):
             raise InvalidInput(
                 f"{key} holds a secret, and a command line is kept in the history of the shell and seen by others:"
                 " leave VALUE out to be asked for it, or give it to --stdin"
             )
         return value
-    if key not in SECRETS and not key.endswith("url"):
+    if not _is_text(key):
         raise InvalidInput(f"say what {key} shall be: cache-cli config set {key} VALUE")
     if not sys.stdin.isatty():
         raise InvalidInput(f"nobody can be asked for {key} without a terminal: give it to --stdin")
@@ -164,6 +162,9 @@ def _readings(key: tuple[str, ...], value: str) -> Iterator[Any]:
     if _is_null(value):
         yield None
         return
+    if _is_text(".".join(key)):
+        yield value  # nobody quotes a password as YAML wants it
+        return
     found = parse_value(value)
     if key[-1] in LISTS and not isinstance(found, list):
         yield [part.strip() for part in value.split(",") if part.strip()]
@@ -188,7 +189,7 @@ def _hints(path: Path, key: str, change: _Change) -> Iterator[str]:
     if change.is_set:
         for each in unused_settings(change.loaded.settings, [key]):
             yield f"{key} has no effect now: {each.why}."
-    if (key in SECRETS or hide_passwords(change.text) != change.text) and path.stat().st_mode & _READ_BY_OTHERS:
+    if _holds_secret(key, change.text) and path.stat().st_mode & _READ_BY_OTHERS:
         yield f"{path} holds a secret and can be read by others: chmod 600 {path}"
 
 
@@ -233,6 +234,20 @@ def validate(cli: CliContext, file: Path | None, as_json: bool) -> int:
     return ExitCode.OK
 
 
+def is_whole_secret(key: str) -> bool:
+    """Tell whether a setting is a secret as a whole; an URL is one when it has a password in it."""
+    return _is_text(key) and not key.endswith("url")
+
+
+def _is_text(key: str) -> bool:
+    """Tell whether a setting is an URL or a secret; the path of a file of secrets is neither."""
+    return is_secret(key) and not key.endswith("_file")
+
+
+def _holds_secret(key: str, text: str) -> bool:
+    return is_whole_secret(key) or hide_passwords(text) != text
+
+
 def shown_value(settings: Settings, name: str) -> Any:
     """Return a setting for people: passwords are hidden, in URLs too."""
     from pydantic import SecretStr
@@ -240,10 +255,10 @@ def shown_value(settings: Settings, name: str) -> Any:
     value: Any = settings
     for part in name.split("."):
         value = getattr(value, part)
-    if isinstance(value, SecretStr):
+    if isinstance(value, SecretStr) or (value and is_whole_secret(name)):
         return _HIDDEN
     if isinstance(value, str):
-        return hide_passwords(value)
+        return hide_password(value)
     if isinstance(value, tuple):
-        return [str(each) for each in value]
+        return [hide_password(str(each)) for each in value]
     return value if value is None or isinstance(value, bool | int | float | dict) else str(value)

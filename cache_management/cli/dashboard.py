@@ -32,7 +32,7 @@ def dashboard(cli: CliContext, port: int, host: str, opens: bool) -> None:
 
     shown = Dashboard(cli.settings)
     try:
-        server = serve(list, host=host, port=port, path="/metrics", routes=routes(shown.state))
+        server = serve(list, host=host, port=port, path="/metrics", routes=routes(shown.state), hosts=(host,))
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             sys.exit(0)

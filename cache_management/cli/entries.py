@@ -14,7 +14,7 @@ from cache_management.cache.values import CachedResponse, SimilarityMatch
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.numbers import Number
-from cache_management.cli.output import json_option, note, plain, print_json, print_table, print_yaml
+from cache_management.cli.output import json_option, note, plain, print_json, print_table, print_text, print_yaml
 from cache_management.cli.request_context import Place, parse_object, places_of
 from cache_management.wiring import Platform
 
@@ -79,7 +79,7 @@ def get_cache(cli: CliContext, prompt: str, model: str | None, form: str, as_jso
     elif form == "yaml":
         print_yaml(found)
     else:
-        click.echo(found.response)
+        print_text(found.response)
     return ExitCode.OK
 
 
@@ -109,7 +109,7 @@ def get_similar(cli: CliContext, prompt: str, threshold: float | None, limit: in
 
     matches, left, is_readable = cli.run(work)
     if left:
-        note(f"{left} entries are not embedded yet and were not searched; ask again, or warm with embedding.")
+        note(f"Not embedded yet and not searched: {left}; ask again, or warm with embedding.")
     if as_json:
         found = [{**plain(match), "model": place.model, "is_alone": place.is_alone} for match, place in matches]
         print_json({"threshold": asked, "matches": found, "not_embedded": left})

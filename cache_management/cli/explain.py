@@ -59,7 +59,7 @@ def explain(
 
     found, compared, elsewhere, left = cli.run(work)
     if left:
-        note(f"{left} entries are not embedded yet and were not weighed; ask again, or warm with embedding.")
+        note(f"Not embedded yet and not weighed: {left}; ask again, or warm with embedding.")
     if as_json:
         print_json({**plain(found), "elsewhere": elsewhere, "against": compared})
     else:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cache_management.cache.errors import InvalidInput
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.jobs import known_jobs
@@ -94,6 +97,8 @@ def export_log(cli: CliContext, file: Path, after: int, force: bool, as_json: bo
 
     Kept elsewhere, a head shows whether the log lost its end or was written anew: `cache-cli audit verify --head`.
     """
+    if str(file) == "-":
+        raise InvalidInput("the log is not written to standard output: name a file, such as audit.jsonl")
     refuse_to_overwrite("FILE", file, force=force)
     store = cli.stores().audit
     broken = store.verify(head=store.proven())
@@ -111,7 +116,9 @@ def export_log(cli: CliContext, file: Path, after: int, force: bool, as_json: bo
     if as_json:
         print_json({"file": file, "entries": count, "intact": broken is None, **head})
     else:
-        click.echo(f"{count} entries written to {file}; the head is {head_id}:{head_hash}")
+        click.echo(
+            f"{count} {'entry' if count == 1 else 'entries'} written to {file}; the head is {head_id}:{head_hash}"
+        )
     return ExitCode.OK if broken is None else ExitCode.FAILED
 
 
@@ -226,29 +233,65 @@ def worker(
 
 
 def run_worker(app: Celery, *, queues: list[str], concurrency: int, name: str, pool: str, loglevel: str) -> int:
-    """Run a worker in this process; return what it ends with: 1 when it ended itself."""
+    """Run a worker in this process; return what it ends with: 1 when it ended itself, 130 after Ctrl-C."""
     from celery.bin.celery import celery
+    from celery.signals import worker_shutting_down
+
+    interrupts: list[str] = []
+
+    def notice(sig: str, **_: object) -> None:
+        if sig == "SIGINT":
+            interrupts.append(sig)
 
     if pool == "spawn":
         app.conf.worker_pool_start_method = "spawn"
     argv = ["worker", f"--queues={','.join(queues)}", f"--concurrency={concurrency}", f"--hostname={name}@%h"]
     argv += [f"--pool={'prefork' if pool == 'spawn' else pool}", f"--loglevel={loglevel}"]
-    # `app.worker_main` keeps the exit code to itself.
-    code = celery.main(
-        args=["--app=cache_management.workers.app:app", *argv, "--without-gossip", "--without-mingle"],
-        standalone_mode=False,
-    )
-    return int(code or 0)
+    worker_shutting_down.connect(notice)
+    try:
+        # `app.worker_main` keeps the exit code to itself.
+        code = celery.main(
+            args=["--app=cache_management.workers.app:app", *argv, "--without-gossip", "--without-mingle"],
+            standalone_mode=False,
+        )
+    finally:
+        worker_shutting_down.disconnect(notice)
+    # Celery's own code for Ctrl-C is 1, as if something had failed.
+    return ExitCode.INTERRUPTED if interrupts else int(code or 0)
 
 
 @click.command()
 @_loglevel_option
 @pass_cli
-def beat(cli: CliContext, loglevel: str | None) -> None:
+def beat(cli: CliContext, loglevel: str | None) -> int:
     """Run the scheduler until it is stopped. Two of them do no harm."""
     level = cli.log_as_service(loglevel)
     cli.stores().close()
-    _celery(cli).Beat(loglevel=level).run()
+    return run_beat(_celery(cli), loglevel=level)
+
+
+def run_beat(app: Celery, *, loglevel: str) -> int:
+    """Run the scheduler in this process; return what it ends with: 130 after Ctrl-C."""
+    from celery.signals import beat_init
+
+    interrupts: list[int] = []
+
+    def begin(**_: object) -> None:
+        former = signal.getsignal(signal.SIGINT)
+
+        def interrupted(number: int, frame: FrameType | None) -> None:
+            interrupts.append(number)
+            if callable(former):
+                former(number, frame)
+
+        signal.signal(signal.SIGINT, interrupted)
+
+    beat_init.connect(begin)  # Celery's own handlers stand by then, and end it as if it had been told to
+    try:
+        app.Beat(loglevel=loglevel).run()
+    finally:
+        beat_init.disconnect(begin)
+    return ExitCode.INTERRUPTED if interrupts else ExitCode.OK
 
 
 def _celery(cli: CliContext, *, processes: int = 1) -> Celery:

@@ -105,6 +105,17 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(plain(value), ensure_ascii=False, indent=2))
 
 
+def print_text(text: str) -> None:
+    """Print a stored text: as it is to a pipe, and without what a terminal would obey to a person."""
+    # Not click.echo: it takes escape sequences out of what goes to a pipe.
+    sys.stdout.write((harmless(text) if _watched() else text) + "\n")
+
+
+def harmless(text: str) -> str:
+    """Return a text of which a terminal obeys nothing but tabs and ends of lines."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
+
+
 def print_yaml(value: Any) -> None:
     """Print a value as YAML on standard output."""
     import yaml
@@ -124,18 +135,19 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         for row in rows
     ]
     target = console()
-    table = _table(title, columns, cells)
+    heading = Text(harmless(title), style="bold")
+    table = _table(heading, columns, cells)
     if target.measure(table, options=target.options.update(max_width=_ANY_WIDTH)).maximum > target.width:
         table, least = _narrow_table(columns, cells)
-        target.print(Text(title, style="bold"))
+        target.print(heading)
         target.width = max(target.width, least)
     target.print(table, crop=False)
 
 
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Text]]) -> Table:
+def _table(title: Text, columns: Sequence[str], rows: Iterable[Sequence[Text]]) -> Table:
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
         # An id that is cut into pieces cannot be copied.
         table.add_column(column, overflow="fold", no_wrap=column in _WHOLE)
@@ -191,8 +203,7 @@ def _cell(value: object) -> str:
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, float):
         return f"{value:.3f}"
-    # A stored answer may hold control characters; a terminal must not obey them.
-    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in str(value))
+    return harmless(str(value))
 
 
 Advance = Callable[[str, int, int | None], None]

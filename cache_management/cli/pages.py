@@ -36,9 +36,9 @@ def check_pages(pages: dict[str, Path | None], *, reads: Path | None) -> None:
         taken[option] = page
 
 
-def write_page(page: Path, text: str) -> None:
+def write_page(page: Path, text: str, *, private: bool = False) -> None:
     """Write a page beside its place and move it there: what stood there stays until all of it is written."""
-    with new_page(page) as file:
+    with new_page(page, private=private) as file:
         file.write(text.encode("utf-8"))
 
 

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from cache_management.settings import Settings
 
 
+_SAID = ("file", "environment", "argument")
+"""Where a setting comes from that a person made; else it is a default, or what runs already."""
+
+
 @click.command()
 @click.option("--with-redis", is_flag=True, help="Start a cache node too, and keep the entries there, not on disk.")
 @click.option(
@@ -179,7 +183,7 @@ def _check_store(loaded: Loaded, *, with_redis: bool, nodes: int | None) -> None
         return
     if with_redis:
         raise click.UsageError("--with-redis starts one cache node and --nodes several: give one of them")
-    named = next((key for key in ("url", "backend", "distributed.nodes") if key in loaded.sources), None)
+    named = next((key for key in ("url", "backend", "distributed.nodes") if loaded.sources.get(key) in _SAID), None)
     if named is not None:
         raise ConfigurationError(
             f"--nodes starts the nodes of the cache, and {named} says where it is already: leave one of them out"
@@ -191,7 +195,7 @@ def _services(
 ) -> Sequence[Service]:
     settings = loaded.settings
     services: list[Service] = []
-    external = loaded.sources.get("broker_url") in ("file", "environment", "argument")
+    external = loaded.sources.get("broker_url") in _SAID
     if not external:
         services.append(ServerService(name="broker", start=_redis(settings, "broker", broker_port, appendonly=True)))
     if with_redis:

@@ -27,6 +27,7 @@ from cache_management.models.store.results import HotKeyView, JobView, Mark, Usa
 from cache_management.settings import Settings
 from cache_management.wiring import open_platform
 from cache_management.workers.client import JobClient
+from cache_management.workers.health import is_unmade
 from cache_management.workers.queues import read_queues, view_queues
 from cache_management.workers.store_watch import StoreView, look_at_store
 
@@ -56,6 +57,7 @@ class Dashboard:
 
     Args:
         refused: Returns what was refused lately, the newest first; only a process that answers itself knows.
+        everywhere: Show the use of all namespaces together, as of a proxy whose callers have one each.
     """
 
     def __init__(
@@ -63,9 +65,11 @@ class Dashboard:
         settings: Settings,
         *,
         refused: Callable[[], Sequence[NearMiss]] | None = None,
+        everywhere: bool = False,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._settings = settings
+        self._namespace = None if everywhere else settings.namespace
         self._refused = refused
         self._stores: Stores = open_stores(settings.metadata_url)
         self._client = JobClient(settings, stores=self._stores)
@@ -75,6 +79,10 @@ class Dashboard:
             lambda: look_at_store(settings, timeout_seconds=answer_seconds / 4), "cache store", answer_seconds
         )
         self._names: dict[str, str] = {}
+        self._unknown: list[str] = []
+        self._asked_names = Question(
+            lambda: asyncio.run(_names(settings, self._unknown)), "names of keys", answer_seconds / 2
+        )
 
     def state(self) -> dict[str, Any]:
         """Return what there is to show now; takes a few seconds at most."""
@@ -89,7 +97,7 @@ class Dashboard:
         return {
             "at": time.time(),
             "version": __version__,
-            "namespace": self._settings.namespace,
+            "namespace": self._namespace or "all namespaces",
             "problems": [f"the {name} does not answer" for name, answer in found.items() if answer is None],
             "usage": None if kept is None else _usage(kept),
             "hot_keys": None if kept is None else self._hot(kept, store),
@@ -113,9 +121,11 @@ class Dashboard:
         self._stores.close()
 
     def _ask_database(self) -> _Kept:
+        if self._stores.is_unmade:
+            return _Kept(datetime.now(UTC), [], [], [], [], [], [], [])
         operations = self._stores.operations
         now = operations.now()
-        namespace = self._settings.namespace
+        namespace = self._namespace
         ever = operations.usage(since=datetime(2000, 1, 1, tzinfo=UTC), period_seconds=DAY_SECONDS)
         day = operations.usage(since=now - timedelta(days=1), period_seconds=3600)
         return _Kept(
@@ -126,27 +136,31 @@ class Dashboard:
             days=operations.usage_over_time(
                 since=now - timedelta(days=_DAYS), period_seconds=DAY_SECONDS, namespace=namespace
             ),
-            models=[each for each in day if each.namespace == namespace],
-            ever=[each for each in ever if each.namespace == namespace],
-            hot=operations.hot_keys(namespace=namespace, since=now - timedelta(days=2), limit=_HOT),
+            models=[each for each in day if namespace in (None, each.namespace)],
+            ever=[each for each in ever if namespace in (None, each.namespace)],
+            hot=[]
+            if namespace is None
+            else operations.hot_keys(namespace=namespace, since=now - timedelta(days=2), limit=_HOT),
             jobs=self._stores.jobs.list(limit=_JOBS),
             marks=operations.marks(),
         )
 
     def _counted(self) -> list[float]:
         folder = self._settings.metrics_folder
-        if folder is None or not folder.is_dir():
+        if folder is None:
             return [0.0] * LENGTH
         try:
-            return read_folder(folder)
+            return read_folder(folder) if folder.is_dir() else [0.0] * LENGTH
         except OSError:
             return [0.0] * LENGTH
 
     def _hot(self, kept: _Kept, store: StoreView | None) -> list[dict[str, Any]]:
         """Return the keys asked for most with their names, as far as the store knows them: this is the owner's page."""
         unknown = [each.key_digest for each in kept.hot if each.key_digest not in self._names]
-        if unknown and store is not None:
-            self._names |= asyncio.run(_names(self._settings, unknown))
+        if unknown and store is not None and not is_unmade(self._settings):
+            self._unknown = unknown
+            # What the store does not know is not asked again at each look.
+            self._names |= dict.fromkeys(unknown, "") | (self._asked_names.ask()() or {})
         return [
             {"key": self._names.get(each.key_digest) or each.key_digest, "hits": each.hits, "misses": each.misses}
             for each in kept.hot

@@ -357,7 +357,8 @@ class MetricsCollector:
             self._took(_SETS, event.latency_ms / 1000)
 
     def _remove(self, event: RemoveEvent) -> None:
-        self._add(_REMOVALS[event.reason], event.count)
+        if event.of_entries:
+            self._add(_REMOVALS[event.reason], event.count)
 
     def _corrupt(self, _: CorruptEvent) -> None:
         self._add(_CORRUPT)

@@ -26,6 +26,8 @@ _OWN = {"entry_id", "prompt", "response", "prompt_vector", "inserted_at", "updat
 _AT_ONCE = 500
 _TIMEOUT_SECONDS = 10
 
+_OF_ADAPTERS = frozenset({"langchain", "litellm", "dspy", "gateway"})
+
 
 class RedisVLStore:
     """The entries of a RedisVL cache.
@@ -162,4 +164,7 @@ def _metadata(value: Any) -> dict[str, Any]:
         found = value if isinstance(value, dict) else json.loads(value)
     except (TypeError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    # What an adapter keeps under its own name is served in the place of the text: nobody else's may stand there.
+    return {name: each for name, each in found.items() if name not in _OF_ADAPTERS}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
+from cache_management.cache.errors import MetadataUnavailable
 from cache_management.cache.question import Question
 from cache_management.metrics.catalogue import families
 from cache_management.metrics.cells import read_folder
@@ -67,15 +68,17 @@ class Exporter:
     def _counted(self) -> list[Family]:
         """Return what processes of this machine counted."""
         folder = self._settings.metrics_folder
-        if folder is None or not folder.is_dir():
+        if folder is None:
             return []
         try:
-            return families(read_folder(folder))
+            return families(read_folder(folder)) if folder.is_dir() else []
         except OSError as exc:
             logger.warning("what was counted in %s cannot be read: %s", folder, exc.strerror)
             return []
 
     def _ask_database(self) -> tuple[Census, list[Mark], list[UsageRow]]:
+        if self._stores.is_unmade:
+            raise MetadataUnavailable(f"{self._stores.database.shown} is not there yet; who needs it makes it")
         operations = self._stores.operations
         # Days are kept for ever, so their sums never go down.
         usage = operations.usage(since=_EVER, period_seconds=DAY_SECONDS)

@@ -68,7 +68,7 @@ class Readiness:
 
     def _ask_metadata(self) -> tuple[Finding, ...]:
         database = self._stores.database
-        if database.file is not None and not database.file.exists() and not self._settings.broker_url:
+        if self._stores.is_unmade and not self._settings.broker_url:
             return (Finding("metadata", "ok", f"{database.shown} is not there yet; who needs it makes it"),)
         try:
             self._stores.check()
@@ -102,7 +102,9 @@ async def _ask_store(settings: Settings, seconds: float) -> tuple[Finding, ...]:
     shown = about(settings).store
     if is_unmade(settings):
         return (Finding("cache store", "ok", f"{shown} is made at first use"),)
-    platform = open_platform(settings.model_copy(update={"strict": True, "timeout_seconds": seconds}))
+    # A node that stands still is waited for several times, one after the other.
+    each = seconds / 6 if settings.distributed.enabled else seconds
+    platform = open_platform(settings.model_copy(update={"strict": True, "timeout_seconds": each}))
     try:
         if settings.distributed.enabled:
             return await _ask_nodes(platform.replicated.backend.membership, settings.distributed.consistency)

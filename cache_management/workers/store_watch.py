@@ -27,7 +27,9 @@ def look_at_store(settings: Settings, *, timeout_seconds: float) -> StoreView:
     Raises:
         BackendUnavailable: It does not answer.
     """
-    return asyncio.run(_look(settings.model_copy(update={"strict": True, "timeout_seconds": timeout_seconds})))
+    # A node that stands still is waited for several times, one after the other.
+    each = timeout_seconds / 3 if settings.distributed.enabled else timeout_seconds
+    return asyncio.run(_look(settings.model_copy(update={"strict": True, "timeout_seconds": each})))
 
 
 async def _look(settings: Settings) -> StoreView:

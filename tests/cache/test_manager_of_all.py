@@ -19,6 +19,7 @@ from cache_management import (
     MetricsCollector,
     ReasoningCache,
     ReasoningResult,
+    Selection,
     SimilarityConfig,
     SimilarityMatcher,
 )
@@ -132,7 +133,7 @@ async def test_metrics_hear_all_parts() -> None:
         2,
         1,
         1,
-        3,
+        2,
     )  # one of them makes the problem findable
     assert 'cache_misses_total{reason="vetoed"} 1.0' in text
     assert 'cache_vetoes_total{gate="polarity"} 1.0' in text
@@ -243,3 +244,35 @@ async def test_what_was_refused_lately_is_told(manager: CacheManager) -> None:
     assert (found.asked, found.stored) == ("how do I not reset my password", "how do I reset my password")
     assert (found.namespace, found.vetoes) == ("tenant", ("polarity",))
     assert 0.5 < found.score < 1
+
+
+async def test_evictions_are_those_of_entries_and_not_of_their_vectors() -> None:
+    metrics = MetricsCollector()
+    cache = LLMCache(CacheConfig(url="memory://", max_size=3))
+    matcher = SimilarityMatcher(SimilarityConfig(model="hashing"))
+    async with CacheManager(cache, matcher, metrics=metrics) as manager:
+        for at in range(6):
+            await manager.store(f"question number {at}", "a")
+
+        stats = await manager.get_stats()
+
+    assert (stats.total_entries, stats.evictions) == (3, 3)
+
+
+async def test_who_hears_a_cache_twice_counts_once() -> None:
+    metrics = MetricsCollector()
+    cache = LLMCache(CacheConfig(url="memory://"), listener=metrics)
+    CacheManager(cache, metrics=metrics)
+    async with CacheManager(cache, metrics=metrics) as manager:
+        await manager.lookup("q")
+
+    assert metrics.get_cache_metrics().misses == 1
+
+
+async def test_the_text_of_solved_problems_goes_with_their_tag_and_age(manager: CacheManager) -> None:
+    await manager.set_reasoning_cache("k", thoughts("a secret problem"), tags=["patients"])
+
+    assert await manager.invalidate(Selection(tag="patients")) == 1
+
+    left = [name async for name in manager.llm_cache.backend.scan("cm1:llm:")]
+    assert [name for name in left if "secret" in name] == []

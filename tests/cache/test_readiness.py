@@ -57,9 +57,11 @@ async def test_a_store_that_is_lost_is_told_with_the_way_out(own_redis: OwnRedis
         server.kill()
 
         status, _, body = await ready(cache_routes(cache))
+        without, _, told = await ready(cache_routes(cache, is_needed=False))
 
     (part,) = json.loads(body)["parts"]
     assert (status, part["check"], part["level"]) == (503, "cache store", "fail")
+    assert (without, json.loads(told)["parts"][0]["level"]) == (200, "warn")
     assert "cache-cli doctor" in part["way_out"]
     assert b"sesame" not in body
 

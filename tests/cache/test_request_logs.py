@@ -86,6 +86,8 @@ def test_each_shape_tells_the_same_request(files: tuple[list[Any], ...], tmp_pat
         (OWN | {"timestamp": "yesterday"}, "a time that is no ISO 8601"),
         (LITELLM | {"call_type": "aembedding"}, "a call of LiteLLM that is no completion"),
         (LITELLM | {"status": "failure"}, "an error instead of an answer"),
+        (OWN | {"params": "t=1"}, "parameters that are no object"),
+        (LITELLM | {"model_parameters": "abc"}, "parameters that are no object"),
         (LANGFUSE | {"type": "SPAN"}, "a Langfuse observation that is no generation"),
         (BATCH | {"body": {"input": "x"}}, "a batch of something other than chat completions"),
         (BATCH | {"custom_id": "b"}, "no result: name the batch's output file too"),
@@ -127,3 +129,15 @@ def test_a_file_in_which_there_is_nothing_is_named(text: str, said: str, tmp_pat
         read_logs([path])
 
     assert "log.jsonl" in str(refused.value)
+
+
+def test_two_batches_at_a_time_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="stands twice"):
+        read(tmp_path, [BATCH], [RESULT], [BATCH])
+
+
+def test_a_line_is_not_cut_at_separators_inside_of_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(OWN | {"response": "one\u2028two\u0085three"}, ensure_ascii=False) + "\n")
+
+    assert read_logs([path]).requests[0].response == "one\u2028two\u0085three"

@@ -242,9 +242,15 @@ async def test_skipped_entries_get_the_vector_that_they_lack(clock: ManualClock)
     assert await matcher.size() == 1
 
 
+@pytest.mark.parametrize("given", [{"batch_size": "x"}, {"workers": 1.5}, {"workers": True}])
+def test_what_is_no_number_is_refused(cache: LLMCache, given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match=r"is no whole number from 1"):
+        CacheWarmer(CacheManager(cache), **given)
+
+
 @pytest.mark.parametrize(("workers", "batch_size"), [(0, 10), (4, 0), (-1, 1)])
 def test_numbers_below_one_are_refused(cache: LLMCache, workers: int, batch_size: int) -> None:
-    with pytest.raises(InvalidInput, match="at least 1"):
+    with pytest.raises(InvalidInput, match="below 1"):
         CacheWarmer(CacheManager(cache), workers=workers, batch_size=batch_size)
 
 

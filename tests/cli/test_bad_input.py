@@ -74,6 +74,7 @@ COMMANDS = {
     "nodes status": Needs(nodes=True),
     "stats": Needs(store=True),
     "metrics": Needs(),
+    "serve": Needs("--exact-only", runs_on=True),
     "dashboard": Needs(runs_on=True),
     "report": Needs("page.html"),
     "config set": Needs("max_size 5"),
@@ -107,7 +108,7 @@ COMMANDS = {
     "completion": Needs("bash"),
 }
 ENDING = {name: needs for name, needs in COMMANDS.items() if not needs.runs_on}
-NO_DATA = {"worker", "beat", "demo", "completion", "dashboard"}
+NO_DATA = {"worker", "beat", "demo", "completion", "dashboard", "serve"}
 """Commands that print no data, and so no JSON."""
 
 
@@ -323,7 +324,7 @@ def test_a_broker_that_is_away_is_told(
     _is_plain(found.code, found.out, found.err)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("demo", "dashboard")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("demo", "dashboard", "serve")])
 def test_a_database_that_is_away_is_told(
     cli: Cli, name: str, files: None, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,7 +336,7 @@ def test_a_database_that_is_away_is_told(
     _is_plain(found.code, found.out, found.err)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("demo", "dashboard")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("demo", "dashboard", "serve")])
 def test_a_data_folder_that_cannot_be_made_is_told(
     cli: Cli, name: str, files: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

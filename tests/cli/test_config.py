@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from cache_management.cli.config import SECRETS
+from cache_management.cli.config import is_whole_secret
 from cache_management.settings import ProviderSettings, Settings, load_settings, setting_names
 from cache_management.settings_use import unused_settings
 from tests.cli.conftest import Cli
@@ -102,6 +102,44 @@ def test_a_missing_file_is_an_error_only_when_asked_for(cli: Cli) -> None:
     found = cli("-c", "nowhere.yaml", "stats")
     assert found.code == 2
     assert "nowhere.yaml" in found.err
+
+
+def test_what_is_no_file_is_no_configuration(cli: Cli) -> None:
+    assert "is a folder" in cli("-c", ".", "stats").err
+
+    Path("cache_config.yaml").symlink_to("nowhere.yaml")
+    for args in (("stats",), ("config", "validate")):
+        found = cli(*args)
+        assert found.code == 2
+        assert "cache_config.yaml is a link to nothing" in found.err
+
+    Path("cache_config.yaml").unlink()
+    Path("cache_config.yaml").mkdir()
+    found = cli("stats")
+    assert (found.code, "cache_config.yaml is a folder" in found.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("key", "url", "says"),
+    [
+        ("broker_url", "hunter2", "redis://host:6379/0"),
+        ("broker_url", "redis+cluster://:hunter2@a:1", "redis+cluster:// cannot be used"),
+        ("broker_url", "amqp://me:hunter2@a", "amqp:// cannot be used"),
+        ("metadata_url", "hunter2", "postgresql://user@host/database"),
+        ("metadata_url", "mysql://me:hunter2@db/x", "mysql:// cannot be used"),
+    ],
+)
+def test_a_url_that_nothing_can_use_is_refused(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, key: str, url: str, says: str
+) -> None:
+    monkeypatch.setenv(f"CACHE_{key.upper()}", url)
+
+    found = cli("config", "validate")
+
+    assert found.code == 2
+    assert f"CACHE_{key.upper()}" in found.err
+    assert says in found.err
+    assert "hunter2" not in found.err
 
 
 def test_a_misspelt_variable_is_an_error_and_a_foreign_one_is_not(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +334,7 @@ def test_set_follows_a_link_and_stays_one(cli: Cli, tmp_path: Path) -> None:
         (("distributed.enabled", "true"), "needs 3 nodes"),
         (("redis_password", "hunter2"), "leave VALUE out to be asked for it, or give it to --stdin"),
         (("encryption_keys", "hunter2"), "holds a secret"),
+        (("provider.command", "ask hunter2"), "holds a secret"),
         (("url", "redis://:hunter2@h/0"), "holds a secret"),
         (("semantic.index_url", "postgresql://me:hunter2@h/d"), "holds a secret"),
         (("redis_password",), "without a terminal"),
@@ -349,10 +388,38 @@ def test_a_secret_comes_by_standard_input_or_a_hidden_prompt(cli: Cli, monkeypat
     assert load_settings().settings.redis_password is None
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("redis_password", "abc #def"),
+        ("redis_password", "#hash"),
+        ("redis_password", "'quoted'"),
+        ("redis_password", "[1, 2"),
+        ("redis_password", "12"),
+        ("provider.command", "ask --key hunter2 # now"),
+        ("broker_url", "redis://:a #b@h/0"),
+    ],
+)
+def test_a_secret_is_kept_sign_by_sign(cli: Cli, monkeypatch: pytest.MonkeyPatch, key: str, value: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(value + "\n"))
+
+    found = cli("config", "set", key, "--stdin")
+
+    assert found.code == 0, found.err
+    assert value not in found.out + found.err
+    kept: object = load_settings().settings
+    for part in key.split("."):
+        kept = getattr(kept, part)
+    assert (kept.get_secret_value() if isinstance(kept, SecretStr) else kept) == value
+    assert Path("cache_config.yaml").stat().st_mode & 0o777 == 0o600
+
+
 def test_only_secrets_are_refused_on_the_command_line() -> None:
     kept_hidden = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
 
-    assert kept_hidden == SECRETS
+    secrets = {name for name in setting_names() if is_whole_secret(name)}
+
+    assert secrets == kept_hidden | {"provider.command"}
     assert all("SecretStr" not in str(field.annotation) for field in ProviderSettings.model_fields.values())
 
 
@@ -460,7 +527,7 @@ def test_no_format_shows_a_secret(cli: Cli, form: str, monkeypatch: pytest.Monke
         "CACHE_URL": "redis+sentinel://me:hunter2@s/m?sentinel_password=hunter2",
         "CACHE_SEMANTIC__INDEX_URL": "postgresql://me:hunter2@d/x",
         "CACHE_ENCRYPTION_KEYS": "k: hunter2",
-        "CACHE_PROVIDER__COMMAND": "ask --at https://me:hunter2@p/",
+        "CACHE_PROVIDER__COMMAND": "ask --key hunter2",
     }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)

@@ -23,6 +23,12 @@ def test_what_was_set_is_got(cli: Cli) -> None:
     assert (found.code, found.out) == (0, "Artificial intelligence\n")
 
 
+def test_the_data_folder_is_for_its_owner_alone(cli: Cli, data_dir: Path) -> None:
+    cli("set-cache", "q", "a")
+
+    assert [folder.stat().st_mode & 0o777 for folder in (data_dir, data_dir / "cache")] == [0o700, 0o700]
+
+
 def test_an_entry_set_on_the_command_line_is_found_by_the_library_and_the_other_way_round(
     cli: Cli, data_dir: Path
 ) -> None:
@@ -139,3 +145,24 @@ def test_a_cache_that_is_down_is_exit_code_7(cli: Cli, monkeypatch: pytest.Monke
 
     assert found.code == 7
     assert "127.0.0.1:1" in found.err
+
+
+def test_a_prompt_with_brackets_is_shown_as_it_is(cli: Cli) -> None:
+    cli("set-cache", "what is [/b] in [bold]markup[/bold]", "an end")
+
+    found = cli("get-similar", "what is [/b] in [bold]markup[/bold]")
+
+    assert found.code == 0, found.err
+    assert "Similar to 'what is [/b] in [bold]markup[/bold]'" in found.out
+
+
+def test_a_stored_text_comes_out_as_it_is_in_a_pipe_and_harmless_on_a_terminal(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "\x1b[31mred\x1b[0m\ttab\rback\x07"
+    cli("set-cache", "q", text)
+
+    assert cli("get-cache", "q").out == text + "\n"
+
+    monkeypatch.setattr("cache_management.cli.output._watched", lambda **_: True)
+    assert cli("get-cache", "q").out == "�[31mred�[0m\ttab�back�\n"

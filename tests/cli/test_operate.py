@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -39,6 +43,45 @@ def test_servers_log_as_the_settings_say_unless_told(
     assert cli("beat", *arguments).code == 0
 
     assert levels == [level, level]
+
+
+@pytest.mark.parametrize(("sig", "code"), [("SIGINT", 130), ("SIGTERM", 0)])
+def test_a_worker_that_is_interrupted_says_so(monkeypatch: pytest.MonkeyPatch, sig: str, code: int) -> None:
+    from celery.bin.celery import celery
+    from celery.signals import worker_shutting_down
+
+    def main(**_: object) -> int:
+        worker_shutting_down.send(sender="me", sig=sig, how="Warm", exitcode=code and 1)
+        return code and 1
+
+    monkeypatch.setattr(celery, "main", main)
+    app: Any = SimpleNamespace()
+
+    assert operate.run_worker(app, queues=["warm"], concurrency=1, name="w", pool="solo", loglevel="INFO") == code
+
+
+@pytest.mark.parametrize(("sig", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_scheduler_that_is_interrupted_says_so(sig: signal.Signals, code: int) -> None:
+    from celery.signals import beat_init
+
+    former = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+
+    def ends(*_: object) -> None:
+        raise SystemExit
+
+    def run() -> None:
+        for each in former:
+            signal.signal(each, ends)
+        beat_init.send(sender=None)
+        with suppress(SystemExit):  # as Celery does
+            os.kill(os.getpid(), sig)
+
+    app: Any = SimpleNamespace(Beat=lambda **_: SimpleNamespace(run=run))
+    try:
+        assert operate.run_beat(app, loglevel="INFO") == code
+    finally:
+        for each, handler in former.items():
+            signal.signal(each, handler)
 
 
 @pytest.fixture
@@ -80,6 +123,13 @@ def test_an_export_writes_over_nothing_unless_it_is_meant(cli: Cli, log: list[st
 
     assert cli("audit", "export", "log.jsonl", "--force", "--after", 2).code == 0
     assert len(Path("log.jsonl").read_text().splitlines()) == 2
+
+
+def test_an_export_to_standard_output_is_refused(cli: Cli, log: list[str]) -> None:
+    refused = cli("audit", "export", "-")
+
+    assert (refused.code, Path("-").exists()) == (2, False)
+    assert "name a file" in refused.err
 
 
 def test_a_head_that_is_none_is_refused(cli: Cli, log: list[str]) -> None:

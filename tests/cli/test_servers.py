@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cache_management.cache.errors import ConfigurationError
 from cache_management.cli import servers
 from cache_management.settings import load_settings
 from tests.cli.conftest import Cli
@@ -95,6 +96,14 @@ def test_nodes_beside_another_store_are_refused(
     found = cli("up", "--nodes", 3, *options)
 
     assert (found.code, said in found.err) == (2, True)
+
+
+def test_nodes_that_run_already_are_no_other_store(data_dir: Path) -> None:
+    nodes = {"enabled": True, "nodes": ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]}
+
+    servers._check_store(load_settings(running={"distributed": nodes}), with_redis=False, nodes=3)
+    with pytest.raises(ConfigurationError, match=r"distributed\.nodes says where"):
+        servers._check_store(load_settings(arguments={"distributed": nodes}), with_redis=False, nodes=3)
 
 
 def test_a_port_that_is_taken_keeps_up_from_metrics_only(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,6 @@ def follow_policy(backend: Backend, config: CacheConfig, policy: EvictionPolicy)
         ConfigurationError: There is no such policy, or the store evicts by none of ours.
     """
     changed = config.with_eviction_policy(policy)
-    if changed.eviction_policy == config.eviction_policy:
-        return config
     if not isinstance(backend, FullBackend):
         raise ConfigurationError(f"the {backend.name} backend evicts by no policy: leave eviction_policy out")
     backend.evict_by(changed)

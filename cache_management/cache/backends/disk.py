@@ -29,6 +29,7 @@ from cache_management.cache.codec import HEAD_BYTES, unpack
 from cache_management.cache.config import CacheConfig, EvictionObjective, EvictionPolicy
 from cache_management.cache.errors import BackendUnavailable, CorruptRecord
 from cache_management.cache.events import CorruptEvent, Listener, RemoveEvent, ignore
+from cache_management.cache.identity import is_entry
 from cache_management.cache.records import Head, Record
 
 T = TypeVar("T")
@@ -116,8 +117,10 @@ class DiskBackend(FullBackend):
         if self._select is not None and now < self._look_at and self._opened_after == self._forks[0]:
             try:
                 with self._lock:
-                    row = self._select(_GET, (key,)).fetchone()
-                    return None if row is None else self._read(key, row[0], row[1], now)
+                    select = self._select  # another thread may have closed the file meanwhile
+                    if select is not None:
+                        row = select(_GET, (key,)).fetchone()
+                        return None if row is None else self._read(key, row[0], row[1], now)
             except sqlite3.Error:
                 pass  # asked again below, patiently or to say what is wrong
         return await self._run(lambda db: self._get(db, key))
@@ -127,13 +130,11 @@ class DiskBackend(FullBackend):
 
     async def put_many(self, records: Mapping[str, Record]) -> None:
         evicted = await self._run(lambda db: self._put_many(db, records))
-        for group, count in evicted.items():
-            self._listener(RemoveEvent(reason="evicted", namespace=group.rpartition(":")[2], count=count))
+        self._tell_evicted(evicted)
 
     async def put_if(self, key: str, record: Record, *, expected: int | None) -> bool:
         is_stored, evicted = await self._write(lambda db: self._put_if(db, key, record, expected))
-        for group, count in evicted.items():
-            self._listener(RemoveEvent(reason="evicted", namespace=group.rpartition(":")[2], count=count))
+        self._tell_evicted(evicted)
         return is_stored
 
     async def delete_if(self, key: str, *, expected: int) -> bool:
@@ -388,12 +389,12 @@ class DiskBackend(FullBackend):
         removed, ledger = await self._run(work)
         gone = Counter(group_of(key) for key in ledger.dropped)
         for group, count in gone.items():
-            namespace = group.rpartition(":")[2]
+            namespace, of_entries = group.rpartition(":")[2], is_entry(f"{group}:")
             evicted = ledger.evicted.get(group, 0)
             if evicted:
-                self._listener(RemoveEvent("evicted", namespace, evicted))
+                self._listener(RemoveEvent("evicted", namespace, evicted, of_entries))
             if count > evicted:
-                self._listener(RemoveEvent("expired", namespace, count - evicted))
+                self._listener(RemoveEvent("expired", namespace, count - evicted, of_entries))
         return removed
 
     def _heads(self, db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Head]:
@@ -528,7 +529,8 @@ class DiskBackend(FullBackend):
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:
             return self._connection
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (*reversed(self.path.parent.parents), self.path.parent):  # `parents=True` makes them for all
+            folder.mkdir(exist_ok=True, mode=0o700)
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0)
         try:
             db.execute("PRAGMA journal_mode = WAL")
@@ -548,10 +550,15 @@ class DiskBackend(FullBackend):
         self._flush_at = self._clock() + _USES_KEPT_SECONDS
         return db
 
+    def _tell_evicted(self, evicted: Mapping[str, int]) -> None:
+        for group, count in evicted.items():
+            self._listener(RemoveEvent("evicted", group.rpartition(":")[2], count, is_entry(f"{group}:")))
+
     def evict_by(self, config: CacheConfig) -> None:
         rule = rule_for(
             config.eviction_policy, objective=config.eviction_objective, cost_weight=config.eviction_cost_weight
         )
+        self._leave_what_crossed_a_fork()
         with self._lock:
             self._rule = rule
             # Whoever opens the file lines it up; uses that are not written yet are written then.

@@ -22,6 +22,7 @@ from cache_management.cache.errors import JournalGap
 from cache_management.cache.events import Listener, RemoveEvent, ignore
 from cache_management.cache.eviction import evictor_factory
 from cache_management.cache.eviction.base import Evictor
+from cache_management.cache.identity import is_entry
 from cache_management.cache.records import Head, Record, Weight
 
 ENTRY_OVERHEAD_BYTES = 700
@@ -225,16 +226,16 @@ class MemoryBackend(LocalLeases, LocalTags, LocalStash, FullBackend):
 
     async def drop_expired(self, bookmark: str, limit: int) -> tuple[Swept, str | None]:
         now = self._clock()
-        gone: Counter[str] = Counter()
+        gone: Counter[tuple[str, bool]] = Counter()
         with self._lock:
             before = self._size_bytes
             for group in self._groups.values():
                 while gone.total() < limit and (key := group.expired(now, self._slots)) is not None:
                     self._discard(key)
-                    gone[group.namespace] += 1
+                    gone[group.namespace, group.holds_entries] += 1
             freed = before - self._size_bytes
-        for namespace, count in gone.items():
-            self._listener(RemoveEvent("expired", namespace, count))
+        for (namespace, of_entries), count in gone.items():
+            self._listener(RemoveEvent("expired", namespace, count, of_entries))
         names = self.drop_expired_tags()
         return Swept(gone.total(), freed, names), "more" if gone.total() >= limit else None
 
@@ -283,7 +284,7 @@ class MemoryBackend(LocalLeases, LocalTags, LocalStash, FullBackend):
         size = len(key) + len(record.value) + ENTRY_OVERHEAD_BYTES
         if size > self._memory_limit:
             self._discard(key)  # what stood there is out of date
-            return (RemoveEvent("evicted", group.namespace, 1),)
+            return (RemoveEvent("evicted", group.namespace, 1, group.holds_entries),)
         removed = []
         # Room is made first and the record enters then, so that the newest is never its own victim.
         while (old is None and group.count >= self._max_size) or (
@@ -359,13 +360,13 @@ class MemoryBackend(LocalLeases, LocalTags, LocalStash, FullBackend):
             key = group.expired(now, self._slots)
             if key is not None:
                 self._discard(key)
-                return RemoveEvent("expired", group.namespace, 1)
+                return RemoveEvent("expired", group.namespace, 1, group.holds_entries)
         group = max(groups, key=_held)
         key = group.evictor.victim()
         if key not in self._slots:
             raise RuntimeError(f"{type(group.evictor).__name__} named {key!r}, which is not stored")
         self._discard(key)
-        return RemoveEvent("evicted", group.namespace, 1)
+        return RemoveEvent("evicted", group.namespace, 1, group.holds_entries)
 
 
 class _Group:
@@ -374,6 +375,7 @@ class _Group:
     def __init__(self, name: str, evictor: Evictor) -> None:
         self.name = name
         self.namespace = name.rpartition(":")[0].rpartition(":")[2]
+        self.holds_entries = is_entry(name)
         self.use(evictor)
         self.count = 0
         self.size_bytes = 0

@@ -27,7 +27,7 @@ from cache_management.cache.clock import Clock
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import BackendRefused, BackendUnavailable
 from cache_management.cache.events import Listener, RemoveEvent
-from cache_management.cache.identity import LAYOUT, Kind
+from cache_management.cache.identity import LAYOUT, Kind, is_entry
 from cache_management.cache.records import Record
 
 logger = logging.getLogger("cache_management")
@@ -339,7 +339,8 @@ class RedisEviction:
 
     async def _adopt(self) -> None:
         """Put what nobody noted to the front of a queue that began anew, as far as the server has room for it."""
-        if await self._node.call("HEXISTS", self._queue.state, "adopted"):
+        queue = self._queue  # the policy may be changed meanwhile
+        if await self._node.call("HEXISTS", queue.state, "adopted"):
             return
         cursor: bytes | str = "0"
         try:
@@ -347,14 +348,14 @@ class RedisEviction:
                 cursor, page = await self._scan(cursor)
                 if page:
                     words = [word for key in page for word in (0, key)]
-                    await self._node.call("ZADD", self._queue.queue, "NX", *words)
+                    await self._node.call("ZADD", queue.queue, "NX", *words)
                 if int(cursor) == 0:
                     break
-            await self._node.call("HSET", self._queue.state, "adopted", 1)
+            await self._node.call("HSET", queue.state, "adopted", 1)
         except BackendRefused as exc:
             if not is_full(exc):
                 raise
-        for name in (self._queue.queue, self._queue.state):
+        for name in (queue.queue, queue.state):
             await self._node.call("PEXPIRE", name, LIFE_MS)
 
     async def _remove_unnoted(self, surplus_bytes: float) -> int:
@@ -388,8 +389,9 @@ class RedisEviction:
         names = [key.decode() for key in keys]
         self._removed_count += len(names)
         self._dropped(names)
-        for namespace, count in Counter(name.split(":", 3)[2] for name in names).items():
-            self._listener(RemoveEvent("evicted", namespace, count))
+        gone = Counter((name.split(":", 3)[2], is_entry(name)) for name in names)
+        for (namespace, of_entries), count in gone.items():
+            self._listener(RemoveEvent("evicted", namespace, count, of_entries))
 
     async def _memory(self) -> Memory:
         lines = (line.partition(":") for line in (await self._node.call("INFO", "memory")).decode().splitlines())

@@ -498,7 +498,8 @@ class ReasoningCache(StepStore):
 
     def listen(self, listener: Listener) -> None:
         """Let somebody more hear what happens."""
-        self._listeners.append(listener)
+        if listener not in self._listeners:
+            self._listeners.append(listener)
 
     def use_eviction_policy(self, policy: EvictionPolicy) -> None:
         """Evict by another policy from now on; see `LLMCache.use_eviction_policy`."""

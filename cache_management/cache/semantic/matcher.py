@@ -147,7 +147,12 @@ class SimilarityMatcher:
 
     def listen(self, listener: Listener) -> None:
         """Let somebody more hear what happens."""
-        self._listeners.append(listener)
+        if listener not in self._listeners:
+            self._listeners.append(listener)
+
+    def tells(self, listener: Listener) -> bool:
+        """Tell whether somebody hears what happens."""
+        return listener in self._listeners
 
     def use_backend(self, backend: Backend) -> None:
         """Keep vectors in another store from now on; only while nothing was indexed yet.
@@ -437,7 +442,7 @@ class SimilarityMatcher:
             if self._writes_through:
                 await self._follow().remove(page, scopes)
         if gone:
-            self._listener(RemoveEvent("delete", self.namespace, removed))
+            self._listener(RemoveEvent("delete", self.namespace, removed, of_entries=False))
         return removed
 
     async def size(self) -> int:

@@ -51,6 +51,11 @@ class Stores:
         """
         schema.check_database(self.database)
 
+    @property
+    def is_unmade(self) -> bool:
+        """Whether the database is a file that is not there yet: to ask it anything would make an empty one."""
+        return self.database.file is not None and not self.database.file.exists()
+
     def now(self) -> datetime:
         """Return the time by the database's clock, which is the one that counts.
 

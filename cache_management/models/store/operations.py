@@ -312,19 +312,20 @@ class OperationsStore:
         ]
 
     def usage_over_time(
-        self, *, since: datetime, period_seconds: int, namespace: str
+        self, *, since: datetime, period_seconds: int, namespace: str | None
     ) -> list[tuple[datetime, dict[str, int]]]:
-        """Sum what happened in a namespace by period, the oldest first; periods without anything are left out."""
+        """Sum what happened in a namespace, or in all, by period, the oldest first; empty periods are left out."""
         query = (
             select(StatRollup.period_start, StatRollup.name, func.sum(StatRollup.value))
             .where(
                 StatRollup.period_seconds == period_seconds,
                 StatRollup.period_start >= since,
-                StatRollup.namespace == namespace,
                 StatRollup.name.in_(USAGE_NAMES),
             )
             .group_by(StatRollup.period_start, StatRollup.name)
         )
+        if namespace is not None:
+            query = query.where(StatRollup.namespace == namespace)
         found: dict[datetime, dict[str, int]] = {}
         with self._database.read() as connection:
             for start, name, value in connection.execute(query):

@@ -10,7 +10,7 @@ from cache_management.cache.findings import Finding
 Part = Literal["broker", "metadata", "cache store"]
 
 _WHY: dict[Part, str] = {
-    "broker": "jobs are accepted and wait until it answers",
+    "broker": "commands submit no job; what programs give to enqueue_warm waits until it answers",
     "metadata": "no job can be submitted, and workers cannot go on",
     "cache store": "every lookup is a miss, and nothing is stored",
 }

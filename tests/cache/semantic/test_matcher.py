@@ -476,7 +476,7 @@ async def test_clearing_tells_how_many_went(backend: MemoryBackend, heard: list[
 
     await matcher.clear_index()
 
-    assert heard == [RemoveEvent("delete", "default", 1)]
+    assert heard == [RemoveEvent("delete", "default", 1, of_entries=False)]
 
 
 async def test_backend_without_a_journal_is_refused() -> None:

@@ -1,0 +1,223 @@
+"""Answers requests for embeddings: input by input from the cache, and what is missing in one request.
+
+Equal inputs that are asked for at the same time, by one event loop, are asked of the provider once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from cache_management.cache.admission import parse_controls
+from cache_management.cache.manager import CacheManager
+from cache_management.cache.requests import entry_key, make_request
+from cache_management.gateway.bodies import read_answer
+from cache_management.gateway.calls import (
+    AsItCame,
+    Call,
+    NotUnderstood,
+    Reply,
+    Upstream,
+    UpstreamFailed,
+    close,
+    encoded_whole,
+    header,
+    read_all,
+    without_hops,
+)
+from cache_management.gateway.controls import Wishes
+from cache_management.gateway.dialects.embeddings import Embeddings, Input, Vector, Wanted
+
+logger = logging.getLogger("cache_management")
+
+Found = tuple[Vector, str | None]
+_NO_USAGE = {"prompt_tokens": 0, "total_tokens": 0}
+
+
+class AskedVectors(msgspec.Struct, frozen=True, kw_only=True):
+    """A request for embeddings that the cache may answer; `keys` are those of its inputs."""
+
+    call: Call
+    body: dict[str, Any]
+    wanted: Wanted
+    wishes: Wishes
+    namespace: str | None
+    keys: list[str]
+
+
+class _Work(msgspec.Struct, frozen=True):
+    """One request on its way: `given` are its inputs by their keys, each once."""
+
+    manager: CacheManager
+    asked: AskedVectors
+    given: dict[str, Input]
+    upstream: Upstream
+
+    def place(self, key: str) -> tuple[asyncio.AbstractEventLoop, str | None, str]:
+        """Return where the flight of an input is found."""
+        return asyncio.get_running_loop(), self.asked.namespace, key
+
+
+class VectorExchange:
+    """The part of an exchange that answers requests for embeddings.
+
+    Args:
+        keep: Holds a task until it is done.
+        limit_seconds: How long the provider may take.
+        limit_bytes: The largest answer that is read.
+    """
+
+    def __init__(self, keep: Callable[[asyncio.Task[Any]], None], *, limit_seconds: float, limit_bytes: int) -> None:
+        self._api = Embeddings()
+        self._keep = keep
+        self._limit_seconds = limit_seconds
+        self._limit_bytes = limit_bytes
+        self._flights: dict[tuple[asyncio.AbstractEventLoop, str | None, str], asyncio.Future[Found]] = {}
+
+    def keys(self, wanted: Wanted) -> list[str]:
+        """Return the key of each input.
+
+        Raises:
+            InvalidInput: One of them cannot be one.
+        """
+        return [
+            entry_key(make_request(None, model=wanted.model, history=wanted.turn(given), params=wanted.params))
+            for given in wanted.inputs
+        ]
+
+    async def answer(self, manager: CacheManager, asked: AskedVectors, upstream: Upstream) -> Reply:
+        """Return the vectors of a request.
+
+        Raises:
+            AsItCame: The provider answered otherwise.
+            UpstreamFailed: It could not be asked.
+            NotUnderstood: What it says does not fit what was asked.
+        """
+        work = _Work(manager, asked, dict(zip(asked.keys, asked.wanted.inputs, strict=True)), upstream)
+        found = {} if asked.wishes.controls.get("no-cache") else await self._held(work)
+        absent = [key for key in work.given if key not in found]
+        usage = await self._complete(work, absent, found) if absent else _NO_USAGE
+        body = self._api.answer(
+            [found[key][0] for key in asked.keys],
+            packs=asked.wanted.packs,
+            model=next(iter(found.values()))[1] or asked.wanted.model,
+            usage=usage,
+            is_hit=not absent,
+        )
+        told = (
+            ("content-type", "application/json"),
+            ("x-cache", "miss" if absent else "hit-exact"),
+            ("x-cache-hits", f"{len(work.given) - len(absent)}/{len(work.given)}"),
+        )
+        return encoded_whole(200, told, body)
+
+    async def _held(self, work: _Work) -> dict[str, Found]:
+        asked, wanted = work.asked, work.asked.wanted
+        oldest = parse_controls(asked.wishes.controls).s_maxage
+        looked = await asyncio.gather(
+            *(
+                work.manager.lookup(
+                    None,
+                    model=wanted.model,
+                    history=wanted.turn(each),
+                    params=wanted.params,
+                    namespace=asked.namespace,
+                )
+                for each in work.given.values()
+            )
+        )
+        found: dict[str, Found] = {}
+        for key, lookup in zip(work.given, looked, strict=True):
+            if lookup.response is None or (oldest is not None and (lookup.age_seconds or 0.0) > oldest):
+                continue
+            held = self._api.stored(lookup.response)
+            if held is not None:
+                found[key] = held
+        return found
+
+    async def _complete(self, work: _Work, absent: Sequence[str], found: dict[str, Found]) -> Any:
+        """Add what is absent, asked now or by somebody who asks already; return what it cost this caller."""
+        loop = asyncio.get_running_loop()
+        flights = {key: self._flights.get(work.place(key)) for key in absent}
+        mine = [key for key, flight in flights.items() if flight is None]
+        usage: Any = _NO_USAGE
+        if mine:
+            for key in mine:
+                flights[key] = self._flights[work.place(key)] = loop.create_future()
+            # A task of its own: others may wait for it when this caller has left.
+            asking = loop.create_task(self._ask(work, mine))
+            self._keep(asking)
+            usage = await asyncio.shield(asking)
+        for key, flight in flights.items():
+            assert flight is not None  # noqa: S101 - made above
+            try:
+                found[key] = await asyncio.shield(flight)
+            except Exception as exc:
+                # Somebody else's, whose key or other inputs may be to blame: this caller asks for itself.
+                raise NotUnderstood("what somebody else asked for did not come") from exc
+        return usage
+
+    async def _ask(self, work: _Work, keys: Sequence[str]) -> Any:
+        try:
+            body, vectors = await self._fetch(work, [work.given[key] for key in keys])
+        except BaseException as exc:
+            for key in keys:
+                flight = self._flights.pop(work.place(key))
+                flight.set_exception(exc if isinstance(exc, Exception) else UpstreamFailed(exc))
+                flight.exception()  # nobody may wait for it
+            raise
+        model = body.get("model")
+        found = [(vector, model if isinstance(model, str) else None) for vector in vectors]
+        try:
+            if not work.asked.wishes.controls.get("no-store"):
+                await asyncio.gather(*(self._store(work, key, each) for key, each in zip(keys, found, strict=True)))
+        except Exception:
+            logger.warning("vectors are not kept", exc_info=True)
+        finally:
+            for key, each in zip(keys, found, strict=True):
+                self._flights.pop(work.place(key)).set_result(each)
+        return body.get("usage")
+
+    async def _store(self, work: _Work, key: str, found: Found) -> None:
+        wanted, ttl = work.asked.wanted, work.asked.wishes.controls.get("ttl")
+        entry = self._api.entry(*found)
+        await work.manager.store(
+            None,
+            entry.response,
+            model=wanted.model,
+            history=wanted.turn(work.given[key]),
+            params=wanted.params,
+            namespace=work.asked.namespace,
+            ttl_seconds=ttl if isinstance(ttl, int) else None,
+            metadata=entry.metadata,
+        )
+
+    async def _fetch(self, work: _Work, inputs: Sequence[Input]) -> tuple[dict[str, Any], list[Vector]]:
+        asked = work.asked
+        call = msgspec.structs.replace(asked.call, body=self._api.sent(asked.body, inputs))
+        try:
+            async with asyncio.timeout(self._limit_seconds):
+                reply = await work.upstream(call)
+                try:
+                    body = await read_all(reply.body, self._limit_bytes)
+                finally:
+                    await close(reply.body)
+        except NotUnderstood:
+            raise
+        except Exception as exc:
+            raise UpstreamFailed(exc) from exc
+        headers = without_hops(reply.headers, "content-length")
+        plain = header(headers, "content-encoding") in {None, "", "identity"}
+        if not 200 <= reply.status < 300 or not plain:
+            raise AsItCame(reply.status, headers, body)
+        said = read_answer(body)
+        try:
+            return said, self._api.vectors(said, len(inputs))
+        except NotUnderstood:
+            if len(inputs) == len(asked.wanted.inputs):
+                raise AsItCame(reply.status, headers, body) from None
+            raise

@@ -1,0 +1,85 @@
+"""Asks the provider: one pool of connections, no cookies, no redirects, errors as answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from http.cookiejar import DefaultCookiePolicy
+
+from cache_management.gateway.bodies import encode
+from cache_management.gateway.calls import Call, Headers, Reply, once
+from cache_management.gateway.dialects import dialect_of
+from cache_management.gateway.dialects.base import openai_error
+from cache_management.serve.tenants import KEY_HEADERS
+
+try:
+    import httpx2
+except ImportError as exc:
+    raise ImportError("The proxy needs: pip install 'cache-management[serve]'") from exc
+
+_CONNECT_SECONDS = 10.0
+
+
+class UpstreamGone(Exception):
+    """The provider broke off in the middle of an answer."""
+
+
+class Asking:
+    """Sends requests on.
+
+    Args:
+        timeout_seconds: How long the provider may be silent.
+        keys: By address of a provider: headers in the place of the caller's key.
+    """
+
+    def __init__(
+        self, *, timeout_seconds: float, connections: int, keys: Mapping[str, tuple[str, str]] | None = None
+    ) -> None:
+        timeout = httpx2.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds))
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._client = httpx2.AsyncClient(timeout=timeout, limits=limits, follow_redirects=False)
+        # Else what the provider sets for one caller would be sent with the requests of all.
+        self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._keys = dict(keys or {})
+
+    async def send(self, call: Call) -> Reply:
+        """Return what the provider answers, or an error that says that it does not."""
+        try:
+            request = self._client.build_request(
+                call.method, call.base + call.path, headers=list(self._headers(call)), content=call.body or None
+            )
+            response = await self._client.send(request, stream=True)
+        except httpx2.TimeoutException:
+            return failure(call.path, "The provider did not answer in time.", status=504, code="upstream_timeout")
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError):
+            return failure(call.path, "The provider cannot be reached.", status=502, code="upstream_unavailable")
+        headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
+        return Reply(response.status_code, headers, _read(response))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    def _headers(self, call: Call) -> Headers:
+        ours = self._keys.get(call.base)
+        if ours is None:
+            return call.headers
+        return (*(pair for pair in call.headers if pair[0].lower() not in KEY_HEADERS), ours)
+
+
+def failure(path: str, message: str, *, status: int, code: str, headers: Headers = ()) -> Reply:
+    """Return an error of the proxy's own, in the words of the API that was asked."""
+    dialect = dialect_of("POST", path)
+    error = openai_error if dialect is None else dialect.error
+    body = encode(error(message, status=status, param=None, code=code))
+    told = (("content-type", "application/json"), ("content-length", str(len(body))), *headers)
+    return Reply(status, told, once(body))
+
+
+async def _read(response: httpx2.Response) -> AsyncIterator[bytes]:
+    try:
+        async for part in response.aiter_raw():
+            yield part
+    except (httpx2.HTTPError, OSError) as exc:
+        raise UpstreamGone(type(exc).__name__) from exc
+    finally:
+        await response.aclose()
