@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from asyncio import sleep
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -198,7 +199,7 @@ async def _paced(work: Awaitable[T], entries_per_second: float, entries: int) ->
     found = await work
     if entries_per_second:
         rest = entries / entries_per_second - (monotonic() - started)
-        await asyncio.sleep(min(max(0.0, rest), _LONGEST_REST_SECONDS))
+        await sleep(min(max(0.0, rest), _LONGEST_REST_SECONDS))
     return found
 
 

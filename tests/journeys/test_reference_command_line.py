@@ -213,7 +213,11 @@ def test_statistics_and_metrics_in_every_format(cli: Cli, on_redis: None, form: 
         assert yaml.safe_load(metrics.out)["cache_jobs_up"] == 1
     else:
         assert "total_entries" in stats.out
-        assert "cache_jobs_up 1.0" in cli("metrics").out == metrics.out
+        by_default = cli("metrics").out
+        assert "cache_jobs_up 1.0" in by_default
+        assert [line.split()[:-1] for line in by_default.splitlines()] == [
+            line.split()[:-1] for line in metrics.out.splitlines()
+        ], "the text format is the default; the server's memory differs from one look to the next"
 
 
 def test_a_cache_is_warmed_from_a_file(cli: Cli, on_redis: None) -> None:

@@ -263,7 +263,7 @@ def test_a_bounded_rate_is_kept_by_resting(inline: Inline, tmp_path: Path, monke
     async def rest(seconds: float) -> None:
         rests.append(seconds)
 
-    monkeypatch.setattr("cache_management.workers.transfer.asyncio.sleep", rest)
+    monkeypatch.setattr("cache_management.workers.transfer.sleep", rest)
     job = inline.run("export", {"path": str(tmp_path / "x.jsonl"), "entries_per_second": 2_000})
 
     assert job.state == "succeeded"
