@@ -13,6 +13,7 @@ from typing import Any
 
 from cache_management import sync
 from cache_management.adapters.guarded import Asked, GuardedManager
+from cache_management.adapters.payloads import DSPY_COMPLETION, DSPY_RECORD
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.values import CachedResponse
 
@@ -26,9 +27,6 @@ except ImportError as exc:
     raise ImportError("The adapter for DSPy needs: pip install 'cache-management[dspy]'") from exc
 
 logger = logging.getLogger("cache_management")
-
-COMPLETION, RECORD = "dspy_completion", "dspy_record"
-"""The names in an entry's metadata under which a completion of LiteLLM stands, or a record of DSPy's own."""
 
 
 class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
@@ -91,7 +89,7 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
 
     def _entry_of(self, asked: Asked, value: Any) -> CachedResponse | None:
         if isinstance(value, ModelResponse):
-            return entry_of(value.model_dump_json(), self._guarded, name=COMPLETION, asked=asked)
+            return entry_of(value.model_dump_json(), self._guarded, name=DSPY_COMPLETION, asked=asked)
         if not isinstance(value, dict) or value.get("_dspy_format") != CACHE_FORMAT:
             return None
         try:
@@ -114,7 +112,7 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
             response=text,
             model=asked.model or "unknown",
             timestamp=datetime.fromtimestamp(self._guarded.manager.llm_cache.clock(), UTC),
-            metadata={RECORD: payload},
+            metadata={DSPY_RECORD: payload},
         )
 
     def _asked(self, request: dict[str, Any], ignored: list[str] | None) -> Asked | None:
@@ -130,11 +128,11 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
 
 def _value_of(response: CachedResponse) -> Any:
     """Return what DSPy stored, and None for what it could not use."""
-    payload = response.metadata.get(COMPLETION)
+    payload = response.metadata.get(DSPY_COMPLETION)
     if payload is not None:
         completion = completion_of(payload)
         return None if completion is None else ModelResponse(**completion)
-    payload = response.metadata.get(RECORD)
+    payload = response.metadata.get(DSPY_RECORD)
     try:
         record = json.loads(payload) if isinstance(payload, str) else None
         if not isinstance(record, dict) or record.get("_dspy_format") != CACHE_FORMAT:

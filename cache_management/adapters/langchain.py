@@ -16,6 +16,7 @@ from typing import Any
 from cache_management import sync
 from cache_management.adapters.guarded import MARK, GuardedManager, mark_of
 from cache_management.adapters.langchain_identity import ask_of
+from cache_management.adapters.payloads import LANGCHAIN
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.values import CachedResponse, Lookup
 
@@ -26,9 +27,6 @@ try:
     from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 except ImportError as exc:
     raise ImportError("The adapter for LangChain needs: pip install 'cache-management[langchain]'") from exc
-
-PAYLOAD = "langchain"
-"""The name in an entry's metadata under which its generations stand, in LangChain's own JSON."""
 
 # What a model may answer with, and nothing else: other classes act when they are made.
 _LOADED = (
@@ -126,7 +124,7 @@ class ManagedCache(BaseCache):
             model=asked.model or "unknown",
             timestamp=datetime.fromtimestamp(self._cache.manager.llm_cache.clock(), UTC),
             token_count=sum(map(_tokens, generations)),
-            metadata={PAYLOAD: payload},
+            metadata={LANGCHAIN: payload},
         )
         await self._cache.keep(asked, response)
 
@@ -155,7 +153,7 @@ def generations_of(response: CachedResponse) -> list[Generation]:
     Raises:
         _Unusable: They are none, or hold something that a model does not answer with.
     """
-    payload = response.metadata.get(PAYLOAD)
+    payload = response.metadata.get(LANGCHAIN)
     if payload is None:
         return [Generation(text=response.response)]
     if not isinstance(payload, str):

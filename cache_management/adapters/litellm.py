@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from cache_management import sync
 from cache_management.adapters.guarded import Asked, GuardedManager
+from cache_management.adapters.payloads import LITELLM
 from cache_management.cache.admission import Controls, parse_controls
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.manager import CacheManager
@@ -39,9 +40,6 @@ except ImportError as exc:
     raise ImportError("The adapter for LiteLLM needs: pip install 'cache-management[litellm]'") from exc
 
 logger = logging.getLogger("cache_management")
-
-PAYLOAD = "litellm"
-"""The name in an entry's metadata under which the whole completion stands, in OpenAI's JSON."""
 
 # Of what LiteLLM keeps to itself this can change an answer; the rest is logging, prices, budgets and routing.
 _COUNTS: Final = frozenset(
@@ -152,7 +150,7 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
         if found is None or found.response is None:
             return None
         _tell_similarity(kwargs, found)
-        payload = found.response.metadata.get(PAYLOAD)
+        payload = found.response.metadata.get(LITELLM)
         if payload is None:
             return _as_completion(found.response)  # somebody else stored it, as a text
         completion = completion_of(payload, as_stream=kwargs.get("stream") is True)
@@ -167,7 +165,7 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
         if asked is None:
             return
         payload = result.model_dump_json() if isinstance(result, BaseModel) else result
-        response = entry_of(payload, self._guarded, name=PAYLOAD, asked=asked)
+        response = entry_of(payload, self._guarded, name=LITELLM, asked=asked)
         if response is not None:
             await self._guarded.keep(asked, response, controls=controls)
 

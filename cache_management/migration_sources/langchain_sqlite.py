@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_management.adapters.langchain_identity import ask_of
+from cache_management.adapters.payloads import LANGCHAIN
 from cache_management.cache.errors import InvalidInput
 from cache_management.migration_sources.found import Found, LeftOut
 from cache_management.migration_sources.sqlite_files import SqliteFile, why_no_text
@@ -20,7 +21,6 @@ from cache_management.migration_sources.sqlite_files import SqliteFile, why_no_t
 _COLUMNS = ("prompt", "llm", "idx", "response")
 _TABLES = ("full_llm_cache", "full_md5_llm_cache")
 _KINDS = {"Generation", "GenerationChunk", "ChatGeneration", "ChatGenerationChunk"}
-PAYLOAD = "langchain"  # as adapters/langchain.py writes it, which needs LangChain
 
 
 class LangChainStore:
@@ -72,7 +72,7 @@ class LangChainStore:
             asked=asked.arguments(),
             response="\n".join(filter(None, (text if isinstance(text, str) else "", calls))),
             timestamp=self._file.changed_at,
-            metadata={PAYLOAD: json.dumps(generations)},
+            metadata={LANGCHAIN: json.dumps(generations)},
         )
 
 

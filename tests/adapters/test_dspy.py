@@ -16,7 +16,8 @@ with pytest.MonkeyPatch.context() as patch:
 
 from dspy.clients.call_result import CACHE_FORMAT
 
-from cache_management.adapters.dspy import COMPLETION, RECORD, ManagedCache
+from cache_management.adapters.dspy import ManagedCache
+from cache_management.adapters.payloads import DSPY_COMPLETION, DSPY_RECORD
 from cache_management.cache.events import CorruptEvent, Event
 from tests.adapters.making import manager_on
 from tests.adapters.test_litellm import Provider
@@ -92,14 +93,14 @@ def test_what_is_no_answer_is_not_stored(value: Any) -> None:
     "metadata",
     [
         {},
-        {COMPLETION: 5},
-        {COMPLETION: "{}"},
-        {RECORD: 5},
-        {RECORD: "{}"},
-        {RECORD: "[" * 100_000},
-        {RECORD: json.dumps({"_dspy_format": CACHE_FORMAT})},
-        {RECORD: json.dumps(record(responses=[5]))},
-        {RECORD: json.dumps(record(responses=5))},
+        {DSPY_COMPLETION: 5},
+        {DSPY_COMPLETION: "{}"},
+        {DSPY_RECORD: 5},
+        {DSPY_RECORD: "{}"},
+        {DSPY_RECORD: "[" * 100_000},
+        {DSPY_RECORD: json.dumps({"_dspy_format": CACHE_FORMAT})},
+        {DSPY_RECORD: json.dumps(record(responses=[5]))},
+        {DSPY_RECORD: json.dumps(record(responses=5))},
     ],
 )
 async def test_a_hostile_value_is_refused(metadata: dict[str, Any]) -> None:

@@ -23,8 +23,9 @@ from langchain_core.tools import tool
 from pydantic import Field
 
 from cache_management import sync
-from cache_management.adapters.langchain import PAYLOAD, ManagedCache
+from cache_management.adapters.langchain import ManagedCache
 from cache_management.adapters.langchain_identity import ask_of
+from cache_management.adapters.payloads import LANGCHAIN
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.cache.events import CorruptEvent, Event, RefusedEvent, UnavailableEvent
@@ -468,7 +469,7 @@ def made(path: list[str], **kwargs: Any) -> str:
 async def test_a_hostile_value_is_refused(payload: Any) -> None:
     heard: list[Event] = []
     manager = manager_on(heard=heard)
-    await manager.store(response="text", **ask_of("p", "llm").arguments(), metadata={PAYLOAD: payload})
+    await manager.store(response="text", **ask_of("p", "llm").arguments(), metadata={LANGCHAIN: payload})
 
     assert await ManagedCache(manager).alookup("p", "llm") is None
     assert any(isinstance(each, CorruptEvent) for each in heard)
@@ -479,7 +480,7 @@ async def test_a_secret_that_a_value_asks_for_is_not_read(monkeypatch: pytest.Mo
     manager = manager_on()
     secret = {"lc": 1, "type": "secret", "id": ["SOME_KEY"]}
     payload = made(["langchain", "schema", "output", "Generation"], text="a", generation_info={"x": secret})
-    await manager.store(response="text", **ask_of("p", "llm").arguments(), metadata={PAYLOAD: payload})
+    await manager.store(response="text", **ask_of("p", "llm").arguments(), metadata={LANGCHAIN: payload})
 
     found = await ManagedCache(manager).alookup("p", "llm")
 

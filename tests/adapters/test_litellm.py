@@ -17,7 +17,8 @@ with pytest.MonkeyPatch.context() as patch:
 
 from litellm.caching import caching_handler
 
-from cache_management.adapters.litellm import PAYLOAD, ManagedCache
+from cache_management.adapters.litellm import ManagedCache
+from cache_management.adapters.payloads import LITELLM
 from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.cache.events import CorruptEvent, Event, RefusedEvent
 from cache_management.cache.manager import CacheManager
@@ -367,7 +368,7 @@ async def test_a_hostile_value_is_refused(provider: Provider, payload: Any, stre
     manager = manager_on(heard=heard)
     cache = litellm.cache = ManagedCache(manager)
     call = {"model": "fake/m", "messages": [{"role": "user", "content": "q"}]}
-    await manager.store(response="text", **cache._asked(call).arguments(), metadata={PAYLOAD: payload})
+    await manager.store(response="text", **cache._asked(call).arguments(), metadata={LITELLM: payload})
 
     answer = await litellm.acompletion(**call, stream=stream)
 
@@ -385,7 +386,7 @@ async def test_a_value_that_breaks_streams_alone_is_refused_to_them(provider: Pr
     tool_call = {"id": "1", "type": 5, "function": {"name": "f", "arguments": "{}"}}
     message = {"role": "assistant", "content": "a", "tool_calls": [tool_call]}
     payload = made(choices=[{"index": 0, "message": message, "finish_reason": "stop"}])
-    await manager.store(response="text", **cache._asked(call).arguments(), metadata={PAYLOAD: payload})
+    await manager.store(response="text", **cache._asked(call).arguments(), metadata={LITELLM: payload})
 
     assert is_hit(await litellm.acompletion(**call))
     pieces = [piece.choices[0].delta.content for piece in litellm.completion(**call, stream=True)]

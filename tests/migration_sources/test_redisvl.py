@@ -65,6 +65,15 @@ def test_what_cannot_come_along_says_why(redis: Redis, redis_url: str) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["langchain", "litellm", "dspy_completion", "dspy_record", "gateway"])
+def test_what_would_be_served_in_the_place_of_the_text_stays_behind(redis: Redis, redis_url: str, name: str) -> None:
+    redis.hset("llmcache:1", mapping=entry(metadata=json.dumps({name: "{}", "page": 5})))
+
+    ((row,), _) = found_in(RedisVLStore(redis_url).rows())
+
+    assert row.metadata == {"page": 5}
+
+
 def test_a_prefix_is_no_pattern(redis: Redis, redis_url: str) -> None:
     redis.hset("a*:1", mapping=entry("ours"))
     redis.hset("abc:1", mapping=entry("theirs"))
