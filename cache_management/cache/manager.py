@@ -482,6 +482,8 @@ class CacheManager:
         """
         with self._within(namespace) as door:
             removed = await door.cache.invalidate(selection, dry_run=dry_run)
+            if not dry_run:
+                door.near_misses.clear()  # they repeat what was stored
         thoughts = self.reasoning_cache
         if thoughts is None or namespace not in (None, thoughts.namespace):
             return removed

@@ -246,6 +246,17 @@ async def test_what_was_refused_lately_is_told(manager: CacheManager) -> None:
     assert 0.5 < found.score < 1
 
 
+async def test_what_was_refused_is_not_shown_any_more_when_its_namespace_is_invalidated(manager: CacheManager) -> None:
+    await manager.store("how do I reset my password", "by the link", namespace="tenant")
+    await manager.lookup("how do I not reset my password", namespace="tenant")
+
+    await manager.invalidate(Selection(everything=True), namespace="tenant", dry_run=True)
+    assert manager.near_misses()
+    await manager.invalidate_all(namespace="tenant")
+
+    assert manager.near_misses() == []
+
+
 async def test_evictions_are_those_of_entries_and_not_of_their_vectors() -> None:
     metrics = MetricsCollector()
     cache = LLMCache(CacheConfig(url="memory://", max_size=3))
