@@ -175,8 +175,9 @@ def _of_batch(row: Mapping[str, Any], answer: Mapping[str, Any] | None) -> Logge
     if answer is None:
         raise _LeftOut("no result: name the batch's output file too")
     result = answer.get("response")
-    reply = result.get("body") if isinstance(result, dict) else None
-    if not isinstance(reply, dict) or result.get("status_code", 200) != 200:  # type: ignore[union-attr]
+    told = result if isinstance(result, dict) else {}
+    reply = told.get("body")
+    if not isinstance(reply, dict) or told.get("status_code", 200) != 200:
         raise _LeftOut("an error instead of an answer")
     params = {name: value for name, value in body.items() if name not in _NOT_PARAMS}
     request = _chat(body["messages"], body.get("model"), params, body.get("system"))

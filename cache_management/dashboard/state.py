@@ -27,9 +27,8 @@ from cache_management.models.store.results import HotKeyView, JobView, Mark, Usa
 from cache_management.settings import Settings
 from cache_management.wiring import open_platform
 from cache_management.workers.client import JobClient
-from cache_management.workers.health import is_unmade
 from cache_management.workers.queues import read_queues, view_queues
-from cache_management.workers.store_watch import StoreView, look_at_store
+from cache_management.workers.store_watch import StoreView, is_unmade, look_at_store
 
 ANSWER_SECONDS = 4.0
 _HOURS = 24

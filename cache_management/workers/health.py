@@ -11,7 +11,6 @@ from typing import cast
 
 from cache_management.cache.cluster.membership import Membership
 from cache_management.cache.cluster.standing import look_over
-from cache_management.cache.config import CacheBackend
 from cache_management.cache.errors import MetadataUnavailable
 from cache_management.cache.findings import Finding
 from cache_management.cache.question import Question
@@ -23,6 +22,7 @@ from cache_management.workers.client import JobClient
 from cache_management.workers.doctor import about, check_nodes, unreached
 from cache_management.workers.doctor.reaching import Part
 from cache_management.workers.queues import reaching
+from cache_management.workers.store_watch import is_unmade
 
 ANSWER_SECONDS = 4.0
 """How long all parts may take together; probes usually wait for longer."""
@@ -89,13 +89,6 @@ def readiness(settings: Settings) -> Health:
 def routes(settings: Settings) -> Routes:
     """Return the answers to `/healthz` and `/readyz` by path; nothing is asked before the first call."""
     return routes_for(Readiness(settings).look)
-
-
-def is_unmade(settings: Settings) -> bool:
-    """Tell whether the store is a file that is not there yet: looking at it would make it."""
-    if settings.distributed.enabled or settings.backend is not CacheBackend.DISK:
-        return False
-    return not (settings.disk_path / "cache.sqlite").exists()
 
 
 async def _ask_store(settings: Settings, seconds: float) -> tuple[Finding, ...]:

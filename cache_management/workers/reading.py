@@ -35,9 +35,9 @@ from cache_management.workers.doctor import (
     UsageFacts,
     WorkerFacts,
 )
-from cache_management.workers.health import is_unmade
 from cache_management.workers.messages import QUEUES
 from cache_management.workers.queues import Waiting, depth_of, reaching, read_queues
+from cache_management.workers.store_watch import is_unmade
 
 if TYPE_CHECKING:
     from cache_management.models.store.results import Mark

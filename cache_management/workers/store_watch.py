@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import msgspec
 
@@ -21,6 +22,13 @@ class StoreView(msgspec.Struct, frozen=True):
     nodes: tuple[NodeStanding, ...] = ()
 
 
+def is_unmade(settings: Settings) -> bool:
+    """Tell whether the store is a file that is not there yet: looking at it would make it."""
+    if settings.distributed.enabled or settings.backend is not CacheBackend.DISK:
+        return False
+    return not _file(settings).exists()
+
+
 def look_at_store(settings: Settings, *, timeout_seconds: float) -> StoreView:
     """Return how the store of the entries stands; it changes nothing, and makes no store that is not there yet.
 
@@ -33,10 +41,8 @@ def look_at_store(settings: Settings, *, timeout_seconds: float) -> StoreView:
 
 
 async def _look(settings: Settings) -> StoreView:
-    if settings.backend is CacheBackend.DISK and not settings.distributed.enabled:
-        file = settings.disk_path / "cache.sqlite"
-        if not file.exists():
-            return StoreView(0, settings.disk_size_limit)
+    if is_unmade(settings):
+        return StoreView(0, settings.disk_size_limit)
     platform = open_platform(settings)
     try:
         if settings.distributed.enabled:
@@ -54,7 +60,7 @@ async def _look(settings: Settings) -> StoreView:
 
 async def _fill(settings: Settings) -> StoreView:
     if settings.backend is CacheBackend.DISK:
-        return StoreView((settings.disk_path / "cache.sqlite").stat().st_size, settings.disk_size_limit)
+        return StoreView(_file(settings).stat().st_size, settings.disk_size_limit)
     if settings.backend is not CacheBackend.REDIS or settings.is_cluster or settings.sentinels:
         return StoreView()
     from cache_management.cache.backends.redis_node import RedisNode
@@ -69,3 +75,7 @@ async def _fill(settings: Settings) -> StoreView:
         return StoreView()  # a user with few rights
     finally:
         await node.aclose()
+
+
+def _file(settings: Settings) -> Path:
+    return settings.disk_path / "cache.sqlite"
