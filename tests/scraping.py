@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import urllib.request
+
+from cache_management.services.provider import free_port as port_below
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Find a port that nobody listens on, below those that connections of other tests are given meanwhile."""
+    return port_below(highest=32_000)
 
 
 def scrape(url: str, *, timeout: float = 10.0) -> str:
