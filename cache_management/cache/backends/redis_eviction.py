@@ -41,8 +41,9 @@ _TELL_EVERY_SHARE = 0.01
 _ROOM_SHARE = 0.02  # of the limit is made free when a write was refused
 _REMOVED_AT_ONCE = 100
 _LOOKS_AT_ONCE = 1000
-_PAGES_AT_ONCE = 5
+_PAGES_AT_ONCE = 10
 _SAMPLED_AT_ONCE = 20
+_SAMPLES_AT_MOST = 5
 _LOOK_AGAIN_SECONDS = 60.0
 _HOPELESS = 1.25
 _ENTRIES = tuple(f"{LAYOUT}:{kind}:".encode() for kind in get_args(Kind))
@@ -262,7 +263,7 @@ class RedisEviction:
             if not is_full(exc):
                 raise
             # A server that is full takes no notes: from now on the queue does not know everything.
-            await self._node.call("HDEL", self._queue.state, "adopted")
+            await self._node.call("HDEL", self._queue.state, "adopted", "adoption")
             await self.make_room()
         await self._forget_gone()
         memory = await self._memory()
@@ -273,7 +274,7 @@ class RedisEviction:
     async def _forget_gone(self) -> None:
         """Drop expired entries from the queue while many of a random few are, a bounded number of times."""
         names = [self._queue.queue, self._queue.marks]
-        for _ in range(_PAGES_AT_ONCE):
+        for _ in range(_SAMPLES_AT_MOST):
             if await self._node.run_script("forget_gone", names, [_SAMPLED_AT_ONCE]) <= _SAMPLED_AT_ONCE / 4:
                 return
 
@@ -324,6 +325,15 @@ class RedisEviction:
             freed = await self._remove_unnoted(surplus_bytes)  # older than anything that was noted
             if freed:
                 return freed
+        # What is unnoted now may be noted, by those who stored it, while we look for it.
+        return (
+            await self._remove_noted(surplus_bytes)
+            or await self._remove_unnoted(surplus_bytes)
+            or await self._remove_noted(surplus_bytes)
+        )
+
+    async def _remove_noted(self, surplus_bytes: float) -> int:
+        """Remove entries from the front of the queue; return the bytes that went, 0 when it is empty."""
         left = 1
         while left:
             answer = await self._node.run_script(
@@ -335,7 +345,7 @@ class RedisEviction:
             if keys:
                 self._tell_removed(keys)
                 return int(freed) or 1
-        return await self._remove_unnoted(surplus_bytes)
+        return 0
 
     async def _adopt(self) -> None:
         """Put what nobody noted to the front of a queue that began anew, as far as the server has room for it."""
@@ -343,7 +353,9 @@ class RedisEviction:
         if await self._node.call("HEXISTS", queue.state, "adopted"):
             return
         cursor: bytes | str = "0"
+        token = secrets.token_hex(8)
         try:
+            await self._node.call("HSET", queue.state, "adoption", token)
             while True:
                 cursor, page = await self._scan(cursor)
                 if page:
@@ -351,7 +363,7 @@ class RedisEviction:
                     await self._node.call("ZADD", queue.queue, "NX", *words)
                 if int(cursor) == 0:
                     break
-            await self._node.call("HSET", queue.state, "adopted", 1)
+            await self._node.run_script("end_adoption", [queue.state], [token])
         except BackendRefused as exc:
             if not is_full(exc):
                 raise
@@ -362,8 +374,10 @@ class RedisEviction:
         """Remove entries that are not in the queue, whichever, from a few pages; return the bytes that went."""
         freed = 0
         removed: list[bytes] = []
+        is_from_the_start = int(self._cursor) == 0
         for _ in range(_PAGES_AT_ONCE):
-            self._cursor, page = await self._scan(self._cursor)
+            cursor, page = await self._scan(self._cursor)
+            self._cursor = cursor
             if page:
                 scores = await self._node.call("ZMSCORE", self._queue.queue, *page)
                 unnoted = [key for key, score in zip(page, scores, strict=True) if score is None][:_REMOVED_AT_ONCE]
@@ -371,10 +385,15 @@ class RedisEviction:
                 for key, size in zip(unnoted, sizes, strict=True):
                     if freed >= surplus_bytes:
                         break
-                    removed.append(key)
-                    freed += size or 0
-            if freed >= surplus_bytes or int(self._cursor) == 0:
+                    if size is not None:  # None: gone meanwhile
+                        removed.append(key)
+                        freed += size
+            if freed >= surplus_bytes:
                 break
+            if int(cursor) == 0:
+                if is_from_the_start or removed:
+                    break
+                is_from_the_start = True
         if removed:
             # Not UNLINK, which frees a moment later: somebody waits for the room.
             await self._node.call("DEL", *removed)

@@ -38,6 +38,7 @@ class Nearly:
 
     def __init__(self, server: OwnRedis, *, policy: str = "noeviction", room: int = HEADROOM) -> None:
         self.url = server.url
+        self.backends: list[RedisBackend] = []
         self.client = redis.Redis.from_url(server.url)
         self.limit = self.client.info("memory")["used_memory"] + room
         self.client.config_set("maxmemory", self.limit)
@@ -49,7 +50,13 @@ class Nearly:
 
     def backend(self, heard: list[Event] | None = None, **options: Any) -> RedisBackend:
         config = CacheConfig(url=self.url, timeout_seconds=20, **options)
-        return RedisBackend(config, listener=(heard if heard is not None else []).append)
+        self.backends.append(RedisBackend(config, listener=(heard if heard is not None else []).append))
+        return self.backends[-1]
+
+    async def aclose(self) -> None:
+        for backend in self.backends:
+            await backend.aclose()
+        self.client.close()
 
     def names(self) -> set[str]:
         return {key.decode() for key in self.client.scan_iter(count=10_000)}
@@ -62,7 +69,7 @@ class Nearly:
 async def nearly(own_redis: OwnRedisFactory) -> AsyncIterator[Nearly]:
     nearly = Nearly(own_redis())
     yield nearly
-    nearly.client.close()
+    await nearly.aclose()
 
 
 @pytest.mark.parametrize("policy", [*POLICIES, "ttl"])
@@ -85,8 +92,6 @@ async def test_writers_together_stay_below_the_limit_and_lose_no_write(nearly: N
     await eventually(all_are_accounted_for)
     assert sum(name.startswith(PREFIX) for name in nearly.names()) > 1000
     assert not [event for event in heard if isinstance(event, UnavailableEvent)]
-    for backend in backends:
-        await backend.aclose()
 
 
 async def test_a_full_server_makes_room_for_a_write(nearly: Nearly) -> None:
@@ -98,7 +103,6 @@ async def test_a_full_server_makes_room_for_a_write(nearly: Nearly) -> None:
     await backend.put(PREFIX + "new", record())
 
     assert await backend.get(PREFIX + "new") is not None
-    await backend.aclose()
 
 
 async def test_a_server_full_of_other_things_refuses(nearly: Nearly) -> None:
@@ -111,7 +115,6 @@ async def test_a_server_full_of_other_things_refuses(nearly: Nearly) -> None:
         await backend.put(PREFIX + "new", record())
 
     assert nearly.client.exists("somebody else's")
-    await backend.aclose()
 
 
 @pytest.mark.parametrize("policy", ["lru", "s3fifo", "gdsf"])
@@ -125,7 +128,6 @@ async def test_entries_of_every_size_make_room(nearly: Nearly, policy: str) -> N
 
     assert await backend.get(PREFIX + "1499") is not None
     assert sum(event.count for event in heard if isinstance(event, RemoveEvent)) > 50
-    await backend.aclose()
 
 
 async def test_a_process_that_begins_on_a_full_server_can_write(nearly: Nearly) -> None:
@@ -152,7 +154,6 @@ async def test_names_of_expired_entries_do_not_look_like_an_empty_queue(nearly: 
 
     assert await backend._eviction._free(1) > 0
     assert await backend.get(PREFIX + "alive") is None
-    await backend.aclose()
 
 
 async def test_a_round_through_used_entries_is_made_in_parts(nearly: Nearly) -> None:
@@ -166,7 +167,6 @@ async def test_a_round_through_used_entries_is_made_in_parts(nearly: Nearly) -> 
 
     assert part == [0, 2000]
     assert await backend._eviction._free(1) > 0
-    await backend.aclose()
 
 
 @pytest.mark.parametrize("before", [*POLICIES, "ttl"])
@@ -205,7 +205,6 @@ async def test_what_a_process_evicts_itself_leaves_its_memory(nearly: Nearly) ->
 
     assert len(set(dropped)) >= 2
     assert await backend.get_many(dropped) == {}
-    await backend.aclose()
 
 
 async def test_a_process_that_ends_at_once_leaves_nothing_on_a_server_without_a_limit(redis_url: str) -> None:
@@ -283,7 +282,6 @@ async def test_what_nobody_noted_is_found(nearly: Nearly) -> None:
 
     await eventually(lambda: nearly.is_below(0.81))
     assert await backend.get(PREFIX + "new") is not None
-    await backend.aclose()
 
 
 async def test_expired_and_deleted_entries_leave_the_queue(nearly: Nearly) -> None:
@@ -298,7 +296,70 @@ async def test_expired_and_deleted_entries_leave_the_queue(nearly: Nearly) -> No
         return int(nearly.client.zcard("cm1:evict:lru:queue")) < 60 and nearly.client.exists(PREFIX + "stays") == 1
 
     await eventually(is_forgotten)
-    await backend.aclose()
+
+
+async def test_what_nobody_noted_is_found_behind_the_end_of_a_walk(nearly: Nearly) -> None:
+    """The queue is empty, and a walk that stands before the end finds nothing in what is left of it."""
+    backend = nearly.backend()
+    await backend.put_many({f"{PREFIX}{at}": record(10) for at in range(3000)})
+    await tell(backend)
+    await backend._eviction._adopt()
+    nearly.client.delete(backend._eviction._queue.queue)
+    cursor: bytes | str = "0"
+    while True:
+        after, page = await backend._eviction._scan(cursor)
+        if int(after) == 0:
+            break
+        cursor = after
+    nearly.client.delete(*page)
+    backend._eviction._cursor = cursor
+
+    assert await backend._eviction._free(1) > 0
+
+
+async def test_entries_that_are_noted_while_somebody_looks_make_room(
+    nearly: Nearly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue was empty a moment ago, and nothing is left that nobody noted."""
+    backend = nearly.backend()
+    eviction = backend._eviction
+    await eviction._adopt()
+    await backend.put_many({f"{PREFIX}{at}": record(10) for at in range(300)})
+    scan = eviction._scan
+
+    async def note_then_scan(cursor: bytes | str) -> tuple[bytes, list[bytes]]:
+        await tell(backend)
+        return await scan(cursor)
+
+    monkeypatch.setattr(eviction, "_scan", note_then_scan)
+
+    assert await eviction._free(1) > 0
+
+
+async def test_notes_that_are_lost_while_entries_are_adopted_are_not_forgotten(
+    nearly: Nearly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written behind the walk is known by a note only, which a full server refused."""
+    backend = nearly.backend()
+    eviction = backend._eviction
+    scan = eviction._scan
+
+    async def scan_then_lose_a_note(cursor: bytes | str) -> tuple[bytes, list[bytes]]:
+        answer = await scan(cursor)
+        await backend.put(PREFIX + "unnoted", record(10))
+        monkeypatch.setattr(eviction, "_scan", scan)
+        nearly.client.config_set("maxmemory", nearly.used - 1000)
+        await eviction._tell_and_sweep()
+        nearly.client.config_set("maxmemory", nearly.limit)
+        return answer
+
+    monkeypatch.setattr(eviction, "_scan", scan_then_lose_a_note)
+    await eviction._adopt()
+    state = eviction._queue.state
+
+    assert not nearly.client.hexists(state, "adopted")
+    await eviction._adopt()
+    assert nearly.client.hexists(state, "adopted")
 
 
 @pytest.mark.parametrize("policy", ["noeviction without a limit", "allkeys-lru"])
@@ -370,7 +431,6 @@ async def test_a_server_that_nobody_writes_to_is_swept_from_above_the_high_mark_
     assert {f"{PREFIX}{at}" for at in range(100)} <= left, "what was used goes last"
     assert sum(event.count for event in heard if isinstance(event, RemoveEvent)) == 1_500 - len(left)
     assert (await backend.surplus()).aim == {}
-    await backend.aclose()
 
 
 async def test_a_sweep_waits_for_another_one_and_for_a_dead_one_not_long(nearly: Nearly) -> None:
@@ -387,7 +447,6 @@ async def test_a_sweep_waits_for_another_one_and_for_a_dead_one_not_long(nearly:
     assert (working.is_busy, working.entries > 0) == (False, True)
     assert not nearly.client.exists("cm1:lease:evict")
     assert _PART_LEASE_MS <= 10_000
-    await backend.aclose()
 
 
 async def test_a_sweep_of_a_server_full_of_other_things_ends(nearly: Nearly) -> None:
@@ -401,7 +460,6 @@ async def test_a_sweep_of_a_server_full_of_other_things_ends(nearly: Nearly) -> 
 
     assert sum(part.entries for part in parts) == 50
     assert nearly.client.exists("somebody else's")
-    await backend.aclose()
 
 
 async def test_names_of_entries_that_are_gone_leave_the_queue(nearly: Nearly) -> None:
@@ -419,7 +477,6 @@ async def test_names_of_entries_that_are_gone_leave_the_queue(nearly: Nearly) ->
 
     assert dropped == 300
     assert nearly.client.zcard(queue.queue) == nearly.client.hlen(queue.marks) == 300
-    await backend.aclose()
 
 
 async def tell(backend: RedisBackend) -> None:
