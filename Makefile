@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BENCH  := $(VENV)/.installed-bench
+# LiteLLM's proxy pins what ours does not: the bench starts it from an environment of its own.
+LITELLM := $(VENV)-litellm
 # Twice the cores that the suite is made for: tests wait for other processes as long as they compute.
 PROCESSES ?= 4
 
@@ -34,7 +36,12 @@ $(BENCH): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	touch $@
 
-bench: $(BENCH)  ## speed beside other caches in one run; writes the chart and the tables of README and docs
+$(LITELLM)/.installed: constraints.txt
+	$(PYTHON) -m venv $(LITELLM)
+	$(LITELLM)/bin/python -m pip install --quiet --disable-pip-version-check "litellm[proxy]==$$(sed -n 's/^litellm==//p' constraints.txt)"
+	touch $@
+
+bench: $(BENCH) $(LITELLM)/.installed  ## speed beside other caches in one run; writes the chart and the tables of README and docs
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench --chart --readme
 
@@ -42,4 +49,4 @@ soak: $(STAMP)  ## ten minutes of jobs of every kind while workers, broker and d
 	$(BIN)/python -m tests.soak$(addprefix .,$(OF)) --minutes 10 $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LITELLM) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

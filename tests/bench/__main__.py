@@ -25,6 +25,7 @@ from tests.bench import (
     jobs,
     overhead,
     peers,
+    proxy,
     publish,
     reasoning,
     search,
@@ -62,6 +63,7 @@ TABLES: dict[str, Callable[[bool], Awaitable[Report]]] = {
         sizes=(10, 100) if quick else reasoning.SIZES,
         known=(1_000,) if quick else reasoning.KNOWN,
     ),
+    proxy.NAME: lambda quick: proxy.measure(QUICK if quick else FULL, requests=200 if quick else 1_000),
     cluster.NAME: lambda quick: cluster.measure(cluster.QUICK if quick else cluster.FULL),
 }
 

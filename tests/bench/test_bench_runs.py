@@ -20,6 +20,7 @@ from tests.bench import (
     jobs,
     overhead,
     peers,
+    proxy,
     reasoning,
     search,
     semantic,
@@ -142,6 +143,17 @@ async def test_exports_and_imports_stand_beside_the_bare_store():
         ("disk replace of 50", "bare writes"),
     ]
     assert all("peak" in note for note in report.notes[2:])
+
+
+async def test_the_proxy_stands_beside_the_provider_and_litellm_where_it_is_installed():
+    report = await proxy.measure(TINY, stores=("memory",), at_once=3, requests=10)
+
+    asked = {"hit", "streamed hit", "miss", "streamed miss", "hit, 3 callers"}
+    others = {"the provider"} if proxy.litellm_program() is None else {"the provider", "LiteLLM"}
+    assert {(row.what, row.reference) for row in report.rows} == {
+        (f"memory: {what}", other) for what in asked for other in others
+    }
+    assert all(row.ours.median > 0 and row.theirs.median > 0 for row in report.rows)
 
 
 @pytest.mark.slow
