@@ -20,6 +20,7 @@ demo: $(STAMP)  ## warm a cache with a real worker on embedded servers and ask i
 	$(BIN)/cache-cli demo
 
 test: $(STAMP)  ## every test
+	tools/browser
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal $(ARGS)
 
 cover: $(STAMP)  ## every test, with branch coverage of the package

@@ -12,6 +12,9 @@ share between threads.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import concurrent.futures.thread  # noqa: F401 - see `_call_before_exit`
+import contextlib
 import functools
 import inspect
 import os
@@ -22,8 +25,10 @@ from typing import Any, Self, TypeVar
 
 from cache_management.cache import llm, manager
 from cache_management.cache.reasoning import cache as reasoning
+from cache_management.cache.usage import tell_all
 
 T = TypeVar("T")
+_REST_SECONDS = 1.0
 
 
 class _LoopThread:
@@ -46,10 +51,27 @@ class _LoopThread:
     def loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():
+                if self._loop is None:
+                    _call_before_exit(self._tell_rest)
                 self._pid = os.getpid()
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="cache-sync", daemon=True).start()
             return self._loop
+
+    def _tell_rest(self) -> None:
+        """Tell what was counted of caches that a script did not close; its end waits a second for that at most."""
+        if self._loop is None or self._pid != os.getpid():
+            return
+        work = asyncio.wait_for(tell_all(), _REST_SECONDS)
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(work, self._loop).result(_REST_SECONDS + 0.5)
+
+
+def _call_before_exit(function: Callable[[], None]) -> None:
+    """Call a function when the main thread has ended, while executors still take work: the disk store needs one."""
+    # `atexit` comes too late for that, and nothing public comes earlier. Executors end by the same list, which is
+    # walked from its end: theirs stands there since the import of `concurrent.futures.thread`.
+    getattr(threading, "_register_atexit", atexit.register)(function)
 
 
 _thread = _LoopThread()

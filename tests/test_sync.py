@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,9 +19,12 @@ import pytest
 
 from cache_management import CacheConfig, CachedResponse
 from cache_management.cache import llm
+from cache_management.cache.backends.base import Journal
 from cache_management.cache.embeddings.hashing import HashingEmbedder
 from cache_management.cache.invalidation import Selection
+from cache_management.cache.usage import STREAM, decode_note
 from cache_management.sync import CacheManager, LLMCache, SimilarityMatcher, run
+from tests.conftest import OwnRedisFactory
 
 ANSWER = CachedResponse(prompt="q", response="a", model="m", timestamp=datetime(2026, 1, 1, tzinfo=UTC))
 
@@ -291,3 +296,53 @@ def test_inside_its_own_loop_it_refuses_instead_of_waiting_for_itself() -> None:
 
     with pytest.raises(RuntimeError, match="own loop"):
         run(nested())
+
+
+UNCLOSED = """
+from cache_management import CacheConfig
+from cache_management.sync import LLMCache
+
+cache = LLMCache(CacheConfig(url={url!r}))
+print(cache.get("q"))
+"""
+
+
+@pytest.mark.parametrize("kind", ["disk", "redis"])
+def test_a_script_that_closes_nothing_tells_of_its_use_all_the_same(kind: str, tmp_path: Path, redis_url: str) -> None:
+    url = redis_url if kind == "redis" else f"disk://{tmp_path}"
+    for _ in range(2):
+        found = subprocess.run(
+            [sys.executable, "-W", "error", "-c", UNCLOSED.format(url=url)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (found.returncode, found.stdout, found.stderr) == (0, "None\n", "")
+
+    async def told() -> list[int]:
+        async with llm.LLMCache(CacheConfig(url=url)) as cache:
+            backend = cache.backend
+            assert isinstance(backend, Journal)
+            data, _ = await backend.read_after(STREAM, "", limit=10)
+        return [note.models[""].misses for note in map(decode_note, data) if note is not None]
+
+    assert asyncio.run(told()) == [1, 1]
+
+
+def test_a_script_ends_soon_although_its_store_is_frozen(own_redis: OwnRedisFactory) -> None:
+    server = own_redis()
+    script = UNCLOSED.format(url=server.url) + "print('asked', flush=True); input()"
+    argv = [sys.executable, "-c", script]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["None\n", "asked\n"]
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            process.stdin.write("\n")
+            process.stdin.close()
+            assert process.wait(5) == 0
+        finally:
+            process.kill()
+            os.kill(server.pid, signal.SIGCONT)

@@ -291,7 +291,7 @@ class FrontDoor:
         )
         if at is None:
             if lookup.reason == "vetoed":
-                self._remember(asked, matches[0])
+                self._remember(request, lookup, matches[0])
             if self.verifier is not None:
                 self.verifier.remember(lookup.key, asked, candidates)
             self.cache.miss(lookup.reason, lookup.key, started)
@@ -299,7 +299,7 @@ class FrontDoor:
         served = candidates[at]
         if self.verifier is not None and compute is not None:
             self.verifier.recheck(asked, served, partial(_kept_text, compute, self.cache.config.max_entry_bytes))
-        self.cache.semantic_hit(served.match.key, served.response, started)
+        self.cache.semantic_hit(served.match.key, served.response, started, asked=lookup.key)
         return msgspec.structs.replace(
             lookup,
             hit=True,
@@ -311,17 +311,18 @@ class FrontDoor:
             vetoes=(),
         )
 
-    def _remember(self, asked: str, match: SimilarityMatch) -> None:
-        self.near_misses.appendleft(
-            NearMiss(
-                self.cache.clock(),
-                self.cache.namespace,
-                asked[:_SHOWN_CHARACTERS],
-                match.prompt[:_SHOWN_CHARACTERS],
-                match.score,
-                match.vetoes,
-            )
+    def _remember(self, request: Request, lookup: Lookup, match: SimilarityMatch) -> None:
+        near = NearMiss(
+            self.cache.clock(),
+            self.cache.namespace,
+            lookup.prompt[:_SHOWN_CHARACTERS],
+            match.prompt[:_SHOWN_CHARACTERS],
+            match.score,
+            match.vetoes,
         )
+        self.near_misses.appendleft(near)
+        if self.cache.usage is not None:
+            self.cache.usage.near_miss(lookup.key, request, near)
 
     async def scope_or_none(self, request: Request, threshold: float) -> str | None:
         """Return where a request is filed; what cannot be told is filed for exact hits only."""

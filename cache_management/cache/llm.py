@@ -38,6 +38,7 @@ from cache_management.cache.events import (
 )
 from cache_management.cache.identity import KeySpace, storage_prefix
 from cache_management.cache.invalidation import Selected, Selection, by_tag, select, tag_name
+from cache_management.cache.near_misses import forget_near_misses
 from cache_management.cache.records import Record
 from cache_management.cache.removals import Removals
 from cache_management.cache.single_flight import SingleFlight
@@ -549,10 +550,10 @@ class LLMCache:
             return
         self._listener(HitEvent("exact", self.namespace, key, response.token_count, (perf_counter() - started) * 1000))
 
-    def semantic_hit(self, key: str, response: CachedResponse, started: float, cost_micro: int = 0) -> None:
-        """Tell the listeners of a hit by meaning, on the entry of a key."""
+    def semantic_hit(self, key: str, response: CachedResponse, started: float, *, asked: str) -> None:
+        """Tell the listeners of a hit by meaning, on the entry of a key; `asked` is the key of what was asked."""
         if self.usage is not None:
-            self.usage.hit(key, response.model, response.token_count, cost_micro, started, semantic=True)
+            self.usage.hit(key, response.model, response.token_count, 0, started, semantic=True, asked=asked)
         elapsed_ms = (perf_counter() - started) * 1000
         self._listener(HitEvent("semantic", self.namespace, key, response.token_count, elapsed_ms))
 
@@ -607,6 +608,16 @@ class LLMCache:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
+
+    async def forget_near_misses(self) -> None:
+        """Remove what processes told of answers that were near enough and refused: it repeats what was stored.
+
+        Raises:
+            BackendUnavailable: It may still be there.
+        """
+        if self.usage is not None:
+            self.usage.forget_near_misses()
+            await forget_near_misses(self.backend, self.namespace)
 
     async def _forget_questions(self) -> None:
         """Remove what was asked: prompts must not outlive the entries of a namespace that is emptied.

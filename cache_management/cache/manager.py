@@ -484,6 +484,7 @@ class CacheManager:
             removed = await door.cache.invalidate(selection, dry_run=dry_run)
             if not dry_run:
                 door.near_misses.clear()  # they repeat what was stored
+                await door.cache.forget_near_misses()
         thoughts = self.reasoning_cache
         if thoughts is None or namespace not in (None, thoughts.namespace):
             return removed

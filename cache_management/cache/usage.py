@@ -5,6 +5,7 @@
         -> the requests that were asked for most, as records of their own (`ask`), so that a job can ask them again
     job -> reads the notes behind its cursor -> adds them to the database, cursor and counts in one transaction
     -> a mark that somebody reads; without one notes are short, and no request is kept
+page -> reads the notes that no job has come to, and leaves a mark of its own, for which a few keys are told
 
 What a process counted since its last note is lost when it is killed: this is statistics, not accounting.
 """
@@ -15,11 +16,11 @@ import asyncio
 import contextlib
 import heapq
 import logging
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from math import isfinite
-from typing import Any
 
 import msgspec
 
@@ -28,19 +29,23 @@ from cache_management.cache.backends.forks import forks
 from cache_management.cache.clock import Clock, version_at
 from cache_management.cache.errors import BackendRefused, BackendUnavailable
 from cache_management.cache.identity import LAYOUT, KeySpace, digest, is_namespace
+from cache_management.cache.near_misses import KEPT, note_near_misses
 from cache_management.cache.records import Record
 from cache_management.cache.requests import Request, has_secrets
+from cache_management.cache.values import NearMiss
 
 logger = logging.getLogger("cache_management")
 
 STREAM = f"{LAYOUT}:usage"
 """One for all namespaces of a store: whoever adds up has to find it without knowing them."""
-READ_LIFE_SECONDS = 3600.0
+MARK_LIFE_SECONDS = 3600.0
 _READ_MARK = f"{LAYOUT}:ask::read"  # of no namespace, for none has an empty name
+_LOOK_MARK = f"{LAYOUT}:ask::look"
 
 ASK_LIFE_SECONDS = 2 * 24 * 3600
 _KEYS_COUNTED = 10_000
 _KEYS_TOLD = 100
+_KEYS_SHOWN = 10  # while somebody only looks: notes stay for long then, and must stay short
 _QUESTIONS_HELD = 1_000
 _PERSONAL_REMEMBERED = 2_000
 _MOST = 10**12
@@ -114,17 +119,25 @@ class Usage:
         self._asks = KeySpace("ask", namespace)
         self._interval_seconds = interval_seconds
         self._clock = clock
+        _usages.add(self)
         self._forks = forks()
         self._born = self._forks[0]
         self._written: OrderedDict[str, tuple[float, object]] = OrderedDict()  # when an ask was, and how, by key
         self._personal: OrderedDict[str, None] = OrderedDict()
         self._telling: asyncio.Task[None] | None = None
-        self._due = 0.0
+        self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
         self._refused_until = 0.0
         self._begin()
 
-    def hit(self, key: str, model: str, tokens: int, cost_micro: int, now: float, *, semantic: bool = False) -> None:
-        """Count an answer that was served; `now` is `perf_counter()`."""
+    def hit(
+        self, key: str, model: str, tokens: int, cost_micro: int, now: float, *, semantic: bool = False, asked: str = ""
+    ) -> None:
+        """Count an answer that was served; `now` is `perf_counter()`.
+
+        It counts for the model that was asked, as its misses do: providers answer in the name of a dated one.
+        """
+        if self._questions:
+            model = self._model_of(asked or key) or model
         counts = self._models.get(model) or self._counts(model)
         if semantic:
             counts.semantic_hits += 1
@@ -172,18 +185,35 @@ class Usage:
     def personal(self, key: str) -> None:
         """Let nobody else ask for a key: what answers it is meant for one person."""
         self._questions.pop(key, None)
+        self._near_misses.pop(key, None)
         self._personal[key] = None
         self._withdrawn.add(key)
         while len(self._personal) > _PERSONAL_REMEMBERED:
             self._personal.popitem(last=False)
 
+    def near_miss(self, key: str, request: Request, near: NearMiss) -> None:
+        """Remember what was near enough and not served, for whoever looks from elsewhere."""
+        if key in self._personal or has_secrets(request):
+            return
+        self._near_misses[key] = near
+        if len(self._near_misses) > KEPT:
+            del self._near_misses[next(iter(self._near_misses))]
+
+    def forget_near_misses(self) -> None:
+        """Forget what was refused: it repeats what was stored."""
+        self._near_misses.clear()
+
     def forget(self) -> None:
         """Forget what was asked; what was counted stays."""
         self._questions.clear()
+        self.forget_near_misses()
         self._written.clear()
 
     async def aclose(self) -> None:
         """Tell what is still counted."""
+        if self._timer is not None and self._timer[0] is asyncio.get_running_loop():
+            self._timer[1].cancel()
+            self._timer = None
         telling = self._telling
         if telling is not None and telling.get_loop() is asyncio.get_running_loop():
             await asyncio.wait((telling,))
@@ -202,36 +232,51 @@ class Usage:
 
     def _begin(self) -> None:
         self._since = self._clock()
+        self._due = 0.0
+        self._counting_since: float | None = None  # `perf_counter()`
         self._models: dict[str, Counts] = {}
         self._keys: dict[str, list[int]] = {}
         self._questions: dict[str, Ask] = {}
+        self._near_misses: dict[str, NearMiss] = {}
         self._withdrawn: set[str] = set()
 
     def _tell_soon(self, now: float) -> None:
-        # In the first call too, which is long after: `due` is 0 then.
-        is_first = self._due == 0.0
+        """Let what is counted be told after an interval, or at once when it should have been long ago."""
         self._due = now + self._interval_seconds
-        if (
-            self._left_to_parent()
-            or is_first
-            or (self._telling is not None and not self._telling.done() and _is_alive(self._telling))
-        ):
+        if self._left_to_parent():
             return
+        is_late = self._counting_since is not None and now - self._counting_since >= self._interval_seconds
+        self._counting_since = self._counting_since or now
         with contextlib.suppress(RuntimeError):  # no event loop runs here: a later call will
-            self._telling = asyncio.get_running_loop().create_task(self._tell())
+            loop = asyncio.get_running_loop()
+            if (self._telling is not None and not self._telling.done() and _is_alive(self._telling.get_loop())) or (
+                self._timer is not None and _is_alive(self._timer[0]) and not is_late
+            ):
+                return
+            # No task that sleeps: a loop that is closed over one complains.
+            self._timer = None if is_late else (loop, loop.call_later(self._interval_seconds, self._tell_now))
+            if is_late:
+                self._tell_now()
+
+    def _tell_now(self) -> None:
+        self._timer = None
+        self._telling = asyncio.get_running_loop().create_task(self._tell())
 
     async def _tell(self) -> None:
         """Write one note and the asks that are new. What cannot be told is dropped: nobody waits for it."""
         if self._left_to_parent() or not self._models or not isinstance(self._backend, Journal):
             return
-        is_read = await self._is_read()
-        note, asks = self._take(in_full=is_read)
+        most_keys = await self._most_keys()
+        near_misses, withdrawn = self._near_misses, self._withdrawn
+        note, asks = self._take(most_keys)
         if 0 < self._refused_until - self._clock() <= _REFUSED_SECONDS:
             return
         try:
             if asks:
                 await self._backend.put_many(asks)
             await self._backend.append(STREAM, [_encode(note)])
+            if most_keys and (near_misses or withdrawn):
+                await note_near_misses(self._backend, self._namespace, near_misses, withdrawn, now=self._clock())
         except BackendRefused as exc:
             # It has no rights to it, or is full: neither changes soon, and both may.
             self._refused_until = self._clock() + _REFUSED_SECONDS
@@ -239,23 +284,24 @@ class Usage:
         except BackendUnavailable as exc:
             logger.debug("usage of %.0f s was not told: %s", self._clock() - note.since, exc)
 
-    async def _is_read(self) -> bool:
-        """Tell whether somebody adds up; else keys and prompts would pile up for nobody."""
+    async def _most_keys(self) -> int:
+        """Return how many keys with their requests to tell: for nobody they would pile up."""
         try:
-            return await self._backend.get(_READ_MARK) is not None
+            marks = await self._backend.get_many([_READ_MARK, _LOOK_MARK])
         except BackendUnavailable:
-            return False
+            return 0
+        return _KEYS_TOLD if _READ_MARK in marks else _KEYS_SHOWN if marks else 0
 
     def _left_to_parent(self) -> bool:
         """Begin anew behind a fork: what was counted before it is the parent's to tell."""
         if self._born == self._forks[0]:
             return False
         self._born = self._forks[0]
-        self._telling = None
+        self._telling = self._timer = None
         self._begin()
         return True
 
-    def _take(self, *, in_full: bool = True) -> tuple[UsageNote, dict[str, Record]]:
+    def _take(self, most_keys: int = _KEYS_TOLD) -> tuple[UsageNote, dict[str, Record]]:
         since, models, keys, questions, withdrawn = (
             *(self._since, self._models, self._keys),
             *(self._questions, self._withdrawn),
@@ -263,8 +309,8 @@ class Usage:
         # First: what other threads count from now on belongs to the next note.
         self._begin()
         # Copied in one move: a thread may be about to add a key to what is counted no more.
-        counted = list(keys.items()) if in_full else []
-        told = {key: seen for column in (0, 1) for key, seen in _most(counted, column)}
+        counted = list(keys.items())
+        told = {key: seen for column in (0, 1) for key, seen in _most(counted, column, most_keys)}
         note = UsageNote(
             since=since,
             namespace=self._namespace,
@@ -293,13 +339,29 @@ class Usage:
         return found
 
 
+async def tell_all() -> None:
+    """Tell what is still counted in this process, of caches that nobody closed."""
+    for usage in list(_usages):
+        with contextlib.suppress(Exception):  # the process ends: there is nobody to be told of it
+            await usage.aclose()
+
+
 async def mark_as_read(backend: Backend, now: float) -> None:
     """Let the applications know that their notes are added up, so that they tell keys and requests too.
 
     Raises:
         BackendUnavailable: The store cannot be written.
     """
-    await backend.put(_READ_MARK, Record(b"", now + READ_LIFE_SECONDS, version_at(now)))
+    await backend.put(_READ_MARK, Record(b"", now + MARK_LIFE_SECONDS, version_at(now)))
+
+
+async def mark_as_looked_at(backend: Backend, now: float) -> None:
+    """Let the applications know that somebody looks, so that they tell a few keys, and what they refuse.
+
+    Raises:
+        BackendUnavailable: The store cannot be written.
+    """
+    await backend.put(_LOOK_MARK, Record(b"", now + MARK_LIFE_SECONDS, version_at(now)))
 
 
 def encode_ask(ask: Ask) -> bytes | None:
@@ -348,9 +410,9 @@ def _fitting(name: str) -> str:
     return name if len(name) <= _NAME_CHARACTERS and "\0" not in name else name[:_NAME_CHARACTERS].replace("\0", "?")
 
 
-def _most(keys: Iterable[tuple[str, list[int]]], column: int) -> list[tuple[str, list[int]]]:
+def _most(keys: Iterable[tuple[str, list[int]]], column: int, number: int) -> list[tuple[str, list[int]]]:
     """Return the keys with most hits (0) or misses (1), those without any left out."""
-    chosen = heapq.nlargest(_KEYS_TOLD, keys, key=lambda item: item[1][column])
+    chosen = heapq.nlargest(number, keys, key=lambda item: item[1][column])
     return [(key, seen) for key, seen in chosen if seen[column]]
 
 
@@ -358,11 +420,11 @@ def _bounded(counts: Counts) -> Counts:
     return Counts(*(min(count, _MOST) for count in msgspec.structs.astuple(counts)))
 
 
-def _is_alive(task: asyncio.Task[Any]) -> bool:
-    loop = task.get_loop()
+def _is_alive(loop: asyncio.AbstractEventLoop) -> bool:
     return loop.is_running() and not loop.is_closed()
 
 
+_usages: weakref.WeakSet[Usage] = weakref.WeakSet()
 _encode = msgspec.msgpack.Encoder().encode
 _note_decoder = msgspec.msgpack.Decoder(UsageNote)
 _ask_decoder = msgspec.msgpack.Decoder(Ask)

@@ -30,7 +30,7 @@ def dashboard(cli: CliContext, port: int, host: str, opens: bool) -> None:
     from cache_management.dashboard.state import Dashboard
     from cache_management.metrics.endpoint import serve
 
-    shown = Dashboard(cli.settings)
+    shown = Dashboard(cli.settings, is_live=True)
     try:
         server = serve(list, host=host, port=port, path="/metrics", routes=routes(shown.state), hosts=(host,))
 

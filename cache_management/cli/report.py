@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import contextlib
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cache_management.cache.config import SimilarityConfig
-from cache_management.cache.errors import MetadataUnavailable
+from cache_management.cache.errors import BackendUnavailable, MetadataUnavailable
 from cache_management.cache.usage import load_asks
 from cache_management.cache.values import CacheStats
 from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
@@ -17,6 +18,7 @@ from cache_management.wiring import Platform
 
 if TYPE_CHECKING:
     from cache_management.models.store import Stores
+    from cache_management.models.usage import HotKeyView, UsageRow
 
 
 _DAYS_BY_HOUR = 14
@@ -34,22 +36,23 @@ _KEY_CHARACTERS = 120
 def stats(cli: CliContext, form: str, days: int, hot: int, as_json: bool) -> None:
     """Print what the cache holds, how it was used by all applications, and how its jobs stand.
 
-    Usage is added up by a job every minute (`cache-cli up`, or `beat` and a worker).
+    Applications tell their store of their use every ten seconds, and a job adds it up (`cache-cli up`, or `beat` and a
+    worker); what none has added up yet is counted along.
     """
 
     meaning = cli.settings.similarity()
     learns = meaning.serves != "static"
 
     stores = _readable_stores(cli)
-    usage = None if stores is None else _usage(stores, cli.settings.namespace, days, hot)
 
-    async def work(platform: Platform) -> tuple[CacheStats, dict[str, Any] | None]:
+    async def work(platform: Platform) -> tuple[CacheStats, dict[str, Any] | None, dict[str, Any] | None]:
         judged = plain(await platform.manager.false_hits()) if learns else None
+        usage = await _usage(platform, stores, days, hot)
         if usage is not None:
             await _name_keys(platform, usage)
-        return await platform.llm_cache.get_stats(), judged
+        return await platform.llm_cache.get_stats(), judged, usage
 
-    found, judged = cli.run(work)
+    found, judged, usage = cli.run(work)
     data: dict[str, Any] = {
         "backend": found.backend,
         "namespace": found.namespace,
@@ -78,17 +81,33 @@ def stats(cli: CliContext, form: str, days: int, hot: int, as_json: bool) -> Non
             print_table("Jobs", ("state", "number"), sorted(jobs.items()))
 
 
-def _usage(stores: Stores, namespace: str, days: int, hot: int) -> dict[str, Any] | None:
-    """Read how the applications used the namespace; None when the database went away."""
-    operations = stores.operations
-    try:
-        since = operations.now() - timedelta(days=days)
-        # Hours are kept for some months, days for ever; whole days are told when many are asked for.
-        seconds = 3600 if days <= _DAYS_BY_HOUR else 86_400
-        rows = [row for row in operations.usage(since=since, period_seconds=seconds) if row.namespace == namespace]
-        keys = operations.hot_keys(namespace=namespace, since=since - timedelta(days=1), limit=hot) if hot else []
-    except MetadataUnavailable as exc:
-        note(f"Usage is not shown: {exc}")
+async def _usage(platform: Platform, stores: Stores | None, days: int, hot: int) -> dict[str, Any] | None:
+    """Read how the applications used the namespace; None when nobody knows."""
+    from cache_management.workers.usage import Uncounted
+
+    namespace, uncounted = platform.settings.namespace, Uncounted(platform.settings)
+    now, counted = datetime.now(UTC), ""
+    rows: list[UsageRow] = []
+    keys: list[HotKeyView] = []
+    # Hours are kept for some months, days for ever; whole days are told when many are asked for.
+    seconds = 3600 if days <= _DAYS_BY_HOUR else 86_400
+    if stores is not None:
+        operations = stores.operations
+        try:
+            now = operations.now()
+            rows = operations.usage(since=now - timedelta(days=days), period_seconds=seconds)
+            if hot:
+                keys = operations.hot_keys(namespace=namespace, since=now - timedelta(days=days + 1), limit=hot)
+            counted = operations.usage_cursor(uncounted.stream)
+        except MetadataUnavailable as exc:
+            note(f"Usage is not shown: {exc}")
+            return None
+    with contextlib.suppress(BackendUnavailable):  # it is told of by what the cache holds
+        await uncounted.look(platform.llm_cache.backend, counted, now=now)
+    rows = uncounted.rows(rows, since=now - timedelta(days=days), period_seconds=seconds)
+    rows = [row for row in rows if row.namespace == namespace]
+    keys = uncounted.hot_keys(keys, namespace=namespace, limit=hot)
+    if stores is None and not rows:
         return None
     return {
         "days": days,

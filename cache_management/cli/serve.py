@@ -77,6 +77,6 @@ def _pages(stack: ExitStack, settings: Settings, refused: Callable[[], Sequence[
     from cache_management.dashboard.serving import routes
     from cache_management.dashboard.state import Dashboard
 
-    shown = Dashboard(settings, refused=refused, everywhere=True)
+    shown = Dashboard(settings, refused=refused, everywhere=True, is_live=True)
     stack.callback(shown.close)
     return routes(shown.state)

@@ -6,6 +6,7 @@ A source that is away is named in `problems`, and what it would have said is Non
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,34 +15,38 @@ from typing import Any
 import msgspec
 
 from cache_management import __version__
+from cache_management.cache.errors import BackendUnavailable
+from cache_management.cache.near_misses import load_near_misses
 from cache_management.cache.question import Question
 from cache_management.cache.semantic.intervals import wilson
-from cache_management.cache.usage import load_asks
+from cache_management.cache.usage import MARK_LIFE_SECONDS, load_asks, mark_as_looked_at
 from cache_management.cache.values import NearMiss
 from cache_management.metrics.catalogue import LENGTH, distribution, places, words
 from cache_management.metrics.cells import read_folder
 from cache_management.metrics.latencies import Distribution
 from cache_management.models.store import Stores, open_stores
-from cache_management.models.store.operations import DAY_SECONDS
-from cache_management.models.store.results import HotKeyView, JobView, Mark, UsageRow
+from cache_management.models.store.results import JobView, Mark
+from cache_management.models.usage import DAY_SECONDS, HotKeyView, UsageRow
 from cache_management.settings import Settings
 from cache_management.wiring import open_platform
 from cache_management.workers.client import JobClient
 from cache_management.workers.queues import read_queues, view_queues
 from cache_management.workers.store_watch import StoreView, is_unmade, look_at_store
+from cache_management.workers.usage import Uncounted
 
 ANSWER_SECONDS = 4.0
-_HOURS = 24
+_EVER = datetime(2000, 1, 1, tzinfo=UTC)
 _DAYS = 14
 _JOBS = 12
 _HOT = 10
 _TEXT = 160
 
 
-class _Kept(msgspec.Struct):
-    """What the database said."""
+class _Kept(msgspec.Struct, frozen=True):
+    """What the database said; `counted` is how far it knows the notes of the applications."""
 
     now: datetime
+    counted: str
     hours: list[tuple[datetime, dict[str, int]]]
     days: list[tuple[datetime, dict[str, int]]]
     models: list[UsageRow]
@@ -49,14 +54,16 @@ class _Kept(msgspec.Struct):
     hot: list[HotKeyView]
     jobs: list[JobView]
     marks: list[Mark]
+    refused: list[NearMiss] = []
 
 
 class Dashboard:
     """Asks for all that the page shows. Close what is no longer needed.
 
     Args:
-        refused: Returns what was refused lately, the newest first; only a process that answers itself knows.
+        refused: Returns what was refused lately, the newest first; else applications are asked by way of the store.
         everywhere: Show the use of all namespaces together, as of a proxy whose callers have one each.
+        is_live: Let applications know now and then that somebody looks, so that they tell keys and what they refuse.
     """
 
     def __init__(
@@ -65,11 +72,14 @@ class Dashboard:
         *,
         refused: Callable[[], Sequence[NearMiss]] | None = None,
         everywhere: bool = False,
+        is_live: bool = False,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._settings = settings
         self._namespace = None if everywhere else settings.namespace
         self._refused = refused
+        self._is_live = is_live
+        self._marked_at = -MARK_LIFE_SECONDS
         self._stores: Stores = open_stores(settings.metadata_url)
         self._client = JobClient(settings, stores=self._stores)
         self._database = Question(self._ask_database, "database", answer_seconds)
@@ -77,6 +87,9 @@ class Dashboard:
         self._store = Question(
             lambda: look_at_store(settings, timeout_seconds=answer_seconds / 4), "cache store", answer_seconds
         )
+        self._kept: _Kept | None = None
+        self._uncounted = Uncounted(settings)
+        self._notes = Question(self._with_uncounted, "cache store, of its use,", answer_seconds / 2)
         self._names: dict[str, str] = {}
         self._unknown: list[str] = []
         self._asked_names = Question(
@@ -84,12 +97,17 @@ class Dashboard:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return what there is to show now; takes a few seconds at most."""
+        """Return what there is to show now; takes a few seconds at most.
+
+        What no job has added up yet is counted along, so that the page lives without a worker too.
+        """
         asked = {"database": self._database.ask(), "cache store": self._store.ask()}
         if self._settings.broker_url:
             asked["broker"] = self._broker.ask()  # type: ignore[assignment]
         found: dict[str, Any] = {name: answer() for name, answer in asked.items()}
-        kept: _Kept | None = found["database"]
+        kept = self._kept = found["database"]
+        if kept is not None:
+            kept = self._notes.ask()() or kept
         store: StoreView | None = found["cache store"]
         row = self._counted()
         queues = found.get("broker")
@@ -108,10 +126,11 @@ class Dashboard:
             "store": None if store is None else {"used": store.used_bytes, "limit": store.limit_bytes},
             "nodes": None if store is None else [_node(each) for each in store.nodes],
             "latency": _latencies(row),
+            "counted": _sums_of_processes(row),
             "misses": _told(row, "cache_misses_total"),
             "vetoes": _told(row, "cache_vetoes_total"),
             "false_hits": _false_hits(row),
-            "refused": None if self._refused is None else msgspec.to_builtins(list(self._refused())),
+            "refused": self._told_refused(kept),
         }
 
     def close(self) -> None:
@@ -121,21 +140,27 @@ class Dashboard:
 
     def _ask_database(self) -> _Kept:
         if self._stores.is_unmade:
-            return _Kept(datetime.now(UTC), [], [], [], [], [], [], [])
+            return _Kept(datetime.now(UTC), "", [], [], [], [], [], [], [])
+        while True:
+            kept = self._read_database()
+            # Once more when a job added up notes meanwhile: they would be shown twice, or not at all.
+            if self._stores.operations.usage_cursor(self._uncounted.stream) == kept.counted:
+                return kept
+
+    def _read_database(self) -> _Kept:
         operations = self._stores.operations
+        counted = operations.usage_cursor(self._uncounted.stream)
         now = operations.now()
+        day, days = _since(now)
         namespace = self._namespace
-        ever = operations.usage(since=datetime(2000, 1, 1, tzinfo=UTC), period_seconds=DAY_SECONDS)
-        day = operations.usage(since=now - timedelta(days=1), period_seconds=3600)
+        ever = operations.usage(since=_EVER, period_seconds=DAY_SECONDS)
+        models = operations.usage(since=day, period_seconds=3600)
         return _Kept(
             now=now,
-            hours=operations.usage_over_time(
-                since=now - timedelta(hours=_HOURS), period_seconds=3600, namespace=namespace
-            ),
-            days=operations.usage_over_time(
-                since=now - timedelta(days=_DAYS), period_seconds=DAY_SECONDS, namespace=namespace
-            ),
-            models=[each for each in day if namespace in (None, each.namespace)],
+            counted=counted,
+            hours=operations.usage_over_time(since=day, period_seconds=3600, namespace=namespace),
+            days=operations.usage_over_time(since=days, period_seconds=DAY_SECONDS, namespace=namespace),
+            models=[each for each in models if namespace in (None, each.namespace)],
             ever=[each for each in ever if namespace in (None, each.namespace)],
             hot=[]
             if namespace is None
@@ -143,6 +168,43 @@ class Dashboard:
             jobs=self._stores.jobs.list(limit=_JOBS),
             marks=operations.marks(),
         )
+
+    def _with_uncounted(self) -> _Kept | None:
+        kept, namespace, uncounted = self._kept, self._namespace, self._uncounted
+        if kept is None or is_unmade(self._settings):
+            return kept
+        refused = asyncio.run(self._look(kept))
+        day, days = _since(kept.now)
+        models = uncounted.rows(kept.models, since=day, period_seconds=3600)
+        ever = uncounted.rows(kept.ever, since=_EVER, period_seconds=DAY_SECONDS)
+        return msgspec.structs.replace(
+            kept,
+            hours=uncounted.over_time(kept.hours, since=day, period_seconds=3600, namespace=namespace),
+            days=uncounted.over_time(kept.days, since=days, period_seconds=DAY_SECONDS, namespace=namespace),
+            models=[each for each in models if namespace in (None, each.namespace)],
+            ever=[each for each in ever if namespace in (None, each.namespace)],
+            refused=refused,
+            hot=[] if namespace is None else uncounted.hot_keys(kept.hot, namespace=namespace, limit=_HOT),
+        )
+
+    async def _look(self, kept: _Kept) -> list[NearMiss]:
+        """Read what applications told the store of their use; return what they refused."""
+        platform = open_platform(self._settings.model_copy(update={"timeout_seconds": 1.0}))
+        backend = platform.llm_cache.backend
+        try:
+            await self._uncounted.look(backend, kept.counted, now=kept.now)
+            if self._is_live and time.monotonic() - self._marked_at > MARK_LIFE_SECONDS / 4:
+                self._marked_at = time.monotonic()
+                with contextlib.suppress(BackendUnavailable):  # it may be read and not written
+                    await mark_as_looked_at(backend, platform.llm_cache.clock())
+            return await load_near_misses(backend, self._settings.namespace)
+        finally:
+            await platform.aclose()
+
+    def _told_refused(self, kept: _Kept | None) -> list[Any] | None:
+        if self._refused is not None:
+            return [msgspec.to_builtins(each) for each in self._refused()]
+        return None if kept is None else [msgspec.to_builtins(each) for each in kept.refused]
 
     def _counted(self) -> list[float]:
         folder = self._settings.metrics_folder
@@ -164,6 +226,11 @@ class Dashboard:
             {"key": self._names.get(each.key_digest) or each.key_digest, "hits": each.hits, "misses": each.misses}
             for each in kept.hot
         ]
+
+
+def _since(now: datetime) -> tuple[datetime, datetime]:
+    """Return when the last day began, of which hours are shown, and the days that are shown."""
+    return now - timedelta(days=1), now - timedelta(days=_DAYS)
 
 
 async def _names(settings: Settings, digests: Sequence[str]) -> dict[str, str]:
@@ -248,6 +315,16 @@ def _percentiles(found: Distribution) -> dict[str, float]:
 
 def _told(row: Sequence[float], name: str) -> dict[str, int]:
     return {word: int(row[place]) for word, place in words(name).items() if row[place]}
+
+
+def _sums_of_processes(row: Sequence[float]) -> dict[str, int]:
+    hits = _told(row, "cache_hits_total")
+    return {
+        "exact": hits.get("exact", 0),
+        "semantic": hits.get("semantic", 0),
+        "misses": sum(_told(row, "cache_misses_total").values()),
+        "tokens": int(row[places("cache_tokens_saved_total")[()]]),
+    }
 
 
 def _false_hits(row: Sequence[float]) -> dict[str, Any] | None:

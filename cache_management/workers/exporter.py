@@ -17,8 +17,8 @@ from cache_management.metrics.cells import read_folder
 from cache_management.metrics.families import Family
 from cache_management.models.store import Stores, open_stores
 from cache_management.models.store.census import Census
-from cache_management.models.store.operations import DAY_SECONDS
-from cache_management.models.store.results import Mark, UsageRow
+from cache_management.models.store.results import Mark
+from cache_management.models.usage import DAY_SECONDS, UsageRow
 from cache_management.settings import Settings
 from cache_management.workers.client import JobClient
 from cache_management.workers.metrics import job_families, queue_families, store_families, usage_families

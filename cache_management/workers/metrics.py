@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from cache_management.metrics.families import Family, Sample
 from cache_management.models.job import LIVE, TERMINAL
 from cache_management.models.store.census import Census, JobTally
-from cache_management.models.store.results import Mark, UsageRow
+from cache_management.models.store.results import Mark
+from cache_management.models.usage import UsageRow
 from cache_management.workers.messages import PARAMS
 from cache_management.workers.queues import QueueView, Waiting, view_queues
 from cache_management.workers.store_watch import StoreView

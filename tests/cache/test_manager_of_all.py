@@ -25,6 +25,8 @@ from cache_management import (
 )
 from cache_management.cache.errors import ConfigurationError, InvalidInput
 from cache_management.cache.eviction.lru import LruEvictor
+from cache_management.cache.near_misses import load_near_misses
+from cache_management.cache.usage import mark_as_read
 from tests.contracts.clock import ManualClock
 
 
@@ -39,8 +41,8 @@ def thoughts(problem: str = "p") -> ReasoningResult:
     return ReasoningResult(reasoning_type="cot", problem=problem, steps=steps, final_answer="4")
 
 
-def manager_of_all(clock: ManualClock | None = None, **more: Any) -> CacheManager:
-    cache = LLMCache(CacheConfig(url="memory://"), **({} if clock is None else {"clock": clock}))
+def manager_of_all(clock: ManualClock | None = None, *, url: str = "memory://", **more: Any) -> CacheManager:
+    cache = LLMCache(CacheConfig(url=url), **({} if clock is None else {"clock": clock}))
     reasoning = ReasoningCache(cache.config, backend=cache.backend, clock=cache.clock)
     matcher = SimilarityMatcher(SimilarityConfig(model="hashing", threshold=0.5), backend=cache.backend)
     return CacheManager(cache, matcher, reasoning_cache=reasoning, **more)
@@ -255,6 +257,21 @@ async def test_what_was_refused_is_not_shown_any_more_when_its_namespace_is_inva
     await manager.invalidate_all(namespace="tenant")
 
     assert manager.near_misses() == []
+
+
+async def test_what_was_refused_is_told_to_the_store_for_a_page_elsewhere(tmp_path: Path) -> None:
+    url = f"disk://{tmp_path / 'shared'}"
+    async with manager_of_all(url=url) as ours, LLMCache(CacheConfig(url=url)) as theirs:
+        await mark_as_read(theirs.backend, theirs.clock())
+        await ours.store("how do I reset my password", "by the link")
+        await ours.lookup("how do I not reset my password")
+        assert ours.llm_cache.usage is not None
+        await ours.llm_cache.usage._tell()
+
+        (found,) = await load_near_misses(theirs.backend, "default")
+        assert (found.asked, found.vetoes) == ("how do I not reset my password", ("polarity",))
+        await ours.invalidate(Selection(pattern="nothing*"))
+        assert await load_near_misses(theirs.backend, "default") == []
 
 
 async def test_evictions_are_those_of_entries_and_not_of_their_vectors() -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.errors import BackendRefused, BackendUnavailable
 from cache_management.cache.identity import digest
 from cache_management.cache.invalidation import Selection
+from cache_management.cache.near_misses import load_near_misses
 from cache_management.cache.records import Record
 from cache_management.cache.requests import entry_key, make_request
 from cache_management.cache.usage import (
@@ -29,9 +31,12 @@ from cache_management.cache.usage import (
     decode_note,
     encode_ask,
     load_asks,
+    mark_as_looked_at,
     mark_as_read,
 )
+from cache_management.cache.values import NearMiss
 from tests.cache.test_values import response
+from tests.waiting import eventually
 
 
 class Told(MemoryBackend):
@@ -44,10 +49,10 @@ class Told(MemoryBackend):
         self.error: Exception | None = None
         self.is_read = True
 
-    async def get(self, key: str) -> Record | None:
+    async def get_many(self, keys: Sequence[str]) -> dict[str, Record]:
         if self.is_read:
             await mark_as_read(self, time.time())
-        return await super().get(key)
+        return await super().get_many(keys)
 
     async def append(self, stream: str, items: Any) -> str:
         if self.error is not None and stream == STREAM:
@@ -109,6 +114,60 @@ async def test_requests_are_kept_so_that_they_can_be_asked_again() -> None:
     assert await load_asks(backend, "elsewhere", list(note.keys)) == {}
 
 
+async def test_a_hit_counts_for_the_model_that_was_asked_as_its_miss_did() -> None:
+    backend = Told()
+    async with CacheManager(cache_on(backend)) as manager:
+        for _ in range(3):
+            await manager.get_or_compute("q", lambda: Computed(response="a", model="gpt-4-0613"), model="gpt-4")
+
+    (note,) = await backend.notes()
+    assert {model: (counts.hits, counts.misses) for model, counts in note.models.items()} == {"gpt-4": (2, 1)}
+
+
+def near_miss(asked: str = "on version 3?") -> NearMiss:
+    return NearMiss(time.time(), "shop", asked, "on version 2?", 0.9, ("number",))
+
+
+async def test_what_was_refused_is_told_while_somebody_looks_and_goes_with_its_namespace() -> None:
+    backend = Told()
+    async with cache_on(backend) as first, cache_on(backend) as second:
+        for cache, asked in ((first, "one"), (second, "two")):
+            assert cache.usage is not None
+            cache.usage.near_miss(asked, make_request(asked), near_miss(asked))
+            await cache.get(asked)
+            await cache.usage._tell()
+
+        assert [near.asked for near in await load_near_misses(backend, "shop")] == ["two", "one"]
+        assert await load_near_misses(backend, "elsewhere") == []
+        await first.invalidate(Selection(everything=True))
+        assert await load_near_misses(backend, "shop") == []
+
+
+async def test_what_was_refused_is_not_told_when_nobody_looks_or_it_is_secret_or_personal() -> None:
+    backend = Told()
+    async with cache_on(backend) as cache:
+        usage = cache.usage
+        assert usage is not None
+        usage.near_miss("secret", make_request("q", params={"user.secret": "s"}), near_miss())
+        usage.near_miss("known later", make_request("q"), near_miss())
+        usage.near_miss("told before", make_request("q"), near_miss())
+        usage.personal("known later")
+        await cache.get("q")
+        await usage._tell()
+        assert len(await load_near_misses(backend, "shop")) == 1
+        usage.personal("told before")
+        await cache.get("q")
+        await usage._tell()
+        assert await load_near_misses(backend, "shop") == []
+        backend.is_read = False
+        await backend.delete_many([name async for name in backend.scan("cm1:ask:")])
+        usage.near_miss("q", make_request("q"), near_miss())
+        await cache.get("q")
+        await usage._tell()
+
+    assert await load_near_misses(backend, "shop") == []
+
+
 async def test_what_was_counted_in_another_namespace_is_told_at_the_close_too() -> None:
     backend = Told()
     async with CacheManager(cache_on(backend)) as manager:
@@ -146,6 +205,19 @@ async def test_keys_and_requests_are_told_only_while_somebody_adds_them_up() -> 
     assert list(full.keys) == [digest(entry_key(make_request("how much?", model="gpt-4")))]
 
 
+async def test_who_only_looks_is_told_few_keys() -> None:
+    backend = Told()
+    backend.is_read = False
+    await mark_as_looked_at(backend, time.time())
+    async with cache_on(backend) as cache:
+        for at in range(200):
+            await cache.get(f"{at % 50}")
+
+    (note,) = await backend.notes()
+    assert len(note.keys) == 10
+    assert note.models[""].misses == 200
+
+
 async def test_nothing_is_counted_where_nobody_else_can_read_it(tmp_path: Path) -> None:
     async with LLMCache(CacheConfig(url="memory://")) as cache:
         assert cache.usage is None
@@ -168,6 +240,42 @@ async def test_one_note_for_each_interval_however_much_is_asked() -> None:
     notes = await backend.notes()
     assert len(notes) == 10
     assert sum(note.models["m"].hits for note in notes) == 100
+
+
+async def test_the_last_counts_of_an_app_that_falls_idle_are_told_too() -> None:
+    backend = Told()
+    async with cache_on(backend, usage_interval_seconds=0.05) as cache:
+        await cache.get("q")
+
+        async def is_told() -> bool:
+            return len(await backend.notes()) == 1
+
+        await eventually(is_told)
+        await cache.get("q")
+        await cache.get("q")
+
+    assert [note.models[""].misses for note in await backend.notes()] == [1, 2]
+
+
+@pytest.mark.filterwarnings("error")
+def test_loops_that_end_before_an_interval_lose_nothing_and_complain_of_nothing() -> None:
+    backend = Told()
+    usage = Usage(backend, "n", interval_seconds=10, clock=lambda: 1000.0)
+
+    async def ask(second: int) -> None:
+        usage.hit("k", "m", 1, 0, 1000.0 + second)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    for second in range(25):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(ask(second))
+        loop.close()
+    before = asyncio.run(backend.notes())
+    asyncio.run(usage.aclose())
+
+    assert [note.models["m"].hits for note in before] == [11, 11]
+    assert sum(note.models["m"].hits for note in asyncio.run(backend.notes())) == 25
 
 
 async def test_how_an_answer_is_to_be_kept_is_told_once_it_is_known() -> None:

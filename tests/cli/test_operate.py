@@ -61,8 +61,14 @@ def test_a_worker_that_is_interrupted_says_so(monkeypatch: pytest.MonkeyPatch, s
 
 
 @pytest.mark.parametrize(("sig", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_a_scheduler_that_is_interrupted_says_so(sig: signal.Signals, code: int) -> None:
+def test_a_scheduler_that_is_interrupted_says_so(
+    sig: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from celery.signals import beat_init
+
+    from cache_management.workers import process
+
+    monkeypatch.setattr(process, "_scheduler", None)  # put back: this process is none behind the test
 
     former = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
 

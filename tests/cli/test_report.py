@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from cache_management import CachedResponse, CacheManager, LLMCache
+from cache_management import CacheConfig, CachedResponse, CacheManager, LLMCache
 from cache_management.cache.identity import digest
 from cache_management.cache.semantic.evidence import FalseHits
 from cache_management.cache.usage import mark_as_read
+from cache_management.cli.context import is_new_sqlite
 from cache_management.models.store import open_stores
 from cache_management.settings import load_settings
 from tests.cli.conftest import Cli
@@ -87,7 +88,23 @@ def test_usage_is_told_by_model_and_a_long_prompt_by_its_beginning(cli: Cli) -> 
     (known,) = cli("stats", "--json").data["usage"]["hot_keys"]
     assert known["key"] == prompt
     hits = [cli("stats", "--days", days, "--json").data["usage"]["by_model"][0]["hits"] for days in (1, 60, 365)]
-    assert hits == [1, 2, 3]
+    assert hits == [2, 3, 4], "with the one that no job has added up yet"
+
+
+def test_usage_is_told_before_any_job_or_database_was_there(cli: Cli) -> None:
+    async def use(url: str) -> None:
+        async with LLMCache(CacheConfig(url=url)) as cache:
+            await cache.set("q", CachedResponse(prompt="q", response="a", model="m", timestamp=datetime.now(UTC)))
+            await cache.get("q")
+            await cache.get("none")
+
+    assert cli("stats", "--json").data["usage"] is None
+    asyncio.run(use(f"disk://{load_settings().settings.disk_path}"))
+
+    rows = cli("stats", "--json").data["usage"]["by_model"]
+
+    assert [(row["model"], row["hits"], row["misses"]) for row in rows] == [("", 0, 1), ("m", 1, 0)]
+    assert is_new_sqlite(load_settings().settings.metadata_url), "looking made no database"
 
 
 def test_a_database_that_is_away_is_told_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import which
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cache_management import MetricsCollector
+from cache_management import CacheManager, LLMCache, MetricsCollector, SimilarityConfig, SimilarityMatcher
 from cache_management.cache.events import HitEvent, JudgedEvent, MissEvent, VetoEvent
 from cache_management.cache.values import NearMiss
 from cache_management.cache.warm_items import WarmItem
@@ -22,8 +23,11 @@ from cache_management.dashboard.state import Dashboard
 from cache_management.metrics.endpoint import Endpoint, serve
 from cache_management.services.provider import free_port
 from cache_management.settings import Settings, load_settings
+from tests.workers.conftest import make_inline as make_inline  # noqa: PLC0414 - a fixture is passed on
+from tests.workers.inline import Inline
 
 HOSTILE = '</script><script>document.title = "taken"</script><img src=x onerror="document.title = \'taken\'">'
+MEANING = SimilarityConfig(model="hashing", threshold=0.5)
 CHROMIUM = which("chromium") or which("chromium-browser")
 
 
@@ -74,6 +78,57 @@ def test_it_knows_the_use_of_its_namespace_alone(used: Dashboard) -> None:
     json.dumps(state)
 
 
+async def ask_twice(settings: Settings, *, refuse: bool = False) -> None:
+    """What an application does: a miss and a hit, and something that is near enough and refused."""
+    cache = LLMCache(settings)
+    async with CacheManager(cache, SimilarityMatcher(MEANING, backend=cache.backend)) as manager:
+        for _ in range(2):
+            await manager.answer("how do I reset my password", lambda: "by the link", model="gpt-4")
+        if refuse:
+            await manager.lookup("how do I not reset my password", model="gpt-4")
+
+
+def test_use_is_shown_at_once_without_a_worker_or_a_database_and_once_only_with_both(
+    make_inline: Callable[..., Inline], tmp_path: Path
+) -> None:
+    inline = make_inline(CACHE_URL=f"disk://{tmp_path / 'cache'}")
+    settings = inline.settings
+    asyncio.run(ask_twice(settings))
+    shown = Dashboard(settings)
+    try:
+        for _ in range(2):
+            asyncio.run(ask_twice(settings))
+            before = shown.state()
+            inline.run("stats")
+            after = shown.state()
+            assert before["usage"]["day"] == after["usage"]["day"]
+            assert before["usage"]["models"] == after["usage"]["models"]
+            assert before["usage"]["hours"] == after["usage"]["hours"]
+    finally:
+        shown.close()
+
+    day = after["usage"]["day"]
+    assert (day["exact"], day["misses"]) == (5, 1)
+    assert [model["model"] for model in after["usage"]["models"]] == ["gpt-4"]
+
+
+def test_who_looks_live_is_told_keys_and_what_was_refused_by_other_processes(tmp_path: Path) -> None:
+    settings = settings_at(tmp_path)
+    asyncio.run(ask_twice(settings, refuse=True))
+    shown = Dashboard(settings, is_live=True)
+    try:
+        first = shown.state()
+        asyncio.run(ask_twice(settings, refuse=True))
+        second = shown.state()
+    finally:
+        shown.close()
+
+    assert (first["hot_keys"], first["refused"]) == ([], [])
+    assert second["hot_keys"][0]["key"] == "how do I reset my password"
+    assert [each["vetoes"] for each in second["refused"]] == [("polarity",)]
+    assert not (tmp_path / "metadata.db").exists(), "looking makes no database"
+
+
 def test_what_is_away_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     settings = settings_at(
         tmp_path,
@@ -104,11 +159,11 @@ def test_a_report_needs_nothing_else_and_nothing_in_it_runs(used: Dashboard) -> 
     assert "/*STATE*/null" not in text
 
 
-def dom_of(url: str, folder: Path) -> str:
+def dom_of(url: str, folder: Path, *, budget_ms: int = 4000) -> str:
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     flags += ["--disable-component-update", "--disable-sync", "--disable-quic", f"--user-data-dir={folder / 'browser'}"]
     found = subprocess.run(
-        [str(CHROMIUM), *flags, "--virtual-time-budget=4000", "--dump-dom", url],
+        [str(CHROMIUM), *flags, f"--virtual-time-budget={budget_ms}", "--dump-dom", url],
         capture_output=True,
         text=True,
         timeout=60,
@@ -137,6 +192,25 @@ def test_the_page_shows_it_in_a_browser(used: Dashboard, tmp_path: Path) -> None
         assert "Loading" not in shown
     assert "As of" in written
     assert "Updated" in live
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_the_page_goes_on_to_ask_and_shows_what_is_new(used: Dashboard, tmp_path: Path) -> None:
+    asked = []
+
+    def state() -> dict[str, Any]:
+        asked.append(1)
+        found = used.state()
+        found["usage"]["day"]["tokens"] = 1_000_000 + len(asked)
+        return found
+
+    server = serve(list, host="127.0.0.1", port=0, path="/metrics", routes=routes(state))
+    with Endpoint(server, "/") as endpoint:
+        shown = dom_of(f"http://127.0.0.1:{endpoint.port}/", tmp_path, budget_ms=9000)
+
+    assert len(asked) > 1
+    assert f"{1_000_000 + len(asked):,}" in shown
 
 
 @pytest.mark.slow

@@ -11,10 +11,12 @@ import pytest
 
 from cache_management import CacheConfig, LLMCache
 from cache_management.cache.identity import digest
+from cache_management.cache.prices import price_of
 from cache_management.cache.usage import STREAM, Counts, UsageNote, mark_as_read
-from cache_management.models.store.results import HotKeyView, UsageRow
+from cache_management.models.usage import HotKeyView, UsageRow
 from cache_management.settings import load_settings
 from cache_management.workers import stats
+from cache_management.workers.usage import add_up, stream_of
 from tests.workers.harness import warm_items
 from tests.workers.inline import Inline
 
@@ -82,7 +84,7 @@ def test_namespaces_are_kept_apart(on_disk: Inline) -> None:
 
 def test_two_that_read_the_same_notes_count_them_once(on_disk: Inline) -> None:
     operations = on_disk.stores.operations
-    amounts, keys = stats.add_up([UsageNote(60.0, "n", {"m": Counts(hits=1)}, {"k": (1, 0)})], {}, now=LONG_AGO)
+    amounts, keys = add_up([UsageNote(60.0, "n", {"m": Counts(hits=1)}, {"k": (1, 0)})], {}, now=LONG_AGO)
 
     assert operations.count_usage("s", ("", "5"), amounts, keys)
     assert not operations.count_usage("s", ("", "5"), amounts, keys)
@@ -144,7 +146,7 @@ def test_no_note_keeps_those_behind_it_from_being_counted(
 
 def test_a_store_keeps_its_place_when_its_password_changes(tmp_path: Path) -> None:
     def stream(**env: str) -> str:
-        return stats.stream_of(load_settings(env={"CACHE_DATA_DIR": str(tmp_path), **env}).settings)
+        return stream_of(load_settings(env={"CACHE_DATA_DIR": str(tmp_path), **env}).settings)
 
     one = stream(CACHE_URL="redis://:old@Host:6379/1")
     assert one == stream(CACHE_URL="rediss://user:new@host/1")
@@ -155,7 +157,7 @@ def test_a_store_keeps_its_place_when_its_password_changes(tmp_path: Path) -> No
 
 
 def test_a_store_that_was_emptied_begins_anew(on_disk: Inline) -> None:
-    on_disk.stores.operations.count_usage(stats.stream_of(on_disk.settings), ("", "999"), {}, {})
+    on_disk.stores.operations.count_usage(stream_of(on_disk.settings), ("", "999"), {}, {})
     on_disk.do(use(on_disk.settings.url or ""))
 
     job = on_disk.run("stats")
@@ -184,7 +186,7 @@ def test_keys_of_a_day_stay_bounded_and_the_top_is_right(on_disk: Inline, monkey
     ("model", "price"), [("gpt-4", 10.0), ("gpt-4o", 30.0), ("gpt-4o-mini", 2.0), ("claude", None)]
 )
 def test_the_nearest_price_counts(model: str, price: float | None) -> None:
-    assert stats.price_of(model, {"gpt-*": 30, "gpt-4": 10, "gpt-4o-m*": 2}) == price
+    assert price_of(model, {"gpt-*": 30, "gpt-4": 10, "gpt-4o-m*": 2}) == price
 
 
 def test_a_routine_job_leaves_no_trace_in_the_audit_log(on_disk: Inline) -> None:

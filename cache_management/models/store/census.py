@@ -12,7 +12,8 @@ from sqlalchemy import BigInteger, Connection, String, Subquery, case, cast, del
 from cache_management.models.base import Clock, Database, read_clock
 from cache_management.models.job import LIVE, TERMINAL, Job, JobShard
 from cache_management.models.operations import StatRollup
-from cache_management.models.store.operations import DAY_SECONDS, add_amounts
+from cache_management.models.store.operations import add_amounts
+from cache_management.models.usage import DAY_SECONDS
 
 _ITEMS = ("done", "skipped", "failed", "cancelled")
 _EFFORT = ("bytes", "cost_micro")

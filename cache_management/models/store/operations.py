@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import Connection, delete, func, or_, select, update
@@ -12,15 +12,22 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from cache_management.models.base import Clock, Database, read_clock
 from cache_management.models.operations import HotKey, RateBucket, ScheduleSlot, StatRollup, UsageCursor, WorkerMark
-from cache_management.models.store.results import HotKeyView, Mark, UsageRow
+from cache_management.models.store.results import Mark
+from cache_management.models.usage import (
+    DAY_SECONDS,
+    PERIODS_SECONDS,
+    USAGE_NAMES,
+    Amounts,
+    HotKeyView,
+    KeyCounts,
+    UsageRow,
+    period_start,
+)
 
 # Enough that a clock set back by an hour or two cannot open a slot again.
 _SLOTS_KEPT = 1000
 _HOT_KEYS_KEPT = 5000
 _LONGEST_BLOCK_SECONDS = 3600.0
-DAY_SECONDS = 86_400
-PERIODS_SECONDS = (60, 3600, DAY_SECONDS)
-USAGE_NAMES = ("hits", "semantic_hits", "misses", "tokens_saved", "saved_micro")
 
 
 def upserting(connection: Connection, table: Any) -> Any:
@@ -52,12 +59,6 @@ def name_slot(connection: Connection, name: str, slot: int, job_id: str) -> None
     )
 
 
-KeyCounts = Mapping[tuple[str, str], tuple[int, int]]
-"""Hits and misses by namespace and digest of the key."""
-Amounts = Mapping[tuple[datetime, str, str], Mapping[str, int]]
-"""Amounts by name, for a moment, a namespace and a model."""
-
-
 def add_amounts(connection: Connection, amounts: Amounts, *, periods_seconds: Sequence[int]) -> None:
     """Add amounts to the periods of each length that they fall into, inside the caller's transaction."""
     sums: Counter[tuple[datetime, int, str, str, str]] = Counter()
@@ -87,12 +88,6 @@ def add_amounts(connection: Connection, amounts: Amounts, *, periods_seconds: Se
             for (start, seconds, namespace, model, name), amount in sorted(sums.items())
         ],
     )
-
-
-def period_start(moment: datetime, period_seconds: int) -> datetime:
-    """Return when the period began that a moment falls into."""
-    seconds = int(moment.timestamp())
-    return datetime.fromtimestamp(seconds - seconds % period_seconds, UTC)
 
 
 def _move_cursor(connection: Connection, stream: str, before: str, after: str, now: datetime) -> bool:

@@ -13,8 +13,8 @@ from cache_management.models.job import ROUTINE_KINDS, TERMINAL, Job, JobInput, 
 from cache_management.models.operations import HotKey, StatRollup, WorkerMark
 from cache_management.models.store.census import delete_jobs
 from cache_management.models.store.lifecycle import later
+from cache_management.models.usage import DAY_SECONDS
 
-DAY_SECONDS = 86_400
 _MINUTES_KEPT_DAYS = 2
 _ITEMS_TO_A_ROW = 25  # so many of them are deleted as quickly as one of the others
 _MARKS_KEPT_SECONDS = DAY_SECONDS  # as long as heartbeats are sent to a queue that nobody consumes

@@ -239,29 +239,3 @@ class Mark(msgspec.Struct, frozen=True):
     worker: str
     seen_at: datetime
     age_seconds: float
-
-
-class HotKeyView(msgspec.Struct, frozen=True):
-    """How often a key was asked for; by digest, because a key may be a prompt."""
-
-    key_digest: str
-    hits: int
-    misses: int
-
-
-class UsageRow(msgspec.Struct, frozen=True):
-    """What happened with the answers of one model in one namespace; `saved_micro` is in micro-dollars."""
-
-    namespace: str
-    model: str
-    hits: int = 0
-    semantic_hits: int = 0
-    misses: int = 0
-    tokens_saved: int = 0
-    saved_micro: int = 0
-
-    @property
-    def hit_rate(self) -> float | None:
-        """Return the share of questions that were answered; None when there were none."""
-        served = self.hits + self.semantic_hits
-        return served / (served + self.misses) if served + self.misses else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from cache_management.cache.findings import Finding
-from cache_management.models.store.results import HotKeyView
+from cache_management.models.usage import HotKeyView
 from cache_management.settings import Settings
 
 LOW_RATE = 0.25

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cache_management.models.store.results import HotKeyView
+from cache_management.models.usage import HotKeyView
 from cache_management.settings import load_settings
 from cache_management.workers import doctor
 from tests.workers.findings import levels
