@@ -13,8 +13,8 @@ from typing import Any
 
 from cache_management import sync
 from cache_management.adapters.guarded import Asked, GuardedManager
-from cache_management.adapters.payloads import DSPY_COMPLETION, DSPY_RECORD
 from cache_management.cache.manager import CacheManager
+from cache_management.cache.payloads import DSPY_COMPLETION, DSPY_RECORD
 from cache_management.cache.values import CachedResponse
 
 try:

@@ -16,8 +16,8 @@ from typing import Any
 from cache_management import sync
 from cache_management.adapters.guarded import MARK, GuardedManager, mark_of
 from cache_management.adapters.langchain_identity import ask_of
-from cache_management.adapters.payloads import LANGCHAIN
 from cache_management.cache.manager import CacheManager
+from cache_management.cache.payloads import LANGCHAIN
 from cache_management.cache.values import CachedResponse, Lookup
 
 try:

@@ -19,10 +19,10 @@ from pydantic import BaseModel
 
 from cache_management import sync
 from cache_management.adapters.guarded import Asked, GuardedManager
-from cache_management.adapters.payloads import LITELLM
 from cache_management.cache.admission import Controls, parse_controls
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.manager import CacheManager
+from cache_management.cache.payloads import LITELLM
 from cache_management.cache.requests import IGNORED, entry_key, make_request
 from cache_management.cache.values import CachedResponse, Lookup
 

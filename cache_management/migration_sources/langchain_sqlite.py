@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cache_management.adapters.langchain_identity import ask_of
-from cache_management.adapters.payloads import LANGCHAIN
 from cache_management.cache.errors import InvalidInput
+from cache_management.cache.payloads import LANGCHAIN
 from cache_management.migration_sources.found import Found, LeftOut
 from cache_management.migration_sources.sqlite_files import SqliteFile, why_no_text
 

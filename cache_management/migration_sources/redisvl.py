@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from cache_management.adapters.payloads import PAYLOADS
 from cache_management.cache.errors import BackendUnavailable, InvalidInput
+from cache_management.cache.payloads import PAYLOADS
 from cache_management.cache.redact import hide_password
-from cache_management.gateway.dialects.base import KEPT
 from cache_management.migration_sources.found import Found, LeftOut
 
 try:
@@ -27,7 +26,6 @@ except ImportError as exc:
 _OWN = {"entry_id", "prompt", "response", "prompt_vector", "inserted_at", "updated_at", "metadata"}
 _AT_ONCE = 500
 _TIMEOUT_SECONDS = 10
-_SERVED = PAYLOADS | {KEPT}
 
 
 class RedisVLStore:
@@ -168,4 +166,4 @@ def _metadata(value: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         return {}
     # What an adapter or the gateway keeps is served in the place of the text: nobody else's may stand there.
-    return {name: each for name, each in found.items() if name not in _SERVED}
+    return {name: each for name, each in found.items() if name not in PAYLOADS}

@@ -17,8 +17,8 @@ with pytest.MonkeyPatch.context() as patch:
 from dspy.clients.call_result import CACHE_FORMAT
 
 from cache_management.adapters.dspy import ManagedCache
-from cache_management.adapters.payloads import DSPY_COMPLETION, DSPY_RECORD
 from cache_management.cache.events import CorruptEvent, Event
+from cache_management.cache.payloads import DSPY_COMPLETION, DSPY_RECORD
 from tests.adapters.making import manager_on
 from tests.adapters.test_litellm import Provider
 from tests.contracts.broken import BreakableBackend

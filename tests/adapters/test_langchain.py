@@ -25,12 +25,12 @@ from pydantic import Field
 from cache_management import sync
 from cache_management.adapters.langchain import ManagedCache
 from cache_management.adapters.langchain_identity import ask_of
-from cache_management.adapters.payloads import LANGCHAIN
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.cache.events import CorruptEvent, Event, RefusedEvent, UnavailableEvent
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
+from cache_management.cache.payloads import LANGCHAIN
 from tests.adapters.making import ASKED, OPPOSITE, REWORDED, manager_on
 from tests.contracts.broken import BreakableBackend
 

@@ -18,10 +18,10 @@ with pytest.MonkeyPatch.context() as patch:
 from litellm.caching import caching_handler
 
 from cache_management.adapters.litellm import ManagedCache
-from cache_management.adapters.payloads import LITELLM
 from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.cache.events import CorruptEvent, Event, RefusedEvent
 from cache_management.cache.manager import CacheManager
+from cache_management.cache.payloads import LITELLM
 from tests.adapters.making import ASKED, OPPOSITE, REWORDED, manager_on
 from tests.contracts.broken import BreakableBackend
 from tests.waiting import eventually

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from cache_management.cache.compute import Computed
+from cache_management.cache.payloads import GATEWAY
 from cache_management.cache.values import CachedResponse
 from cache_management.gateway.bodies import kind_of
 from cache_management.gateway.calls import BadRequest, NotUnderstood
@@ -15,8 +16,6 @@ from cache_management.gateway.sse import Event
 
 BODY = "body"
 API = "api"
-KEPT = "gateway"
-"""Where the whole body stands in the metadata of an entry: `{"gateway": {"api": ..., "body": {...}}}`."""
 
 PLAIN_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "redacted_thinking"})
 TURN_PARTS = frozenset({"tool_use", "tool_result", "function_call", "function_call_output", "reasoning"})
@@ -96,12 +95,12 @@ class Dialect(Api, Protocol):
 
 def kept(api: str, body: dict[str, Any]) -> dict[str, Any]:
     """Return the metadata of an entry that holds a whole body."""
-    return {KEPT: {API: api, BODY: body}}
+    return {GATEWAY: {API: api, BODY: body}}
 
 
 def stored_body(response: CachedResponse, api: str) -> dict[str, Any] | None:
     """Return the body that an entry holds; None when it is of no or of another API."""
-    found = response.metadata.get(KEPT)
+    found = response.metadata.get(GATEWAY)
     if not isinstance(found, dict) or found.get(API) != api:
         return None
     body = found.get(BODY)

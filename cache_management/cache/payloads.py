@@ -1,4 +1,4 @@
-"""Names in an entry's metadata under which adapters keep what they serve in the place of its text.
+"""Names in an entry's metadata under which something is kept that is served in the place of its text.
 
 Without any framework: whoever brings entries from elsewhere must not let these names in.
 """
@@ -6,6 +6,9 @@ Without any framework: whoever brings entries from elsewhere must not let these 
 from __future__ import annotations
 
 from typing import Final
+
+GATEWAY: Final = "gateway"
+"""A whole body, and the API that it is of: `{"api": ..., "body": {...}}`."""
 
 LANGCHAIN: Final = "langchain"
 """Generations, in LangChain's own JSON."""
@@ -19,4 +22,4 @@ DSPY_COMPLETION: Final = "dspy_completion"
 DSPY_RECORD: Final = "dspy_record"
 """A record of DSPy's own."""
 
-PAYLOADS: Final = frozenset({LANGCHAIN, LITELLM, DSPY_COMPLETION, DSPY_RECORD})
+PAYLOADS: Final = frozenset({GATEWAY, LANGCHAIN, LITELLM, DSPY_COMPLETION, DSPY_RECORD})
