@@ -9,7 +9,6 @@ import inspect
 import json
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -22,7 +21,7 @@ from cache_management.adapters.guarded import Asked, GuardedManager
 from cache_management.cache.admission import Controls, parse_controls
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.manager import CacheManager
-from cache_management.cache.payloads import LITELLM
+from cache_management.cache.payloads import LITELLM, is_text_alone
 from cache_management.cache.requests import IGNORED, entry_key, make_request
 from cache_management.cache.values import CachedResponse, Lookup
 
@@ -99,11 +98,12 @@ _decode = msgspec.json.Decoder(_Completion).decode
 
 
 class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
-    """A `CacheManager` as the cache of LiteLLM's chat completions, streamed or not, sync or async.
+    """A `CacheManager` as the cache of LiteLLM's chat completions, sync or async.
 
     All that is given counts, also what a provider alone knows, in any order; of what LiteLLM keeps to itself only
     what can change an answer. A manager with a matcher also answers by meaning. The controls of a call are
-    honoured: `cache={"no-cache", "no-store", "ttl", "s-maxage", "namespace", "use-cache"}`. Embeddings, images and
+    honoured: `cache={"no-cache", "no-store", "ttl", "s-maxage", "namespace", "use-cache"}`. Streams are answered from
+    here and not stored, as LiteLLM does not tell whether a provider's stream came to its end. Embeddings, images and
     other calls go past it.
 
     Args:
@@ -149,10 +149,13 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
         found = await self._guarded.find(asked, controls=controls)
         if found is None or found.response is None:
             return None
-        _tell_similarity(kwargs, found)
         payload = found.response.metadata.get(LITELLM)
-        if payload is None:
-            return _as_completion(found.response)  # somebody else stored it, as a text
+        if payload is None:  # somebody else stored it
+            if not is_text_alone(found.response.metadata):
+                return None
+            _tell_similarity(kwargs, found)
+            return _as_completion(found.response, now=self._guarded.manager.llm_cache.clock())
+        _tell_similarity(kwargs, found)
         completion = completion_of(payload, as_stream=kwargs.get("stream") is True)
         if completion is None:
             self._guarded.corrupt(found.key, "it holds no completion")
@@ -160,7 +163,9 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
         return completion
 
     async def async_add_cache(self, result: Any, dynamic_cache_object: object = None, **kwargs: Any) -> None:
-        """Store the completion of a call, unless it is cut off, refused or empty."""
+        """Store the completion of a call, unless it was streamed, is cut off, refused or empty."""
+        if kwargs.get("stream"):
+            return  # of a stream that its provider closed in the middle LiteLLM says "stop", too
         asked, controls = self._read(kwargs)
         if asked is None:
             return
@@ -334,12 +339,12 @@ def completion_of(payload: object, *, as_stream: bool = False) -> dict[str, Any]
     return found
 
 
-def _as_completion(response: CachedResponse) -> dict[str, Any]:
+def _as_completion(response: CachedResponse, *, now: float) -> dict[str, Any]:
     message = {"role": "assistant", "content": response.response}
     return {
         "id": f"chatcmpl-{int(response.timestamp.timestamp() * 1000):x}",
         "object": "chat.completion",
-        "created": int(time.time()),
+        "created": int(now),
         "model": response.model,
         "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
         "usage": {"prompt_tokens": 0, "completion_tokens": response.token_count, "total_tokens": response.token_count},

@@ -5,6 +5,7 @@ Without any framework: whoever brings entries from elsewhere must not let these 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 GATEWAY: Final = "gateway"
@@ -23,3 +24,8 @@ DSPY_RECORD: Final = "dspy_record"
 """A record of DSPy's own."""
 
 PAYLOADS: Final = frozenset({GATEWAY, LANGCHAIN, LITELLM, DSPY_COMPLETION, DSPY_RECORD})
+
+
+def is_text_alone(metadata: Mapping[str, object]) -> bool:
+    """Tell whether the text of an entry is all of its answer: of a payload it leaves out tool calls and choices."""
+    return PAYLOADS.isdisjoint(metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from cache_management.cache.backends.base import Backend
@@ -11,6 +12,7 @@ from cache_management.cache.events import Event
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.semantic.matcher import SimilarityMatcher
+from cache_management.cache.values import CachedResponse
 
 ASKED = "How many transfers are free each month?"
 REWORDED = "Each month, how many transfers are free?"
@@ -35,3 +37,10 @@ def manager_on(
     if by_meaning:
         matcher = SimilarityMatcher(SimilarityConfig(model="hashing", threshold=0.6, namespace=namespace))
     return CacheManager(cache, matcher)
+
+
+async def store_with_payload(manager: CacheManager, kept: dict[str, Any], **asked: Any) -> None:
+    """Store an entry as whoever keeps more than a text does."""
+    moment = datetime.fromtimestamp(manager.llm_cache.clock(), UTC)
+    entry = CachedResponse(prompt="", response="text", model="m", timestamp=moment, token_count=0, metadata=kept)
+    await manager.store(response=entry, **asked)

@@ -19,7 +19,7 @@ from dspy.clients.call_result import CACHE_FORMAT
 from cache_management.adapters.dspy import ManagedCache
 from cache_management.cache.events import CorruptEvent, Event
 from cache_management.cache.payloads import DSPY_COMPLETION, DSPY_RECORD
-from tests.adapters.making import manager_on
+from tests.adapters.making import manager_on, store_with_payload
 from tests.adapters.test_litellm import Provider
 from tests.contracts.broken import BreakableBackend
 
@@ -109,7 +109,7 @@ async def test_a_hostile_value_is_refused(metadata: dict[str, Any]) -> None:
     cache = ManagedCache(manager)
     asked = cache._asked(REQUEST, None)
     assert asked is not None
-    await manager.store(response="text", **asked.arguments(), metadata=metadata)
+    await store_with_payload(manager, metadata, **asked.arguments())
 
     assert cache.get(REQUEST) is None
     assert any(isinstance(each, CorruptEvent) for each in heard)

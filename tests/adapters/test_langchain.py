@@ -31,7 +31,7 @@ from cache_management.cache.events import CorruptEvent, Event, RefusedEvent, Una
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.payloads import LANGCHAIN
-from tests.adapters.making import ASKED, OPPOSITE, REWORDED, manager_on
+from tests.adapters.making import ASKED, OPPOSITE, REWORDED, manager_on, store_with_payload
 from tests.contracts.broken import BreakableBackend
 
 
@@ -469,7 +469,7 @@ def made(path: list[str], **kwargs: Any) -> str:
 async def test_a_hostile_value_is_refused(payload: Any) -> None:
     heard: list[Event] = []
     manager = manager_on(heard=heard)
-    await manager.store(response="text", **ask_of("p", "llm").arguments(), metadata={LANGCHAIN: payload})
+    await store_with_payload(manager, {LANGCHAIN: payload}, **ask_of("p", "llm").arguments())
 
     assert await ManagedCache(manager).alookup("p", "llm") is None
     assert any(isinstance(each, CorruptEvent) for each in heard)
@@ -480,7 +480,7 @@ async def test_a_secret_that_a_value_asks_for_is_not_read(monkeypatch: pytest.Mo
     manager = manager_on()
     secret = {"lc": 1, "type": "secret", "id": ["SOME_KEY"]}
     payload = made(["langchain", "schema", "output", "Generation"], text="a", generation_info={"x": secret})
-    await manager.store(response="text", **ask_of("p", "llm").arguments(), metadata={LANGCHAIN: payload})
+    await store_with_payload(manager, {LANGCHAIN: payload}, **ask_of("p", "llm").arguments())
 
     found = await ManagedCache(manager).alookup("p", "llm")
 

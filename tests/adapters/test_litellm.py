@@ -21,8 +21,8 @@ from cache_management.adapters.litellm import ManagedCache
 from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.cache.events import CorruptEvent, Event, RefusedEvent
 from cache_management.cache.manager import CacheManager
-from cache_management.cache.payloads import LITELLM
-from tests.adapters.making import ASKED, OPPOSITE, REWORDED, manager_on
+from cache_management.cache.payloads import DSPY_RECORD, GATEWAY, LANGCHAIN, LITELLM
+from tests.adapters.making import ASKED, OPPOSITE, REWORDED, manager_on, store_with_payload
 from tests.contracts.broken import BreakableBackend
 from tests.waiting import eventually
 
@@ -40,6 +40,7 @@ class Provider(litellm.CustomLLM):  # type: ignore[misc, name-defined]
         super().__init__()
         self.calls: list[dict[str, Any]] = []
         self.finish_reason = "stop"
+        self.ends = True
 
     def completion(self, *args: Any, **kwargs: Any) -> Any:
         self.calls.append(kwargs)
@@ -59,7 +60,7 @@ class Provider(litellm.CustomLLM):  # type: ignore[misc, name-defined]
 
     def streaming(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         self.calls.append(kwargs)
-        for text, is_last in (("an", False), ("swer", True)):
+        for text, is_last in (("an", False), ("swer", True))[: 2 if self.ends else 1]:
             yield {
                 "text": text,
                 "is_finished": is_last,
@@ -133,24 +134,37 @@ async def test_async_calls_share_the_answers(provider: Provider) -> None:
     assert is_hit(blocking)
 
 
-async def test_streams_are_replayed_and_kept_whole(provider: Provider) -> None:
+async def test_streams_are_answered_as_plain_calls_are(provider: Provider) -> None:
     manager = manager_on()
     litellm.cache = ManagedCache(manager)
-
-    async def streamed(**more: Any) -> list[str]:
-        found = await litellm.acompletion(model="fake/m", messages=[{"role": "user", "content": "hi"}], stream=True)
-        return [piece.choices[0].delta.content async for piece in found if piece.choices[0].delta.content]
-
-    first = await streamed()
+    call: dict[str, Any] = {"model": "fake/m", "messages": [{"role": "user", "content": "hi"}]}
+    whole = await litellm.acompletion(**call)
     await stored(manager)
-    again = await streamed()
-    sync_stream = litellm.completion(model="fake/m", messages=[{"role": "user", "content": "hi"}], stream=True)
-    pieces = [piece.choices[0].delta.content for piece in sync_stream if piece.choices[0].delta.content]
-    whole = litellm.completion(model="fake/m", messages=[{"role": "user", "content": "hi"}])
+
+    again = await litellm.acompletion(**call, stream=True)
+    text = "".join([piece.choices[0].delta.content or "" async for piece in again])
+    pieces = [piece.choices[0].delta.content or "" for piece in litellm.completion(**call, stream=True)]
 
     assert len(provider.calls) == 1
-    assert first == ["an", "swer"]
-    assert "".join(again) == "".join(pieces) == text_of(whole) == "answer"
+    assert text == "".join(pieces) == text_of(whole) == "answer 1"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_what_was_streamed_is_not_kept_as_its_end_cannot_be_known(provider: Provider, ends: bool) -> None:
+    """LiteLLM says "stop" of a stream that its provider closed in the middle, too."""
+    manager = manager_on()
+    litellm.cache = ManagedCache(manager)
+    provider.ends = ends
+    call: dict[str, Any] = {"model": "fake/m", "messages": [{"role": "user", "content": "hi"}]}
+
+    async for _ in await litellm.acompletion(**call, stream=True):
+        pass
+    list(litellm.completion(**call, stream=True))
+    await litellm.acompletion(model="fake/m", messages=[{"role": "user", "content": "then"}])
+    await stored(manager)
+
+    assert len(await manager.llm_cache.list_keys()) == 1
+    assert text_of(await litellm.acompletion(**call)) == "answer 4"
 
 
 class City(BaseModel):
@@ -368,7 +382,7 @@ async def test_a_hostile_value_is_refused(provider: Provider, payload: Any, stre
     manager = manager_on(heard=heard)
     cache = litellm.cache = ManagedCache(manager)
     call = {"model": "fake/m", "messages": [{"role": "user", "content": "q"}]}
-    await manager.store(response="text", **cache._asked(call).arguments(), metadata={LITELLM: payload})
+    await store_with_payload(manager, {LITELLM: payload}, **cache._asked(call).arguments())
 
     answer = await litellm.acompletion(**call, stream=stream)
 
@@ -386,7 +400,7 @@ async def test_a_value_that_breaks_streams_alone_is_refused_to_them(provider: Pr
     tool_call = {"id": "1", "type": 5, "function": {"name": "f", "arguments": "{}"}}
     message = {"role": "assistant", "content": "a", "tool_calls": [tool_call]}
     payload = made(choices=[{"index": 0, "message": message, "finish_reason": "stop"}])
-    await manager.store(response="text", **cache._asked(call).arguments(), metadata={LITELLM: payload})
+    await store_with_payload(manager, {LITELLM: payload}, **cache._asked(call).arguments())
 
     assert is_hit(await litellm.acompletion(**call))
     pieces = [piece.choices[0].delta.content for piece in litellm.completion(**call, stream=True)]
@@ -403,6 +417,22 @@ async def test_a_text_that_somebody_else_stored_is_an_answer(provider: Provider)
 
     assert text_of(found) == "stored"
     assert is_hit(found)
+
+
+@pytest.mark.parametrize(
+    "kept", [{GATEWAY: {"api": "chat", "body": {}}}, {LANGCHAIN: "[]"}, {DSPY_RECORD: "{}", "mine": 1}]
+)
+async def test_an_entry_of_which_somebody_else_keeps_more_than_its_text_is_a_miss(
+    provider: Provider, kept: dict[str, Any]
+) -> None:
+    """Its text leaves out tool calls and further choices."""
+    manager = manager_on()
+    litellm.cache = ManagedCache(manager)
+    await store_with_payload(manager, kept, prompt="q", model="fake/m")
+
+    found = await litellm.acompletion(model="fake/m", messages=[{"role": "user", "content": "q"}])
+
+    assert text_of(found) == "answer 1"
 
 
 async def test_a_key_that_an_answer_names_can_be_deleted(provider: Provider) -> None:
