@@ -124,7 +124,15 @@ class GuardedManager:
         """
         return await self.manager.invalidate_all(namespace=self.namespace)
 
-    def may_keep(self, text: str, *, finish_reason: str | None, has_tool_calls: bool, refusal: str | None) -> bool:
+    def may_keep(
+        self,
+        text: str,
+        *,
+        finish_reason: str | None,
+        has_tool_calls: bool,
+        refusal: str | None,
+        aborted: bool = False,
+    ) -> bool:
         """Tell whether an answer is good enough to be stored, and the listeners why it is not."""
         cache = self.manager.llm_cache
         refused = may_store(
@@ -134,6 +142,7 @@ class GuardedManager:
             finish_reason=finish_reason,
             has_tool_calls=has_tool_calls,
             refusal=refusal,
+            aborted=aborted,
         )
         if refused is not None:
             cache.tell(RefusedEvent(refused.value, self.namespace))

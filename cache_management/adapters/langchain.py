@@ -15,15 +15,16 @@ from typing import Any
 
 from cache_management import sync
 from cache_management.adapters.guarded import MARK, GuardedManager, mark_of
+from cache_management.adapters.langchain_answers import finish_reason, is_streaming, lacks_its_word, shown
 from cache_management.adapters.langchain_identity import ask_of
 from cache_management.cache.manager import CacheManager
-from cache_management.cache.payloads import LANGCHAIN
+from cache_management.cache.payloads import LANGCHAIN, is_text_alone
 from cache_management.cache.values import CachedResponse, Lookup
 
 try:
     from langchain_core.caches import BaseCache
     from langchain_core.load import dumpd, load
-    from langchain_core.messages import AIMessage, AIMessageChunk, ChatMessage, ChatMessageChunk
+    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessageChunk, ChatMessage, ChatMessageChunk
     from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 except ImportError as exc:
     raise ImportError("The adapter for LangChain needs: pip install 'cache-management[langchain]'") from exc
@@ -33,7 +34,6 @@ _LOADED = (
     *(Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk),
     *(AIMessage, AIMessageChunk, ChatMessage, ChatMessageChunk),
 )
-_FINISH_NAMES = ("finish_reason", "stop_reason", "done_reason")
 # Without the wrapper that says once a process that loading is a beta function, to whoever asks first.
 _load: Any = inspect.unwrap(load)
 
@@ -96,6 +96,8 @@ class ManagedCache(BaseCache):
         found = await self._cache.find(ask_of(prompt, llm_string))
         if found is None or found.response is None:
             return None
+        if LANGCHAIN not in found.response.metadata and not is_text_alone(found.response.metadata):
+            return None  # somebody else's, of which the text leaves something out
         try:
             generations = generations_of(found.response)
         except _Unusable as exc:
@@ -106,9 +108,13 @@ class ManagedCache(BaseCache):
         return generations
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        """Store the generations of a call, unless one of them is cut off, refused or empty."""
+        """Store the generations of a call, unless one of them is cut off, refused or empty.
+
+        Of what came as a stream only the provider's word tells that it came to its end: without one it is not stored.
+        """
         generations = list(return_val)
-        if not generations or not all(map(self._is_good, generations)):
+        streams = is_streaming(llm_string)
+        if not generations or not all(self._is_good(each, streams=streams) for each in generations):
             return
         try:
             payload = json.dumps([dumpd(each) for each in generations])
@@ -120,7 +126,7 @@ class ManagedCache(BaseCache):
         first = generations[0]
         response = CachedResponse(
             prompt="",  # the manager files it under what was asked
-            response=_shown(first),
+            response=shown(first.text, _tool_calls(first)),
             model=asked.model or "unknown",
             timestamp=datetime.fromtimestamp(self._cache.manager.llm_cache.clock(), UTC),
             token_count=sum(map(_tokens, generations)),
@@ -136,12 +142,15 @@ class ManagedCache(BaseCache):
         """
         await self._cache.clear()
 
-    def _is_good(self, generation: Generation) -> bool:
+    def _is_good(self, generation: Generation, *, streams: bool) -> bool:
         message = generation.message if isinstance(generation, ChatGeneration) else None
+        places = _places(generation)
+        word = finish_reason(places)
         refusal = None if message is None else message.additional_kwargs.get("refusal")
         return self._cache.may_keep(
             generation.text,
-            finish_reason=_finish_reason(generation),
+            finish_reason=word,
+            aborted=word is None and (streams or lacks_its_word(places) or _came_as_a_stream(generation)),
             has_tool_calls=bool(_tool_calls(generation)) or (message is not None and _has_other_parts(message.content)),
             refusal=refusal if isinstance(refusal, str) else None,
         )
@@ -182,16 +191,27 @@ def _mark(generation: Generation, found: Lookup) -> None:
         generation.generation_info = {**(generation.generation_info or {}), MARK: mark}
 
 
-def _finish_reason(generation: Generation) -> str | None:
-    """Return the provider's word for why the model came to its end; None when it says none."""
-    places: list[dict[str, Any]] = [generation.generation_info or {}]
+def _places(generation: Generation) -> list[dict[str, Any]]:
+    """Return where a generation may say why it ended."""
+    places = [generation.generation_info or {}]
     if isinstance(generation, ChatGeneration):
         places.append(generation.message.response_metadata)
-    for place in places:
-        for name in _FINISH_NAMES:
-            if isinstance(place.get(name), str) and place[name]:
-                return str(place[name]).rpartition(".")[2]  # an enum of Google's says FinishReason.STOP
-    return None
+    return places
+
+
+def _came_as_a_stream(generation: Generation) -> bool:
+    """Tell whether a generation was put together of pieces."""
+    if isinstance(generation, GenerationChunk | ChatGenerationChunk):
+        return True
+    if not isinstance(generation, ChatGeneration):
+        return False
+    message = generation.message
+    if isinstance(message, BaseMessageChunk):
+        return True
+    all_given = message.model_fields_set >= set(type(message).model_fields) - {"type"}
+    # LangChain makes a message of pieces by giving it all fields, also those that nobody knows a value of; and of
+    # the newer events of streams a generation whose info is None.
+    return all_given or ("generation_info" in generation.model_fields_set and generation.generation_info is None)
 
 
 def _tool_calls(generation: Generation) -> list[Any]:
@@ -202,13 +222,6 @@ def _tool_calls(generation: Generation) -> list[Any]:
 def _has_other_parts(content: Any) -> bool:
     """Tell whether there is something besides text, such as an image."""
     return isinstance(content, list) and any(isinstance(part, dict) and part.get("type") != "text" for part in content)
-
-
-def _shown(generation: Generation) -> str:
-    """Return an answer as a text: what people see, and what is compared when an answer is computed again."""
-    calls = [{"name": each["name"], "args": each["args"]} for each in _tool_calls(generation)]
-    shown = json.dumps(calls, sort_keys=True, default=str) if calls else ""
-    return "\n".join(filter(None, (generation.text, shown)))
 
 
 def _tokens(generation: Generation) -> int:

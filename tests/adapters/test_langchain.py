@@ -14,11 +14,19 @@ pytest.importorskip("langchain_core")
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.globals import set_llm_cache
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, LLMResult
+from langchain_core.outputs import (
+    ChatGeneration,
+    ChatGenerationChunk,
+    ChatResult,
+    Generation,
+    GenerationChunk,
+    LLMResult,
+)
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from pydantic import Field
 
@@ -30,7 +38,7 @@ from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.cache.events import CorruptEvent, Event, RefusedEvent, UnavailableEvent
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
-from cache_management.cache.payloads import LANGCHAIN
+from cache_management.cache.payloads import DSPY_RECORD, GATEWAY, LANGCHAIN, LITELLM
 from tests.adapters.making import ASKED, OPPOSITE, REWORDED, manager_on, store_with_payload
 from tests.contracts.broken import BreakableBackend
 
@@ -87,6 +95,28 @@ class Streaming(Counting):
         self.calls.append(1)
         for piece in ("an", "swer"):
             yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+
+
+class Broken(BaseChatModel):
+    """A model whose stream may end in the middle, as when a provider closes the connection between two pieces."""
+
+    streaming: bool = False
+    last: dict[str, Any] | None = None
+    message_id: str | None = None
+    calls: list[Any] = Field(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return "broken"
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        raise NotImplementedError
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        self.calls.append(1)
+        yield ChatGenerationChunk(message=AIMessageChunk("You must never ", id=self.message_id))
+        if self.last is not None:
+            yield ChatGenerationChunk(message=AIMessageChunk("not do it.", response_metadata=self.last))
 
 
 class Plain(BaseLLM):
@@ -297,6 +327,89 @@ async def test_a_stream_is_langchain_s_own_business() -> None:
     assert pieces[0] == pieces[1]
 
 
+@pytest.mark.parametrize("message_id", [None, "msg_1"])
+@pytest.mark.parametrize("asked", [{"stream": True}, {}])
+def test_what_was_streamed_is_kept_only_when_it_says_why_it_ended(asked: Any, message_id: str | None) -> None:
+    heard: list[Event] = []
+    use(manager_on(heard=heard))
+    streaming: dict[str, Any] = {} if asked else {"streaming": True}
+    broken = Broken(calls=[], message_id=message_id, **streaming)
+    whole = Broken(calls=[], last={"finish_reason": "stop"}, **streaming)
+
+    assert [broken.invoke("What?", **asked).content for _ in range(2)] == ["You must never "] * 2
+    assert [whole.invoke("So?", **asked).content for _ in range(2)] == ["You must never not do it."] * 2
+
+    assert (len(broken.calls), len(whole.calls)) == (2, 1)
+    assert [each.reason for each in heard if isinstance(each, RefusedEvent)] == ["aborted_stream"] * 2
+
+
+async def test_what_is_streamed_only_because_somebody_listens_is_no_exception() -> None:
+    """As in LangGraph, which shows the pieces of each answer while it comes."""
+    use(manager_on())
+    model = Broken(calls=[])
+    chain = RunnableLambda(lambda text: model.invoke(str(text)))
+
+    for _ in range(2):
+        assert [event async for event in chain.astream_events("What?", version="v2")]
+
+    assert len(model.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("last", "calls"),
+    [
+        ({"stopReason": "end_turn"}, 1),  # Bedrock
+        ({"stopReason": "max_tokens"}, 2),
+        ({"object": "response", "status": "completed"}, 1),  # OpenAI's responses
+        ({"object": "response", "status": "incomplete"}, 2),
+        ({"status": "completed"}, 2),  # of something else
+    ],
+)
+def test_a_stream_says_why_it_ended_in_the_words_of_its_provider(last: dict[str, Any], calls: int) -> None:
+    use(manager_on())
+    model = Broken(calls=[], last=last, streaming=True)
+
+    model.invoke("What?")
+    model.invoke("What?")
+
+    assert len(model.calls) == calls
+
+
+@pytest.mark.parametrize(
+    ("generation", "llm_string", "is_kept"),
+    [
+        (Generation(text="a"), "llm", True),
+        (Generation(text="a", generation_info={"logprobs": None}), "llm", True),
+        (Generation(text="a", generation_info={"finish_reason": "stop"}), "[('streaming', True)]", True),
+        (Generation(text="a"), "[('streaming', False)]", True),
+        (Generation(text="a"), "[('streaming', True)]", False),
+        (Generation(text="a"), '{"kwargs": {"streaming": true}}', False),
+        (Generation(text="a", generation_info={"finish_reason": None}), "llm", False),
+        (GenerationChunk(text="a"), "llm", False),
+        (GenerationChunk(text="a", generation_info={"done_reason": "stop"}), "llm", True),
+        (ChatGeneration(message=AIMessage("a", id="1")), "llm", True),
+        (ChatGeneration(message=AIMessageChunk("a")), "llm", False),
+        (ChatGenerationChunk(message=AIMessageChunk("a")), "llm", False),
+        (ChatGeneration(message=AIMessage("a", response_metadata={"finish_reason": None})), "llm", False),
+    ],
+)
+async def test_without_a_word_of_its_end_only_what_came_whole_is_kept(
+    generation: Generation, llm_string: str, is_kept: bool
+) -> None:
+    cache = ManagedCache(manager_on())
+
+    await cache.aupdate("p", llm_string, [generation])
+
+    assert (await cache.alookup("p", llm_string) is not None) is is_kept
+
+
+def test_a_model_that_never_says_why_it_ended_is_cached() -> None:
+    use(manager_on())
+    model = FakeListChatModel(responses=["first", "second"])
+
+    assert [model.invoke("What?").content for _ in range(2)] == ["first", "first"]
+
+
 @pytest.mark.parametrize("reason", ["length", "content_filter"])
 def test_what_is_no_good_answer_is_given_and_not_stored(reason: str) -> None:
     heard: list[Event] = []
@@ -495,6 +608,17 @@ async def test_a_text_that_somebody_else_stored_is_an_answer() -> None:
     found = await ManagedCache(manager).alookup("p", "llm")
 
     assert [each.text for each in found or []] == ["text"]
+
+
+@pytest.mark.parametrize("kept", [{GATEWAY: {"api": "chat", "body": {}}}, {LITELLM: "{}"}, {DSPY_RECORD: "{}"}])
+async def test_an_entry_of_which_somebody_else_keeps_more_than_its_text_is_a_miss(kept: dict[str, Any]) -> None:
+    """Its text leaves out tool calls and further choices."""
+    heard: list[Event] = []
+    manager = manager_on(heard=heard)
+    await store_with_payload(manager, kept, **ask_of("p", "llm").arguments())
+
+    assert await ManagedCache(manager).alookup("p", "llm") is None
+    assert not any(isinstance(each, CorruptEvent) for each in heard)
 
 
 async def test_what_looks_like_a_langchain_object_in_an_answer_stays_what_it_is() -> None:
