@@ -24,7 +24,7 @@ import zstandard
 from pydantic import BaseModel, JsonValue
 
 from cache_management.cache.clock import Clock
-from cache_management.cache.errors import CorruptRecord, InvalidEntry
+from cache_management.cache.errors import CorruptRecord, EntryTooLarge, InvalidEntry
 from cache_management.cache.records import Record
 from cache_management.cache.values import CachedResponse
 
@@ -207,7 +207,7 @@ def _encode(fields: tuple[Any, ...], limit_bytes: int) -> bytes:
     except OverflowError:
         raise InvalidEntry(f"token_count {fields[3]} does not fit into 64 bits") from None
     if len(encoded) > limit_bytes:
-        raise InvalidEntry(
+        raise EntryTooLarge(
             f"the entry has {len(encoded):,} bytes, the limit is {limit_bytes:,}; raise max_entry_bytes to store it"
         )
     if len(encoded) < COMPRESS_FROM_BYTES:

@@ -4,7 +4,8 @@
     ├── ConfigurationError        a setting is wrong; names the key, the value and the fix
     ├── InvalidInput              an argument, a file or a line of it cannot be used
     │   ├── InvalidKey            a key or namespace cannot be used
-    │   └── InvalidEntry          a value cannot be stored: too large, not JSON, ...
+    │   └── InvalidEntry          a value cannot be stored: not JSON, nested too deeply, ...
+    │       └── EntryTooLarge     it is larger than max_entry_bytes
     ├── BackendUnavailable        a store did not answer in time
     │   ├── BackendRefused        it is there, and refused: full, read-only, not permitted
     │   └── WrongServer           it is there, and of another kind than the settings say
@@ -52,6 +53,10 @@ class InvalidKey(InvalidInput):
 
 class InvalidEntry(InvalidInput):
     """A value cannot be stored."""
+
+
+class EntryTooLarge(InvalidEntry):
+    """A value is larger than `max_entry_bytes`."""
 
 
 class BackendUnavailable(CacheError):

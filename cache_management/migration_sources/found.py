@@ -10,13 +10,23 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from cache_management.cache.errors import InvalidInput
+from cache_management.cache.admission import Refusal, may_store
+from cache_management.cache.errors import EntryTooLarge, InvalidInput
 from cache_management.cache.requests import Request, entry_key, make_request
 from cache_management.cache.transfer.lines import EntryLine, line_of
 from cache_management.cache.transfer.shelf import Shelf
 
 _EXAMPLES = 3
 _SHOWN = 60
+_REFUSED: Mapping[Refusal, str] = {
+    Refusal.TRUNCATED: "a cut-off answer",
+    Refusal.CONTENT_FILTER: "a filtered answer",
+    Refusal.REFUSAL: "a refusal",
+    Refusal.EMPTY: "no answer",
+    Refusal.ABORTED_STREAM: "a stream that does not say that it ended",
+}
+# What the other cache may have held for good reasons.
+_MISSED = frozenset({Refusal.EMPTY, Refusal.ABORTED_STREAM})
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +42,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     token_count: int = 0
     metadata: dict[str, Any] = {}
+    has_tool_calls: bool = False
     expires_at: float | UnsetType | None = UNSET
 
 
@@ -42,6 +53,12 @@ class LeftOut(msgspec.Struct, frozen=True):
     where: str
     prompt: str = ""
     is_fault: bool = True
+
+
+def left_out_for(refusal: Refusal, where: str, prompt: str) -> LeftOut:
+    """Return an answer that would not be kept if it were given here."""
+    reason = _REFUSED.get(refusal, "an answer that did not end well")
+    return LeftOut(reason, where, prompt, is_fault=refusal in _MISSED)
 
 
 class ForeignCache(Protocol):
@@ -107,8 +124,10 @@ class Converter:
         if isinstance(row.expires_at, float) and row.expires_at <= self._now:
             self._report.add(LeftOut("its life is over", row.where, shown, is_fault=False))
             return None
-        if not row.response.strip():
-            self._report.add(LeftOut("no answer", row.where, shown))
+        # Its size is checked with the whole entry.
+        refused = may_store(row.response, size_bytes=0, limit_bytes=0, has_tool_calls=row.has_tool_calls)
+        if refused is not None:
+            self._report.add(left_out_for(refused, row.where, shown))
             return None
         try:
             request = make_request(**{**self._asked, **row.asked})
@@ -133,7 +152,6 @@ class Converter:
 
 def _in_short(error: InvalidInput) -> str:
     """Return the kind of an error: sizes and places would make a reason of each row."""
-    text = str(error)
-    if "limit is" in text:
-        return "larger than max_entry_bytes"
-    return "not valid Unicode" if "Unicode" in text else "not what a request or an entry may hold"
+    return (
+        "larger than max_entry_bytes" if isinstance(error, EntryTooLarge) else "not what a request or an entry may hold"
+    )

@@ -12,10 +12,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from cache_management.adapters.langchain_answers import finish_reason, is_streaming, lacks_its_word
+from cache_management.adapters.langchain_answers import shown as as_text
 from cache_management.adapters.langchain_identity import ask_of
+from cache_management.cache.admission import Refusal, may_store
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.payloads import LANGCHAIN
-from cache_management.migration_sources.found import Found, LeftOut
+from cache_management.migration_sources.found import Found, LeftOut, left_out_for
 from cache_management.migration_sources.sqlite_files import SqliteFile, why_no_text
 
 _COLUMNS = ("prompt", "llm", "idx", "response")
@@ -64,15 +67,18 @@ class LangChainStore:
             generation = _generation(response)
             if generation is None:
                 return LeftOut("a value that is no generation of LangChain", table, shown)
+            refused = _why_not_kept(generation, is_streaming=is_streaming(llm))
+            if refused is not None:
+                return left_out_for(refused, table, shown)
             generations.append(generation)
-        text = generations[0]["kwargs"].get("text")
         calls = _tool_calls(generations[0])
         return Found(
             where=table,
             asked=asked.arguments(),
-            response="\n".join(filter(None, (text if isinstance(text, str) else "", calls))),
+            response=as_text(_text(generations[0]), calls),
             timestamp=self._file.changed_at,
             metadata={LANGCHAIN: json.dumps(generations)},
+            has_tool_calls=bool(calls),
         )
 
 
@@ -91,11 +97,34 @@ def _generation(text: str) -> dict[str, Any] | None:
     return None
 
 
-def _tool_calls(generation: dict[str, Any]) -> str:
-    match generation["kwargs"].get("message"):
-        case {"kwargs": {"tool_calls": [_, *_] as calls}}:
-            return json.dumps(
-                [{"name": each.get("name"), "args": each.get("args")} for each in calls if isinstance(each, dict)],
-                sort_keys=True,
-            )
-    return ""
+def _why_not_kept(generation: dict[str, Any], *, is_streaming: bool) -> Refusal | None:
+    """Return why our adapter for LangChain would not keep a generation, None if it would."""
+    kwargs = generation["kwargs"]
+    message = _object(_object(kwargs.get("message")).get("kwargs"))
+    places = [_object(kwargs.get("generation_info")), _object(message.get("response_metadata"))]
+    word = finish_reason(places)
+    refusal = _object(message.get("additional_kwargs")).get("refusal")
+    is_piece = generation["id"][-1].endswith("Chunk")
+    return may_store(
+        _text(generation),
+        size_bytes=0,  # that of the whole entry is checked with it
+        limit_bytes=0,
+        finish_reason=word,
+        refusal=refusal if isinstance(refusal, str) else None,
+        has_tool_calls=bool(_tool_calls(generation)),
+        aborted=word is None and (is_streaming or is_piece or lacks_its_word(places)),
+    )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(generation: dict[str, Any]) -> str:
+    text = generation["kwargs"].get("text")
+    return text if isinstance(text, str) else ""
+
+
+def _tool_calls(generation: dict[str, Any]) -> list[dict[str, Any]]:
+    calls = _object(_object(generation["kwargs"].get("message")).get("kwargs")).get("tool_calls")
+    return [each for each in calls if isinstance(each, dict)] if isinstance(calls, list) else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,7 +39,8 @@ class RedisVLStore:
         BackendUnavailable: Nobody answers there.
     """
 
-    def __init__(self, url: str, *, prefix: str | None = None) -> None:
+    def __init__(self, url: str, *, prefix: str | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._prefix = (prefix or "llmcache").rstrip(":") + ":"
         try:
             self._client: Any = Redis.from_url(
@@ -114,7 +115,7 @@ class RedisVLStore:
             response=response,
             timestamp=_moment(fields.get("updated_at"), fields.get("inserted_at")),
             metadata=_metadata(fields.get("metadata")),
-            expires_at=time.time() + life_ms / 1000 if life_ms >= 0 else None,
+            expires_at=self._clock() + life_ms / 1000 if life_ms >= 0 else None,
         )
 
     def _fields(self, key: bytes, kind: bytes) -> dict[str, Any] | str:

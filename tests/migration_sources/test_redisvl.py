@@ -74,6 +74,16 @@ def test_what_would_be_served_in_the_place_of_the_text_stays_behind(redis: Redis
     assert row.metadata == {"page": 5}
 
 
+def test_a_life_that_is_left_ends_by_the_clock_that_is_given(redis: Redis, redis_url: str) -> None:
+    redis.hset("llmcache:1", mapping=entry())
+    redis.pexpire("llmcache:1", 60_000)
+
+    ((row,), _) = found_in(RedisVLStore(redis_url, clock=lambda: 1e9).rows())
+
+    assert isinstance(row.expires_at, float)
+    assert 1e9 < row.expires_at <= 1e9 + 60
+
+
 def test_a_prefix_is_no_pattern(redis: Redis, redis_url: str) -> None:
     redis.hset("a*:1", mapping=entry("ours"))
     redis.hset("abc:1", mapping=entry("theirs"))

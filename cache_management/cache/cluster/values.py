@@ -13,7 +13,7 @@ import msgspec
 import zstandard
 from pydantic import ValidationError
 
-from cache_management.cache.errors import CorruptRecord, InvalidEntry
+from cache_management.cache.errors import CorruptRecord, EntryTooLarge, InvalidEntry
 from cache_management.cache.values import CachedResponse
 
 _COMPRESSED_FROM_BYTES = 100_000
@@ -39,7 +39,7 @@ def encode_value(value: object, *, limit_bytes: int) -> bytes:
         _refuse_what_is_not_json(value, "the value", 0)
         encoded = b"j" + msgspec.json.encode(value)
     if len(encoded) - 1 > limit_bytes:
-        raise InvalidEntry(f"the value has {len(encoded) - 1:,} bytes, the limit is {limit_bytes:,} (max_entry_bytes)")
+        raise EntryTooLarge(f"the value has {len(encoded) - 1:,} bytes, the limit is {limit_bytes:,} (max_entry_bytes)")
     if len(encoded) >= _COMPRESSED_FROM_BYTES:
         return b"z" + zstandard.ZstdCompressor(level=1).compress(encoded)
     return encoded

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import zstandard
 
-from cache_management.cache.errors import CorruptRecord, InvalidEntry
+from cache_management.cache.errors import CorruptRecord, EntryTooLarge, InvalidEntry
 from cache_management.cache.reasoning.book import Book, Branch, StoredResult
 from cache_management.cache.reasoning.samples import HOLE, Samples
 from cache_management.cache.reasoning.step_identity import Canonical, Conditions, canonical_text
@@ -63,7 +63,7 @@ def encode_book(book: Book, *, limit_bytes: int) -> bytes:
     except (UnicodeEncodeError, OverflowError, TypeError) as exc:
         raise InvalidEntry(f"what is to be stored cannot be written: {exc}") from None
     if len(encoded) > limit_bytes:
-        raise InvalidEntry(
+        raise EntryTooLarge(
             f"what is known of the problem has {len(encoded):,} bytes, the limit is {limit_bytes:,}; raise"
             " max_entry_bytes, or prune steps, to store more"
         )
