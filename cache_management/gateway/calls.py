@@ -75,6 +75,16 @@ class BrokenStream(Exception):
     """A stream ended before its time, or with what cannot be put together."""
 
 
+def decoded(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Return headers as text of Latin-1, in which each byte is a character: whatever they are in, none is lost."""
+    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw)
+
+
+def encoded(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return the bytes of headers, see `decoded`; a library of HTTP would take text for ASCII."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
 def header(headers: Headers, name: str) -> str | None:
     """Return the values of a header, joined by commas; None where there is none."""
     found = [value for given, value in headers if given.lower() == name]

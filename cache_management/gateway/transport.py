@@ -9,17 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, Self, TypeVar
 
+import msgspec
+
 from cache_management import sync
 from cache_management.cache.manager import CacheManager
-from cache_management.gateway.calls import Call, Headers, Reply, close
+from cache_management.gateway.calls import (
+    BrokenStream,
+    Call,
+    Headers,
+    Reply,
+    Upstream,
+    close,
+    decoded,
+    encoded,
+    for_upstream,
+    marked,
+    without_hops,
+)
 from cache_management.gateway.dialects import dialect_of
 from cache_management.gateway.exchange import Exchange
+
+logger = logging.getLogger("cache_management")
 
 T = TypeVar("T")
 _CLOSE_SECONDS = 5.0
@@ -56,33 +73,35 @@ class CachingTransport:
         """Answer a request of an asynchronous client."""
         library = _library_of(request)
         inner = self._transport(library, "AsyncHTTPTransport")
-        if dialect_of(request.method, request.url.path) is None:
+        if dialect_of(request.method, _path_of(request)) is None:
             return await inner.handle_async_request(request)
-        call = _call_of(request, await request.aread())
+        call, caller = _call_of(request, await request.aread()), _Caller()
 
         async def upstream(sent: Call) -> Reply:
+            caller.has_asked = True
             response = await inner.handle_async_request(_request_of(library, request, sent))
-            return Reply(response.status_code, _headers_of(response), _read(response.stream))
+            return Reply(response.status_code, decoded(response.headers.raw), _read(response.stream))
 
-        reply = await self._exchange.send(call, upstream, namespace=self._namespace)
+        reply = await self._answer(call, upstream, caller)
         body = _async_body(library)(reply.body)
-        return library.Response(reply.status, headers=list(reply.headers), stream=body)
+        return library.Response(reply.status, headers=encoded(reply.headers), stream=body)
 
     def handle_request(self, request: Any) -> Any:
         """Answer a request of a plain client."""
         library = _library_of(request)
         inner = self._transport(library, "HTTPTransport")
-        if dialect_of(request.method, request.url.path) is None:
+        if dialect_of(request.method, _path_of(request)) is None:
             return inner.handle_request(request)
-        call = _call_of(request, request.read())
+        call, caller = _call_of(request, request.read()), _Caller()
 
         async def upstream(sent: Call) -> Reply:
+            caller.has_asked = True
             asking = _Asking(lambda: inner.handle_request(_request_of(library, request, sent)))
             return await asking.reply()
 
-        reply = sync.run(self._exchange.send(call, upstream, namespace=self._namespace))
+        reply = sync.run(self._answer(call, upstream, caller))
         body = _plain_body(library)(reply.body)
-        return library.Response(reply.status, headers=list(reply.headers), stream=body)
+        return library.Response(reply.status, headers=encoded(reply.headers), stream=body)
 
     async def aclose(self) -> None:
         """Wait a moment for what is being stored, and close the other transport; the manager is its maker's."""
@@ -108,11 +127,30 @@ class CachingTransport:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    async def _answer(self, call: Call, upstream: Upstream, caller: _Caller) -> Reply:
+        try:
+            return await self._exchange.send(call, upstream, namespace=self._namespace)
+        except BrokenStream:
+            raise
+        except Exception:
+            if caller.has_asked:  # it is what the provider's transport raised
+                raise
+            logger.warning("the cache failed, the answer comes from the provider", exc_info=True)
+        reply = await upstream(msgspec.structs.replace(call, headers=for_upstream(call.headers)))
+        return Reply(reply.status, marked(without_hops(reply.headers), "bypass"), reply.body)
+
     def _transport(self, library: ModuleType, name: str) -> Any:
         with self._lock:
             if self._inner is None:
                 self._inner = getattr(library, name)()
             return self._inner
+
+
+class _Caller:
+    """How far one request of the application has come."""
+
+    def __init__(self) -> None:
+        self.has_asked = False
 
 
 class _Asking:
@@ -146,7 +184,7 @@ class _Asking:
             self._tell(self._settle, exc)
             return
         try:
-            self._tell(self._settle, (response.status_code, _headers_of(response)))
+            self._tell(self._settle, (response.status_code, decoded(response.headers.raw)))
             for part in response.stream:
                 if self._left.is_set():
                     break
@@ -174,18 +212,23 @@ def _library_of(request: Any) -> ModuleType:
     return importlib.import_module(type(request).__module__.partition(".")[0])
 
 
+def _path_of(request: Any) -> str:
+    """Return the path and the query as they are sent: what is escaped in them may be no path that is known."""
+    path: str = request.url.raw_path.decode("ascii")
+    return path
+
+
 def _call_of(request: Any, body: bytes) -> Call:
-    path = request.url.raw_path.decode("ascii")
+    path = _path_of(request)
     dialect = dialect_of(request.method, path)
     assert dialect is not None  # noqa: S101 - asked before
     plain, _, query = path.partition("?")
     base = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}{plain.removesuffix(dialect.suffix)}"
-    headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw)
     return Call(
         method=request.method,
         path=dialect.suffix + (f"?{query}" if query else ""),
         base=base,
-        headers=headers,
+        headers=decoded(request.headers.raw),
         body=body,
     )
 
@@ -193,12 +236,8 @@ def _call_of(request: Any, body: bytes) -> Call:
 def _request_of(library: ModuleType, request: Any, sent: Call) -> Any:
     """Return the request as it goes on: the same address and time limits, what the exchange made of the rest."""
     return library.Request(
-        request.method, request.url, headers=list(sent.headers), content=sent.body, extensions=request.extensions
+        request.method, request.url, headers=encoded(sent.headers), content=sent.body, extensions=request.extensions
     )
-
-
-def _headers_of(response: Any) -> Headers:
-    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
 
 
 async def _read(stream: Any) -> AsyncIterator[bytes]:

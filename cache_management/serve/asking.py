@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 
 from cache_management.gateway.bodies import encode
-from cache_management.gateway.calls import Call, Headers, Reply, once
+from cache_management.gateway.calls import Call, Headers, Reply, decoded, encoded, once
 from cache_management.gateway.dialects import dialect_of
 from cache_management.gateway.dialects.base import openai_error
 from cache_management.serve.tenants import KEY_HEADERS
@@ -45,15 +45,14 @@ class Asking:
         """Return what the provider answers, or an error that says that it does not."""
         try:
             request = self._client.build_request(
-                call.method, call.base + call.path, headers=list(self._headers(call)), content=call.body or None
+                call.method, call.base + call.path, headers=encoded(self._headers(call)), content=call.body or None
             )
             response = await self._client.send(request, stream=True)
         except httpx2.TimeoutException:
             return failure(call.path, "The provider did not answer in time.", status=504, code="upstream_timeout")
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError):
             return failure(call.path, "The provider cannot be reached.", status=502, code="upstream_unavailable")
-        headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
-        return Reply(response.status_code, headers, _read(response))
+        return Reply(response.status_code, decoded(response.headers.raw), _read(response))
 
     async def aclose(self) -> None:
         """Close the connections."""

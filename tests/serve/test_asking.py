@@ -1,0 +1,39 @@
+"""How the proxy asks a provider: what it sends and hands on, and that nothing stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from cache_management.gateway.calls import Call, read_all
+from cache_management.serve.asking import Asking
+from tests.gateway.upstream import Act, LocalUpstream
+
+
+@pytest.fixture
+async def asking() -> AsyncIterator[Asking]:
+    made = Asking(timeout_seconds=2, connections=1)
+    yield made
+    await made.aclose()
+
+
+def call_of(upstream: LocalUpstream, *headers: tuple[str, str], **more: Any) -> Call:
+    body = {"model": "gpt-x", "messages": [{"role": "user", "content": "hello"}], **more}
+    return Call(
+        method="POST", path="/chat/completions", base=upstream.url, headers=headers, body=msgspec.json.encode(body)
+    )
+
+
+async def test_headers_that_are_not_ascii_pass(asking: Asking, upstream: LocalUpstream) -> None:
+    upstream.act = lambda _: Act(headers=(("openai-organization", "café"),))
+    as_bytes = "café".encode().decode("latin-1")  # a byte is a character here
+
+    reply = await asking.send(call_of(upstream, ("x-title", as_bytes)))
+    await read_all(reply.body, 10_000)
+
+    assert reply.status == 200
+    assert ("openai-organization", as_bytes) in reply.headers
+    assert upstream.seen[0].headers["x-title"] == "café"
