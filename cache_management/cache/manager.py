@@ -31,6 +31,7 @@ from cache_management.cache.front_door import FrontDoor, index_keys
 from cache_management.cache.identity import check_namespace, is_namespace
 from cache_management.cache.invalidation import Selection
 from cache_management.cache.llm import LLMCache
+from cache_management.cache.payloads import check_metadata
 from cache_management.cache.reasoning.step_identity import conditions
 from cache_management.cache.records import IndexReport, Record
 from cache_management.cache.requests import Request, make_request
@@ -160,7 +161,8 @@ class CacheManager:
     ) -> str:
         """File an answer under its request, findable exactly and by meaning; return its key.
 
-        `metadata` is added to that of a CachedResponse; the prompt of the request replaces its own.
+        `metadata` is added to that of a CachedResponse; the prompt of the request replaces its own. Names under which
+        adapters and clients keep more than a text are theirs, and refused.
 
         Raises:
             InvalidInput, InvalidEntry: The request or the answer cannot be used.
@@ -168,6 +170,7 @@ class CacheManager:
         """
         request = make_request(prompt, model=model, system=system, history=history, params=params)
         added = {} if metadata is None else check_mapping(metadata, "metadata")
+        check_metadata(added, "metadata")
         filed = _as_response(request, response, added, now=self.llm_cache.clock())
         with self._within(namespace) as door:
             return await door.store(request, filed, ttl_seconds=ttl_seconds, tags=tags)

@@ -26,8 +26,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from cache_management.cache.compute import Computed
-from cache_management.cache.errors import ConfigurationError, ProviderBusy, ProviderRefused, ProviderStuck
+from cache_management.cache.errors import ConfigurationError, InvalidInput, ProviderBusy, ProviderRefused, ProviderStuck
 from cache_management.cache.on_thread import on_thread
+from cache_management.cache.payloads import check_metadata
 from cache_management.cache.values import CachedResponse
 
 Question = dict[str, Any]
@@ -251,6 +252,10 @@ def as_computed(said: object) -> Computed:
         answer = _Answer.model_validate(dict(said), strict=False)
     except ValidationError as exc:
         raise ProviderRefused(f"the provider's answer has a wrong {wrong_fields(exc)}") from None
+    try:
+        check_metadata(answer.metadata, "the provider's metadata")
+    except InvalidInput as exc:
+        raise ProviderRefused(str(exc)) from None
     return Computed(
         response=answer.response,
         model=answer.model,

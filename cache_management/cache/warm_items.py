@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from cache_management.cache.config import check_ttl, explain_validation
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.identity import MAX_KEY_BYTES
+from cache_management.cache.payloads import check_metadata
 from cache_management.cache.values import CachedResponse, UtcDatetime
 
 MAX_ITEM_BYTES = 64 * 2**20
@@ -119,6 +120,8 @@ def check_item(data: object, *, where: str, may_ask: bool = False) -> WarmItem:
             item = WarmItem.model_validate(_as_reasoning(data), strict=True)
     except ValidationError as exc:
         raise InvalidInput(explain_validation(exc, what=where)) from None
+    if not isinstance(data, CachedResponse):  # that of a program was in a cache already, with all it holds
+        check_metadata(item.metadata, f"{where}: metadata")
     if item.is_question and not may_ask:
         raise InvalidInput(
             f"{where}: the prompt {_short(item.prompt)} has no response, and no provider is configured to ask for one"

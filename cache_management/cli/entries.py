@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from cache_management.cache.config import explain_validation
 from cache_management.cache.errors import InvalidInput
+from cache_management.cache.payloads import check_metadata
 from cache_management.cache.values import CachedResponse, SimilarityMatch
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
@@ -33,6 +34,8 @@ def set_cache(
     cli: CliContext, prompt: str, response: str, model: str, ttl: int | None, metadata: str | None, as_json: bool
 ) -> None:
     """Store RESPONSE as the answer to PROMPT."""
+    given = {} if metadata is None else parse_object(metadata, "--metadata", '{"user": "alice"}')
+    check_metadata(given, "--metadata")
     try:
         entry = CachedResponse(
             prompt=prompt,
@@ -40,7 +43,7 @@ def set_cache(
             model=model,
             timestamp=datetime.now(UTC),
             token_count=0,
-            metadata={} if metadata is None else parse_object(metadata, "--metadata", '{"user": "alice"}'),
+            metadata=given,
         )
     except ValidationError as exc:
         raise InvalidInput(explain_validation(exc, what="the entry")) from None

@@ -100,6 +100,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "token_count negative": (row(token_count=-1), r"token_count: .*greater than or equal to 0 \(got -1\)"),
     "token_count text": (row(token_count="8"), r"token_count: .*valid integer \(got '8'\)"),
     "token_count a truth value": (row(token_count=True), r"token_count: .*valid integer"),
+    "metadata that would be served": (row(metadata={"gateway": {}}), "line 1: metadata may not hold 'gateway'"),
     "metadata a list": (row(metadata=[]), "metadata: .*dictionary"),
     "ttl zero": (row(ttl_seconds=0), r"ttl_seconds: must be positive seconds.*\(got 0\)"),
     "ttl a fraction": (row(ttl_seconds=1.5), "ttl_seconds: .*integer"),

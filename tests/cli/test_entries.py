@@ -45,6 +45,12 @@ def test_an_entry_set_on_the_command_line_is_found_by_the_library_and_the_other_
     assert cli("get-cache", "from the app").out == "yes\n"
 
 
+def test_metadata_that_would_be_served_in_the_place_of_the_response_is_refused(cli: Cli) -> None:
+    found = cli("set-cache", "q", "4", "-M", '{"gateway": {"api": "chat", "body": {}}}')
+
+    assert (found.code, "--metadata may not hold 'gateway'" in found.err) == (2, True)
+
+
 @pytest.mark.parametrize("form", ["json", "yaml"])
 def test_formats_hold_the_whole_entry(cli: Cli, form: str) -> None:
     cli("set-cache", "q", "ünïcode ✓", "-m", "m1")
