@@ -12,8 +12,9 @@ others wait for goes on. A cache that is broken is as if it were not there.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, NoReturn, cast
 
 import msgspec
@@ -22,6 +23,7 @@ from cache_management.cache.compute import Computed
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.identity import digest
 from cache_management.cache.manager import CacheManager
+from cache_management.cache.payloads import PAYLOADS
 from cache_management.cache.requests import entry_key, is_reserved_key, make_request
 from cache_management.cache.values import Answered
 from cache_management.gateway import sse
@@ -40,7 +42,6 @@ from cache_management.gateway.calls import (
     for_upstream,
     header,
     marked,
-    read_all,
     whole,
     without_hops,
 )
@@ -48,16 +49,20 @@ from cache_management.gateway.controls import Wishes, read_wishes
 from cache_management.gateway.dialects import dialect_of
 from cache_management.gateway.dialects.base import Api, Collector, Dialect, Reading, stored_body
 from cache_management.gateway.dialects.embeddings import Embeddings
+from cache_management.gateway.headers import telling_headers
 from cache_management.gateway.pipe import LiveBody, Pipe
+from cache_management.gateway.streams import chain, read_up_to
 from cache_management.gateway.vectors import AskedVectors, VectorExchange
 
 logger = logging.getLogger("cache_management")
 
 LITELLM_FIELD = "cache"
 _ATTEMPTS = 3
-_LARGE_BYTES = 256 * 1024
+_VECTORS_TIMES = 4  # 2,048 vectors of 3,072 numbers are 140 MB of JSON
+_LARGE_BYTES = 64 * 1024
 _PATIENCE_SECONDS = 5.0
-_DENIED = frozenset({401, 403})
+_OWN_ERRORS = frozenset({401, 402, 403, 404})
+_SHARED_HEADERS = frozenset({"content-type", "content-encoding", "retry-after"})
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +74,16 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     wishes: Wishes
     namespace: str | None
     key: str
+    label: str = "miss"
+
+    def anew(self) -> Asked:
+        """Return the same, to be asked of the provider whatever is stored."""
+        wishes = msgspec.structs.replace(self.wishes, controls={**self.wishes.controls, "no-cache": True})
+        return msgspec.structs.replace(self, wishes=wishes)
+
+    def finished(self, body: dict[str, Any]) -> Computed:
+        """Return what is stored of an answer; see `Dialect.finished`."""
+        return self.dialect.finished(body, choices=self.reading.choices)
 
 
 class _Opened(msgspec.Struct, frozen=True):
@@ -79,6 +94,10 @@ class _Opened(msgspec.Struct, frozen=True):
     wishes: Wishes
     namespace: str | None
     place: dict[str, Any]
+
+
+class _Foreign(Exception):
+    """A stored answer is more than its text, in words that the gateway does not read."""
 
 
 class _Turn:
@@ -106,7 +125,8 @@ class Exchange:
         may_choose_namespace: Callers may name one, by `x-cache-namespace` or LiteLLM's `cache` field.
         answers_bad_bodies: Say of a body that cannot be read that it is wrong, instead of letting the provider say so.
         limit_seconds: How long a computation may take, whoever still waits for it.
-        limit_bytes: The largest answer that is read.
+        limit_bytes: The largest answer that is kept.
+        ignored_headers: Names of request headers, in lower case, that change no answer beside those known not to.
     """
 
     def __init__(
@@ -118,7 +138,9 @@ class Exchange:
         answers_bad_bodies: bool = False,
         limit_seconds: float = 600.0,
         limit_bytes: int = 64 * 2**20,
+        ignored_headers: Collection[str] = (),
     ) -> None:
+        self._ignored_headers = frozenset(ignored_headers)
         self.manager = manager
         self._namespace = namespace
         self._may_choose = may_choose_namespace
@@ -126,7 +148,10 @@ class Exchange:
         self._limit_seconds = limit_seconds
         self._limit_bytes = limit_bytes
         self._running: set[asyncio.Task[Any]] = set()
-        self._vectors = VectorExchange(self._keep, limit_seconds=limit_seconds, limit_bytes=limit_bytes)
+        self._computing: list[asyncio.Task[Answered]] = []  # for each computation, what it was begun for
+        self._vectors = VectorExchange(
+            self._keep, limit_seconds=limit_seconds, limit_bytes=_VECTORS_TIMES * limit_bytes
+        )
 
     async def send(self, call: Call, upstream: Upstream, *, namespace: str | None = None) -> Reply:
         """Answer a request, from the cache or from `upstream`.
@@ -152,8 +177,8 @@ class Exchange:
 
     @property
     def under_way(self) -> int:
-        """Return how many answers are being found or computed, whoever still waits for them."""
-        return len(self._running)
+        """Return how many answers are being found or computed, refreshes that nobody waits for included."""
+        return len(self._running) + sum(answering.done() for answering in self._computing)
 
     async def aclose(self, *, wait_seconds: float = 0.0) -> None:
         """Wait for what is being computed, then give it up."""
@@ -183,9 +208,9 @@ class Exchange:
         wishes = read_wishes(call.headers, body[LITELLM_FIELD] if ours else None)
         if ours:
             body = {name: value for name, value in body.items() if name != LITELLM_FIELD}
-            sent = msgspec.structs.replace(sent, body=encode(body))
+            sent = msgspec.structs.replace(sent, body=json.dumps(body).encode())  # any text, also half a character
         within = self._namespace_of(wishes, self._namespace if namespace is None else namespace)
-        opened = _Opened(sent, body, wishes, within, _place(dialect, call))
+        opened = _Opened(sent, body, wishes, within, _place(dialect, call, self._ignored_headers))
         try:
             if isinstance(dialect, Embeddings):
                 return self._read_vectors(dialect, opened)
@@ -252,14 +277,20 @@ class Exchange:
             if turn.live.done() and not _has_hit(answering):
                 status, headers, pipe = turn.live.result()
                 body = LiveBody(pipe, answering, patience_seconds=_PATIENCE_SECONDS)
-                return Reply(status, marked(headers, _label(asked), asked.key), body)
+                return Reply(status, marked(headers, asked.label, asked.key), body)
             turn.end()
+            if answering.cancelled():
+                raise BrokenStream("the client was closed meanwhile")
             try:
                 return self._reply(asked, answering.result(), turn)
+            except _Foreign:
+                # Stored by an adapter of this manager, which alone can read all of it.
+                asked = asked.anew()
             except AsItCame as exc:
-                # Somebody else's key may have been refused, not this caller's.
-                if exc is turn.failure or exc.status not in _DENIED:
-                    return whole(exc.status, marked(exc.headers, _label(asked), asked.key), exc.body)
+                # Somebody else's key may have been refused, not this caller's; and its headers tell of somebody else.
+                if exc is turn.failure or exc.status not in _OWN_ERRORS:
+                    headers = exc.headers if exc is turn.failure else _shared(exc.headers)
+                    return whole(exc.status, marked(headers, asked.label, asked.key), exc.body)
             except (UpstreamFailed, BrokenStream) as exc:
                 if exc is turn.failure:
                     _give_up(exc)
@@ -279,12 +310,15 @@ class Exchange:
             # Called again later, to refresh an answer, it gives to nobody but the cache.
             mine = None if turn.began else turn
             turn.began = True
+            self._computing.append(answering)
             try:
                 return await self._compute(asked, upstream, mine)
             except BaseException as exc:
                 if mine is not None:
                     mine.failure = exc
                 raise
+            finally:
+                self._computing.remove(answering)
 
         answering = asyncio.get_running_loop().create_task(
             self.manager.answer(
@@ -319,10 +353,10 @@ class Exchange:
             UpstreamFailed, BrokenStream: It did not come, or not to its end.
         """
         try:
-            async with asyncio.timeout(self._limit_seconds):
+            async with asyncio.timeout(self._limit_seconds) as limit:
                 reply = await upstream(asked.call)
                 try:
-                    return await self._collect(asked, reply, turn)
+                    return await self._collect(asked, reply, turn, limit)
                 finally:
                     await close(reply.body)
         except (AsItCame, BrokenStream, UpstreamFailed):
@@ -330,40 +364,59 @@ class Exchange:
         except Exception as exc:
             raise UpstreamFailed(exc) from exc
 
-    async def _collect(self, asked: Asked, reply: Reply, turn: _Turn | None) -> Computed:
+    async def _collect(self, asked: Asked, reply: Reply, turn: _Turn | None, limit: asyncio.Timeout) -> Computed:
         headers = without_hops(reply.headers, "content-length")
         kind = (header(headers, "content-type") or "").lower()
         is_plain = header(headers, "content-encoding") in {None, "", "identity"}
         good = 200 <= reply.status < 300 and is_plain
         if good and asked.reading.streams and kind.startswith("text/event-stream"):
-            return await self._collect_stream(asked, reply, headers, turn)
-        try:
-            body = await read_all(reply.body, self._limit_bytes)
-        except NotUnderstood as exc:
-            raise BrokenStream(str(exc)) from exc
+            collected = _Collected(asked.dialect.collector(), self._limit_bytes)
+            await self._pass_along(reply.body, (reply.status, headers), turn, limit, collected)
+            return collected.finish(asked.finished)
+        parts, is_whole = await read_up_to(reply.body, self._limit_bytes)
+        if not is_whole:
+            # Too long to be kept, and not to be withheld from who asked.
+            await self._pass_along(chain(parts, reply.body), (reply.status, headers), turn, limit, None)
+            raise BrokenStream("it is too long")
+        body = b"".join(parts)
         came = AsItCame(reply.status, headers, body)
         if not good or asked.reading.streams:
             raise came
         try:
-            computed = asked.dialect.finished(read_answer(body))
+            computed = asked.finished(read_answer(body))
         except NotUnderstood:
             raise came from None
         if turn is not None:
             turn.raw = (reply.status, headers, body)
         return computed
 
-    async def _collect_stream(self, asked: Asked, reply: Reply, headers: Headers, turn: _Turn | None) -> Computed:
+    async def _pass_along(
+        self,
+        body: AsyncIterator[bytes],
+        head: tuple[int, Headers],
+        turn: _Turn | None,
+        limit: asyncio.Timeout,
+        collected: _Collected | None,
+    ) -> None:
+        """Hand a body to the caller of a turn as it comes; while that one reads, silence alone counts as too long.
+
+        Raises:
+            BrokenStream: It cannot be kept.
+        """
         pipe = Pipe()
         if turn is None or turn.is_over:
             pipe.leave()
         else:
-            turn.live.set_result((reply.status, headers, pipe))
+            turn.live.set_result((*head, pipe))
         try:
-            collected = _Collected(asked.dialect.collector(), self._limit_bytes)
-            async for data in reply.body:
+            async for data in body:
                 await pipe.put(data)
-                collected.add(data)
-            computed = collected.finish(asked.dialect.finished)
+                if collected is not None:
+                    collected.add(data)
+                if not pipe.has_left:
+                    limit.reschedule(asyncio.get_running_loop().time() + self._limit_seconds)
+            if collected is not None:
+                collected.check()
         except BrokenStream:
             pipe.end()  # for whoever reads along it did come to its end
             raise
@@ -374,14 +427,15 @@ class Exchange:
             pipe.end(exc)
             raise
         pipe.end(is_whole=True)
-        return computed
 
     def _reply(self, asked: Asked, answered: Answered, turn: _Turn) -> Reply:
         if answered.kind is None and turn.raw is not None:
             return _raw_reply(asked, turn.raw)
         dialect, response = asked.dialect, answered.response
-        body = stored_body(response, dialect.name) or dialect.from_text(response)
-        body = dialect.as_hit(body)
+        body = stored_body(response, dialect.name)
+        if body is None and PAYLOADS & response.metadata.keys():
+            raise _Foreign
+        body = dialect.as_hit(body or dialect.from_text(response))
         told: Headers = (
             ("x-cache", f"hit-{answered.kind or 'exact'}"),
             ("x-cache-key", answered.key if is_reserved_key(answered.key) else digest(answered.key)),
@@ -416,11 +470,25 @@ class _Collected:
         except (NotUnderstood, sse.StreamSyntaxError) as exc:
             self._why = str(exc)
 
-    def finish(self, finished: Callable[[dict[str, Any]], Computed]) -> Computed:
+    def check(self) -> None:
+        """Look whether it came to its end.
+
+        Raises:
+            BrokenStream: It did not, or cannot be put together.
+        """
+        if not self._collector.has_ended:
+            self.add(b"\n\n")  # some close behind their last line, without the empty one that ends an event
         if self._why is None and not self._collector.has_ended:
             self._why = "it ended before its end"
         if self._why is not None:
             raise BrokenStream(self._why)
+
+    def finish(self, finished: Callable[[dict[str, Any]], Computed]) -> Computed:
+        """Return what was collected.
+
+        Raises:
+            BrokenStream: It cannot be kept.
+        """
         try:
             return finished(self._collector.body())
         except NotUnderstood as exc:
@@ -449,21 +517,27 @@ def _read_question(dialect: Dialect, opened: _Opened) -> Asked | Call:
         wishes=opened.wishes,
         namespace=opened.namespace,
         key=key if is_reserved_key(key) else digest(key),
+        label="bypass" if opened.wishes.controls.get("no-cache") else "miss",
     )
 
 
-def _place(api: Api, call: Call) -> dict[str, Any]:
-    """Return what counts beside the body: an address that is not the usual one, and headers that change an answer."""
+def _place(api: Api, call: Call, ignored: Collection[str]) -> dict[str, Any]:
+    """Return what counts beside the body: an unusual address, a query, and headers that may change an answer."""
     found: dict[str, Any] = {}
-    if call.base and call.base != api.home:
-        found["base_url"] = call.base
-    query = call.path.partition("?")[2]
+    path, _, query = call.path.partition("?")
+    address = call.base + path.removesuffix(api.suffix)
+    if address and address != api.home:
+        found["base_url"] = address
     if query:
         found["query"] = query
-    telling = {name: value for name in api.telling_headers if (value := header(call.headers, name))}
-    if telling:
-        found["headers"] = telling
+    told = telling_headers(call.headers, ignored)
+    if told:
+        found["headers"] = told
     return found
+
+
+def _shared(headers: Headers) -> Headers:
+    return tuple((name, value) for name, value in headers if name in _SHARED_HEADERS)
 
 
 def _has_hit(answering: asyncio.Task[Answered]) -> bool:
@@ -472,13 +546,9 @@ def _has_hit(answering: asyncio.Task[Answered]) -> bool:
     return answering.result().kind is not None
 
 
-def _label(asked: Asked) -> str:
-    return "bypass" if asked.wishes.controls.get("no-cache") else "miss"
-
-
 def _raw_reply(asked: Asked, raw: tuple[int, Headers, bytes]) -> Reply:
     status, headers, body = raw
-    return whole(status, marked(headers, _label(asked), asked.key), body)
+    return whole(status, marked(headers, asked.label, asked.key), body)
 
 
 async def _pass_on(call: Call, upstream: Upstream) -> Reply:

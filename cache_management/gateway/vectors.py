@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -15,10 +16,12 @@ import msgspec
 from cache_management.cache.admission import parse_controls
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.requests import entry_key, make_request
-from cache_management.gateway.bodies import read_answer
+from cache_management.cache.values import CachedResponse
+from cache_management.gateway.bodies import encode, read_answer
 from cache_management.gateway.calls import (
     AsItCame,
     Call,
+    Headers,
     NotUnderstood,
     Reply,
     Upstream,
@@ -26,7 +29,9 @@ from cache_management.gateway.calls import (
     close,
     encoded_whole,
     header,
+    marked,
     read_all,
+    whole,
     without_hops,
 )
 from cache_management.gateway.controls import Wishes
@@ -47,6 +52,22 @@ class AskedVectors(msgspec.Struct, frozen=True, kw_only=True):
     wishes: Wishes
     namespace: str | None
     keys: list[str]
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What the provider said beside the vectors: the usage, how many inputs it was asked for, and its whole reply."""
+
+    usage: Any
+    asked: int = 0
+    raw: tuple[int, Headers, bytes] | None = None
+
+
+class _Fetched(msgspec.Struct, frozen=True):
+    """What the provider answered."""
+
+    body: dict[str, Any]
+    vectors: list[Vector]
+    raw: tuple[int, Headers, bytes]
 
 
 class _Work(msgspec.Struct, frozen=True):
@@ -100,20 +121,24 @@ class VectorExchange:
         work = _Work(manager, asked, dict(zip(asked.keys, asked.wanted.inputs, strict=True)), upstream)
         found = {} if asked.wishes.controls.get("no-cache") else await self._held(work)
         absent = [key for key in work.given if key not in found]
-        usage = await self._complete(work, absent, found) if absent else _NO_USAGE
+        told = _Told(_NO_USAGE)
+        if absent:
+            told = await self._complete(work, absent, found)
+        counted = (
+            ("x-cache", "miss" if absent else "hit-exact"),
+            ("x-cache-hits", f"{len(work.given) - len(absent)}/{len(work.given)}"),
+        )
+        if told.raw is not None and told.asked == len(asked.keys):
+            status, headers, came = told.raw  # all of it was asked for by this caller
+            return whole(status, (*marked(headers, "miss")[:-1], *counted), came)
         body = self._api.answer(
             [found[key][0] for key in asked.keys],
             packs=asked.wanted.packs,
             model=next(iter(found.values()))[1] or asked.wanted.model,
-            usage=usage,
+            usage=told.usage,
             is_hit=not absent,
         )
-        told = (
-            ("content-type", "application/json"),
-            ("x-cache", "miss" if absent else "hit-exact"),
-            ("x-cache-hits", f"{len(work.given) - len(absent)}/{len(work.given)}"),
-        )
-        return encoded_whole(200, told, body)
+        return encoded_whole(200, (("content-type", "application/json"), *counted), body)
 
     async def _held(self, work: _Work) -> dict[str, Found]:
         asked, wanted = work.asked, work.asked.wanted
@@ -139,19 +164,20 @@ class VectorExchange:
                 found[key] = held
         return found
 
-    async def _complete(self, work: _Work, absent: Sequence[str], found: dict[str, Found]) -> Any:
-        """Add what is absent, asked now or by somebody who asks already; return what it cost this caller."""
+    async def _complete(self, work: _Work, absent: Sequence[str], found: dict[str, Found]) -> _Told:
+        """Add what is absent, asked now or by somebody who asks already; return what this caller was told."""
         loop = asyncio.get_running_loop()
         flights = {key: self._flights.get(work.place(key)) for key in absent}
         mine = [key for key, flight in flights.items() if flight is None]
-        usage: Any = _NO_USAGE
+        told = _Told(_NO_USAGE)
         if mine:
             for key in mine:
                 flights[key] = self._flights[work.place(key)] = loop.create_future()
             # A task of its own: others may wait for it when this caller has left.
             asking = loop.create_task(self._ask(work, mine))
+            asking.add_done_callback(lambda _: self._give_up(work, mine))
             self._keep(asking)
-            usage = await asyncio.shield(asking)
+            told = await asyncio.shield(asking)
         for key, flight in flights.items():
             assert flight is not None  # noqa: S101 - made above
             try:
@@ -159,19 +185,27 @@ class VectorExchange:
             except Exception as exc:
                 # Somebody else's, whose key or other inputs may be to blame: this caller asks for itself.
                 raise NotUnderstood("what somebody else asked for did not come") from exc
-        return usage
+        return told
 
-    async def _ask(self, work: _Work, keys: Sequence[str]) -> Any:
+    def _give_up(self, work: _Work, keys: Sequence[str]) -> None:
+        """Let go who still waits for inputs: their task has ended, perhaps before it began."""
+        for key in keys:
+            flight = self._flights.pop(work.place(key), None)
+            if flight is not None and not flight.done():
+                flight.set_exception(UpstreamFailed(asyncio.CancelledError()))
+                flight.exception()  # nobody may wait for it
+
+    async def _ask(self, work: _Work, keys: Sequence[str]) -> _Told:
         try:
-            body, vectors = await self._fetch(work, [work.given[key] for key in keys])
-        except BaseException as exc:
+            fetched = await self._fetch(work, [work.given[key] for key in keys])
+        except Exception as exc:
             for key in keys:
                 flight = self._flights.pop(work.place(key))
-                flight.set_exception(exc if isinstance(exc, Exception) else UpstreamFailed(exc))
+                flight.set_exception(exc)
                 flight.exception()  # nobody may wait for it
             raise
-        model = body.get("model")
-        found = [(vector, model if isinstance(model, str) else None) for vector in vectors]
+        model = fetched.body.get("model")
+        found = [(vector, model if isinstance(model, str) else None) for vector in fetched.vectors]
         try:
             if not work.asked.wishes.controls.get("no-store"):
                 await asyncio.gather(*(self._store(work, key, each) for key, each in zip(keys, found, strict=True)))
@@ -180,23 +214,29 @@ class VectorExchange:
         finally:
             for key, each in zip(keys, found, strict=True):
                 self._flights.pop(work.place(key)).set_result(each)
-        return body.get("usage")
+        return _Told(fetched.body.get("usage"), len(keys), fetched.raw)
 
     async def _store(self, work: _Work, key: str, found: Found) -> None:
         wanted, ttl = work.asked.wanted, work.asked.wishes.controls.get("ttl")
-        entry = self._api.entry(*found)
+        vector, model = found
+        entry = CachedResponse(
+            prompt="",
+            response="a vector",
+            model=model or wanted.model or "unknown",
+            timestamp=datetime.now(UTC),
+            metadata=self._api.metadata(vector, model),
+        )
         await work.manager.store(
             None,
-            entry.response,
+            entry,
             model=wanted.model,
             history=wanted.turn(work.given[key]),
             params=wanted.params,
             namespace=work.asked.namespace,
             ttl_seconds=ttl if isinstance(ttl, int) else None,
-            metadata=entry.metadata,
         )
 
-    async def _fetch(self, work: _Work, inputs: Sequence[Input]) -> tuple[dict[str, Any], list[Vector]]:
+    async def _fetch(self, work: _Work, inputs: Sequence[Input]) -> _Fetched:
         asked = work.asked
         call = msgspec.structs.replace(asked.call, body=self._api.sent(asked.body, inputs))
         try:
@@ -216,7 +256,11 @@ class VectorExchange:
             raise AsItCame(reply.status, headers, body)
         said = read_answer(body)
         try:
-            return said, self._api.vectors(said, len(inputs))
+            vectors = self._api.vectors(said, len(inputs), as_it_comes=asked.wanted.as_it_comes)
+            # In the order of the inputs, as a hit is: many a client does not look at the numbers.
+            items = sorted(said["data"], key=lambda item: item["index"])
+            raw = body if items == said["data"] else encode({**said, "data": items})
+            return _Fetched(said, vectors, (reply.status, headers, raw))
         except NotUnderstood:
             if len(inputs) == len(asked.wanted.inputs):
                 raise AsItCame(reply.status, headers, body) from None

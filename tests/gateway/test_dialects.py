@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,11 +10,15 @@ from hypothesis import strategies as st
 
 from cache_management.cache.admission import may_store
 from cache_management.cache.compute import Computed
+from cache_management.cache.embeddings.hashing import HashingEmbedder
+from cache_management.cache.errors import InvalidInput
+from cache_management.cache.semantic.comparing import compare
 from cache_management.gateway.bodies import pieces, zeroed
-from cache_management.gateway.calls import NotUnderstood
+from cache_management.gateway.calls import BadRequest, NotUnderstood
 from cache_management.gateway.dialects import dialect_of
 from cache_management.gateway.dialects.base import has_media
 from cache_management.gateway.dialects.chat import Chat, ChatCollector, merge
+from cache_management.gateway.dialects.embeddings import Embeddings
 from cache_management.gateway.dialects.messages import Messages
 from cache_management.gateway.dialects.responses import Responses
 from cache_management.gateway.sse import Event
@@ -78,6 +84,52 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{
 )
 def test_which_chat_completions_are_kept(choices: list[Any], good: bool) -> None:
     assert kept(Chat().finished({"choices": choices})) == good
+
+
+@pytest.mark.parametrize(
+    ("wanted", "choices", "good"),
+    [
+        (2, [choice(), choice(content="another")], True),
+        (2, [choice(), choice(content="")], False),
+        (2, [choice()], False),
+        (1, [choice(), choice()], False),
+    ],
+)
+def test_every_choice_that_was_asked_for_has_to_be_there(wanted: int, choices: list[Any], good: bool) -> None:
+    assert kept(Chat().finished({"choices": choices}, choices=wanted)) == good
+    assert Chat().read({"messages": [{"role": "user", "content": "q"}], "n": wanted}).choices == wanted
+
+
+def tool_call(arguments: str, of_id: str = "1") -> dict[str, Any]:
+    return {"id": of_id, "type": "function", "function": {"name": "weather", "arguments": arguments}}
+
+
+def as_chat(arguments: str) -> Computed:
+    return Chat().finished(
+        {"choices": [choice("tool_calls", content=None, tool_calls=[tool_call(arguments, arguments)])]}
+    )
+
+
+def as_responses(arguments: str) -> Computed:
+    item = {"type": "function_call", "id": arguments, "call_id": arguments, "name": "weather", "arguments": arguments}
+    return Responses().finished({"status": "completed", "output": [item]})
+
+
+def as_messages(arguments: str) -> Computed:
+    block = {"type": "tool_use", "id": arguments, "name": "weather", "input": json.loads(arguments)}
+    return Messages().finished({"type": "message", "stop_reason": "tool_use", "content": [block]})
+
+
+@pytest.mark.parametrize("answer", [as_chat, as_responses, as_messages])
+async def test_calls_of_tools_are_compared_by_what_they_say(answer: Callable[[str], Computed]) -> None:
+    paris, spaced, london = map(answer, ('{"city":"Paris"}', '{"city": "Paris"}', '{"city":"London"}'))
+
+    async def compared(one: Computed, another: Computed) -> str:
+        return await compare("weather?", one.response or "", another.response or "", embedder=HashingEmbedder())
+
+    assert kept(paris)
+    assert await compared(paris, spaced) == "same"
+    assert await compared(paris, london) == "different"
 
 
 @pytest.mark.parametrize("body", [{}, {"choices": []}, {"choices": [4]}, {"choices": [{}]}, {"choices": "x"}])
@@ -152,6 +204,56 @@ def test_reasoning_is_put_together_and_replayed() -> None:
         collector.take(event)
     assert collector.body()["choices"][0]["message"] == message
     assert collector.body()["x_groq"] == {"id": "g"}
+
+
+def test_sound_in_pieces_is_not_put_together() -> None:
+    collector = Chat().collector()
+    delta = {"audio": {"id": "a", "data": "YWJj"}}
+
+    with pytest.raises(NotUnderstood):
+        collector.take(Event(json.dumps({"choices": [{"index": 0, "delta": delta}]})))
+
+
+def test_thoughts_of_a_response_are_replayed_in_pieces() -> None:
+    thought = {"type": "reasoning", "id": "rs", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
+    body = {"id": "r", "status": "completed", "output": [thought]}
+
+    said = [json.loads(event.data) for event in Responses().events(body, includes_usage=False)]
+
+    assert [each["delta"] for each in said if each["type"] == "response.reasoning_text.delta"] == ["hm"]
+    (added,) = [each["item"] for each in said if each["type"] == "response.output_item.added"]
+    assert added["content"] == []
+
+
+def test_a_long_answer_in_small_pieces_is_put_together() -> None:
+    collector = Chat().collector()
+    for _ in range(20_000):
+        collector.take(Event(json.dumps({"choices": [{"index": 0, "delta": {"content": "ab"}}]})))
+
+    (found,) = collector.body()["choices"]
+    assert found["message"]["content"] == "ab" * 20_000
+
+
+@pytest.mark.parametrize(
+    ("body", "goes_on"),
+    [
+        ({"model": "e", "messages": []}, True),
+        ({"model": "e", "input": "q", "encoding_format": ["float"]}, True),
+        ({"model": "e", "input": "q", "encoding_format": "int8"}, True),
+        ({"model": "e", "input": ["q"] * 2049}, True),
+        ({"model": "e", "input": ["q"] * 2048}, False),
+        ({"model": "e", "input": [1] * 5000}, False),
+    ],
+)
+def test_embeddings_that_are_the_provider_s_to_judge(body: dict[str, Any], goes_on: bool) -> None:
+    assert (Embeddings().read(body).bypass is not None) == goes_on
+
+
+def test_inputs_that_are_no_texts_are_the_provider_s_to_judge() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Embeddings().read({"model": "e", "input": [{"image": "x"}]})
+    assert not isinstance(caught.value, BadRequest)
+    assert Responses().read({"previous_response_id": "r", "input": []}).bypass is not None
 
 
 def test_an_old_function_call_is_put_together() -> None:

@@ -11,8 +11,10 @@ import openai
 import pytest
 
 from cache_management.cache.manager import CacheManager
+from cache_management.gateway.calls import Call, Reply
 from cache_management.gateway.clients import cached_openai
-from tests.gateway.upstream import Act, LocalUpstream, packed, vector
+from cache_management.gateway.exchange import Exchange
+from tests.gateway.upstream import Act, LocalUpstream, Seen, packed, vector
 
 
 @pytest.fixture
@@ -133,3 +135,59 @@ async def test_a_cache_that_fails_is_as_if_it_were_not_there(
     two = await client.embeddings.create(model="e", input="a")
 
     assert one.data[0].embedding == two.data[0].embedding == right("a")
+
+
+@pytest.mark.parametrize("more", [{"output_dtype": "int8"}, {"embedding_type": "base64"}])
+async def test_numbers_in_a_form_of_the_provider_s_own_are_not_converted(
+    client: openai.AsyncOpenAI, upstream: LocalUpstream, more: dict[str, str]
+) -> None:
+    forms: dict[Any, Any] = {"base64": "AQID", "float": [1, 2, 3]}
+
+    def act(seen: Seen) -> Act:
+        item = {"index": 0, "embedding": forms[seen.body["encoding_format"]]}
+        return Act(raw=json.dumps({"data": [item], "model": "e"}).encode())
+
+    upstream.act = act
+    for _ in range(2):
+        for form, expected in forms.items():
+            raw = await client.embeddings.with_raw_response.create(
+                model="e", input="a", encoding_format=form, extra_body=more
+            )
+            assert json.loads(raw.http_response.content)["data"][0]["embedding"] == expected
+
+    assert len(upstream.seen) == 2
+
+
+async def test_a_first_answer_is_the_provider_s_own(client: openai.AsyncOpenAI, upstream: LocalUpstream) -> None:
+    said = b'{"data": [{"index": 0, "embedding": [0.5], "sparse": 1}], "provider": "x", "usage": {"total_tokens": 3}}'
+    upstream.act = lambda _: Act(raw=said, headers=(("x-ratelimit-remaining", "7"),))
+
+    raw = await client.embeddings.with_raw_response.create(model="e", input="a", encoding_format="float")
+
+    assert raw.http_response.content == said
+    assert raw.headers["x-ratelimit-remaining"] == "7"
+    assert (raw.headers["x-cache"], raw.headers["x-cache-hits"]) == ("miss", "0/1")
+
+
+async def test_two_spellings_of_one_character_are_two_inputs(
+    client: openai.AsyncOpenAI, upstream: LocalUpstream
+) -> None:
+    await client.embeddings.create(model="e", input=["\u00e9", "e\u0301"])
+
+    assert upstream.seen[0].body["input"] == ["\u00e9", "e\u0301"]
+
+
+async def test_who_waits_for_an_input_is_let_go_when_its_task_ends_before_it_begins(manager: CacheManager) -> None:
+    async def never(_: Call) -> Reply:
+        raise AssertionError("closed before")
+
+    exchange = Exchange(manager)
+    call = Call(method="POST", path="/embeddings", body=b'{"model": "e", "input": "a"}')
+    waiting = asyncio.create_task(exchange.send(call, never))
+    while not exchange.under_way:
+        await asyncio.sleep(0)
+
+    await exchange.aclose()
+    await asyncio.wait({waiting})
+
+    assert exchange._vectors._flights == {}

@@ -12,7 +12,7 @@ import pytest
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
-from cache_management.gateway.calls import Call, Headers, Reply, header, read_all
+from cache_management.gateway.calls import BrokenStream, Call, Headers, Reply, header, read_all, whole
 from cache_management.gateway.exchange import Exchange
 from tests.contracts.clock import ManualClock
 from tests.waiting import eventually
@@ -185,6 +185,108 @@ async def test_an_answer_beyond_all_bounds_is_passed_on_as_a_stream_and_not_kept
 
     assert said.encode() == b"".join(parts)
     assert label(await exchange.send(call(stream=True), Provider(WHOLE))) == "miss"
+
+
+async def test_a_plain_answer_beyond_all_bounds_is_passed_on_and_not_kept(manager: CacheManager) -> None:
+    exchange = Exchange(manager, limit_bytes=1000)
+    parts = [b"x" * 400] * 10
+    provider = Provider(parts, JSON)
+
+    reply = await exchange.send(call(), provider)
+
+    assert await read_all(reply.body, 10**6) == b"".join(parts)
+    assert (reply.status, provider.asked) == (200, 1)
+    assert label(await exchange.send(call(), Provider(WHOLE, JSON))) == "miss"
+
+
+async def test_a_stream_that_is_read_is_not_cut_while_it_goes_on(manager: CacheManager) -> None:
+    class Slow(Provider):
+        async def _body(self) -> AsyncIterator[bytes]:
+            for part in self.parts:
+                await asyncio.sleep(0.05)  # the provider's own time
+                yield part
+
+    exchange = Exchange(manager, limit_seconds=0.2)
+    provider = Slow([chunk("x")] * 10 + WHOLE)
+
+    said = await text_of(await exchange.send(call(stream=True), provider))
+
+    assert said.encode() == b"".join(provider.parts)
+    assert label(await exchange.send(call(stream=True), provider)) == "hit-exact"
+
+
+async def test_a_last_line_without_the_empty_one_behind_it_is_an_end(manager: CacheManager) -> None:
+    exchange = Exchange(manager)
+    provider = Provider([*WHOLE[:-1], b"data: [DONE]\n"])
+
+    await text_of(await exchange.send(call(stream=True), provider))
+
+    assert label(await exchange.send(call(stream=True), provider)) == "hit-exact"
+
+
+async def test_half_a_character_beside_our_field_is_passed_on(manager: CacheManager) -> None:
+    body = b'{"model": "m", "cache": {"ttl": 5}, "messages": [{"role": "user", "content": "\\ud83d"}]}'
+    seen: list[bytes] = []
+
+    async def provider(given: Call) -> Reply:
+        seen.append(given.body)
+        return whole(400, JSON, b"{}")
+
+    reply = await Exchange(manager).send(Call(method="POST", path="/chat/completions", body=body), provider)
+
+    assert reply.status == 400
+    assert json.loads(seen[0])["messages"][0]["content"] == "\ud83d"
+
+
+async def test_a_refresh_that_nobody_waits_for_is_counted() -> None:
+    clock = ManualClock()
+    config = CacheConfig(url="memory://", ttl_seconds=10, stale_while_revalidate_seconds=100)
+    async with CacheManager(LLMCache(config, clock=clock)) as manager:
+        exchange = Exchange(manager)
+        await text_of(await exchange.send(call(stream=True), Provider(WHOLE)))
+        clock.advance(20)
+        provider = Provider(WHOLE, waits_at=1)
+
+        await text_of(await exchange.send(call(stream=True), provider))
+        await until(lambda: provider.asked == 1)
+        counted = exchange.under_way
+        provider.gate.set()
+
+        assert counted == 1
+        await until(lambda: not exchange.under_way)
+
+
+async def test_who_waits_while_it_is_closed_is_told_so_and_not_cancelled(manager: CacheManager) -> None:
+    provider = Provider([b"{}"], JSON, waits_at=0)
+    exchange = Exchange(manager)
+    waiting = asyncio.create_task(exchange.send(call(), provider))
+    await until(lambda: provider.asked == 1)
+
+    await exchange.aclose()
+
+    with pytest.raises(BrokenStream, match="closed"):
+        await waiting
+
+
+async def test_an_error_of_somebody_else_s_comes_without_the_headers_that_are_theirs(manager: CacheManager) -> None:
+    exchange = Exchange(manager)
+    gate = asyncio.Event()
+    asked = []
+
+    async def provider(given: Call) -> Reply:
+        asked.append(given)
+        await gate.wait()
+        return whole(429, (*JSON, ("set-cookie", "s=1"), ("retry-after", "3")), b"{}")
+
+    waiting = [asyncio.create_task(exchange.send(call(), provider)) for _ in range(2)]
+    await until(lambda: len(asked) == 1)
+    gate.set()
+    first, second = await asyncio.gather(*waiting)
+
+    assert len(asked) == 1
+    assert header(first.headers, "set-cookie") == "s=1"
+    assert header(second.headers, "set-cookie") is None
+    assert header(second.headers, "retry-after") == "3"
 
 
 async def test_what_is_compressed_against_our_wish_is_passed_on(manager: CacheManager) -> None:

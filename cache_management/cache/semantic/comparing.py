@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import json
 import logging
 import re
 import unicodedata
@@ -36,11 +38,13 @@ async def compare(asked: str, stored: str, fresh: str, *, embedder: Embedder, ju
     """Return whether a fresh answer to a question says what the stored one does.
 
     First the text itself, but for case and punctuation between words; then the `judge` if there is one, else its
-    facts (numbers, units, ids, signs, dates, negations) and the meaning of the whole. Of a text that is longer than
-    the model reads, its meaning is that of the beginning.
+    JSON, such as calls of tools, which has to be equal, its facts (numbers, units, ids, signs, dates, negations) and
+    the meaning of the whole. Two empty texts say nothing. Of a text that is longer than the model reads, its meaning
+    is that of the beginning.
     """
-    if _plain(stored) == _plain(fresh):
-        return "same"
+    (stored_words, stored_json), (fresh_words, fresh_json) = _parted(stored), _parted(fresh)
+    if stored_json == fresh_json and _plain(stored_words) == _plain(fresh_words):
+        return "same" if stored.strip() else "unsure"
     if judge is not None:
         try:
             async with asyncio.timeout(_JUDGE_SECONDS):
@@ -51,6 +55,8 @@ async def compare(asked: str, stored: str, fresh: str, *, embedder: Embedder, ju
             logger.warning("the judge of answers is not understood: %s", exc)
             return "unsure"
         return "unsure" if found is None else "same" if found else "different"
+    if stored_json != fresh_json:
+        return "different"
     plain = (_EMPHASIS.sub("", text) for text in (stored, fresh))
     if gates.vetoes(*plain, off=_OFF) or _pictures(stored) ^ _pictures(fresh):
         return "different"
@@ -67,6 +73,15 @@ async def _said(judge: Judge, asked: str, stored: str, fresh: str) -> bool | Non
     ask = partial(judge, asked, stored, fresh)
     found = ask() if is_async else await on_thread(ask, name="cache-judge")
     return await found if inspect.isawaitable(found) else found
+
+
+def _parted(text: str) -> tuple[str, object]:
+    """Return a text without its JSON, and that: all of it, or its last line when that is an array; else None."""
+    for words, rest in (("", text), text.rpartition("\n")[::2]):
+        if rest.lstrip()[:1] in {"[", "{"} and (not words or rest.startswith("[")):
+            with contextlib.suppress(ValueError, RecursionError):
+                return words, json.loads(rest)
+    return text, None
 
 
 def _plain(text: str) -> str:

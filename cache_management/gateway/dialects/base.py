@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from cache_management.cache.compute import Computed
 from cache_management.cache.payloads import GATEWAY
 from cache_management.cache.values import CachedResponse
-from cache_management.gateway.bodies import kind_of
+from cache_management.gateway.bodies import encode, kind_of
 from cache_management.gateway.calls import BadRequest, NotUnderstood
 from cache_management.gateway.sse import Event
 
@@ -19,7 +20,12 @@ API = "api"
 
 PLAIN_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "redacted_thinking"})
 TURN_PARTS = frozenset({"tool_use", "tool_result", "function_call", "function_call_output", "reasoning"})
-_OWN_NAMES = frozenset({"model", "system", "history", "prompt", "namespace", "messages", "tenant", "sample"})
+_OWN_NAMES = frozenset(
+    {
+        *("model", "system", "history", "prompt", "namespace", "messages", "tenant", "sample"),
+        *("api", "base_url", "query", "headers"),  # what counts beside the body
+    }
+)
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +38,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     system: Any = None
     streams: bool = False
     includes_usage: bool = False
+    choices: int = 1
     bypass: str | None = None
 
 
@@ -57,7 +64,6 @@ class Api(Protocol):
     name: str
     suffix: str
     home: str
-    telling_headers: tuple[str, ...]
 
     def error(self, message: str, *, status: int, param: str | None, code: str | None) -> dict[str, Any]:
         """Return the body of an error as this provider writes it."""
@@ -73,8 +79,8 @@ class Dialect(Api, Protocol):
             BadRequest: The provider would not take it either.
         """
 
-    def finished(self, body: dict[str, Any]) -> Computed:
-        """Return what is stored of an answer, the whole body included.
+    def finished(self, body: dict[str, Any], *, choices: int = 1) -> Computed:
+        """Return what is stored of an answer to a request for so many choices, the whole body included.
 
         Raises:
             NotUnderstood: It is no answer of this API.
@@ -111,6 +117,35 @@ def as_params(body: Mapping[str, Any], without: Iterable[str]) -> dict[str, Any]
     """Return the rest of a body as `params`; names that mean something else there are prefixed."""
     gone = set(without)
     return {f"body.{name}" if name in _OWN_NAMES else name: value for name, value in body.items() if name not in gone}
+
+
+def shown(text: str, calls: Sequence[Mapping[str, Any]]) -> str:
+    """Return an answer as a text: what people see, and what is compared when an answer is computed again.
+
+    Calls of tools are a line of JSON behind it, with the arguments as values where they can be read.
+    """
+    if not calls:
+        return text
+    return "\n".join(
+        filter(None, (text, encode([{**call, "args": _value(call.get("args"))} for call in calls]).decode()))
+    )
+
+
+def _value(arguments: object) -> object:
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            return msgspec.json.decode(arguments)
+    return arguments
+
+
+def acts_now(body: Mapping[str, Any], plain_tools: Collection[str | None]) -> str | None:
+    """Return why a request with tools that are not called by the application is not for the cache, if it has any."""
+    tools = body.get("tools")
+    if isinstance(tools, list) and any(
+        isinstance(tool, dict) and tool.get("type") not in plain_tools for tool in tools
+    ):
+        return "a tool of the provider acts, or looks something up now"
+    return None
 
 
 def check_text(body: Mapping[str, Any], name: str, *, required: bool = False) -> str | None:

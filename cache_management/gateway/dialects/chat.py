@@ -15,6 +15,7 @@ from cache_management.gateway.bodies import pieces, read_answer, zeroed
 from cache_management.gateway.calls import NotUnderstood
 from cache_management.gateway.dialects.base import (
     Reading,
+    acts_now,
     as_params,
     check_flag,
     check_objects,
@@ -24,12 +25,15 @@ from cache_management.gateway.dialects.base import (
     kept,
     objects,
     openai_error,
+    shown,
     tokens,
     usage_wanted,
 )
 from cache_management.gateway.sse import Event
 
 _GOOD = frozenset({"stop", "tool_calls", "function_call"})
+_PLAIN_TOOLS = frozenset({None, "function", "custom"})
+_SEARCHES = ("web_search_options", "search_parameters", "enable_search", "plugins")  # OpenAI, xAI, Qwen, OpenRouter
 _CHUNK_ONLY = frozenset({"object", "choices", "obfuscation"})
 _NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 DONE = "[DONE]"
@@ -41,7 +45,6 @@ class Chat:
     name = "chat"
     suffix = "/chat/completions"
     home = "https://api.openai.com/v1"
-    telling_headers: tuple[str, ...] = ("openai-organization", "openai-project", "openai-beta")
 
     def read(self, body: Mapping[str, Any]) -> Reading:
         model = check_text(body, "model")
@@ -50,8 +53,10 @@ class Chat:
         bypass = None
         if body.get("store") is True:
             bypass = "the provider shall keep a record of this answer"
-        elif body.get("web_search_options") is not None:
+        elif any(body.get(name) not in (None, False) for name in _SEARCHES):
             bypass = "the answer is searched for now"
+        bypass = bypass or acts_now(body, _PLAIN_TOOLS)
+        choices = body.get("n")
         speaks = isinstance(body.get("modalities"), list) and "audio" in body["modalities"]
         return Reading(
             history=exact_only(history) if speaks or has_media(history) else history,
@@ -59,32 +64,35 @@ class Chat:
             params=as_params(body, ("model", "messages", "stream", "stream_options")),
             streams=streams,
             includes_usage=usage_wanted(body),
+            choices=choices if type(choices) is int else 1,
             bypass=bypass,
         )
 
-    def finished(self, body: dict[str, Any]) -> Computed:
-        choices = objects(body.get("choices"), "choices")
-        if body.get("error") or not choices:
+    def finished(self, body: dict[str, Any], *, choices: int = 1) -> Computed:
+        given = objects(body.get("choices"), "choices")
+        if body.get("error") or not given:
             raise NotUnderstood("no choices")
         messages = []
-        for choice in choices:
+        for choice in given:
             message = choice.get("message")
             if not isinstance(message, dict):
                 raise NotUnderstood("a choice without a message")
             messages.append(message)
-        texts = [_text(message) for message in messages]
-        reasons = [str(choice.get("finish_reason") or "incomplete") for choice in choices]
+        texts = [shown(_text(message), _calls(message)) for message in messages]
+        reasons = [str(choice.get("finish_reason") or "incomplete") for choice in given]
+        if len(given) != choices:
+            reasons = ["incomplete"]
         refusals = [str(message["refusal"]) for message in messages if message.get("refusal")]
         refusals += [text for text in texts[1:] if looks_like_refusal(text)]
         model = body.get("model")
         return Computed(
-            response=texts[0],
+            response="\n\n".join(texts) if all(text.strip() for text in texts) else "",
             model=model if isinstance(model, str) else None,
             token_count=tokens(body, "completion_tokens"),
             metadata=kept(self.name, body),
             finish_reason=next((reason for reason in reasons if reason not in _GOOD), reasons[0]),
             refusal=refusals[0] if refusals else None,
-            has_tool_calls=all(message.get("tool_calls") or message.get("function_call") for message in messages),
+            has_tool_calls=all(map(_calls, messages)),
         )
 
     def collector(self) -> ChatCollector:
@@ -148,7 +156,7 @@ class ChatCollector:
         """Return the chat completion."""
         usage = {"usage": self._top["usage"]} if "usage" in self._top else {}
         top = {name: value for name, value in self._top.items() if name != "usage"}
-        choices = [_completed(self._choices[index]) for index in sorted(self._choices)]
+        choices = [_completed(joined(self._choices[index])) for index in sorted(self._choices)]
         return {**top, "object": "chat.completion", "choices": choices, **usage}
 
     def _add(self, choice: dict[str, Any]) -> None:
@@ -160,6 +168,8 @@ class ChatCollector:
             if name == "delta":
                 if not isinstance(value, dict):
                     raise NotUnderstood("a delta that is no object")
+                if isinstance(value.get("audio"), dict) and "data" in value["audio"]:
+                    raise NotUnderstood("sound in pieces, which are no text to be joined")
                 merge(held["message"], value)
             elif name == "logprobs" and isinstance(value, dict):
                 held["logprobs"] = merge(held.get("logprobs") or {}, value)
@@ -167,8 +177,23 @@ class ChatCollector:
                 held[name] = value
 
 
+class _Text(list[str]):
+    """A text that grows: pieces are joined once, for a long answer comes in thousands."""
+
+
+def joined(held: Any) -> Any:
+    """Return what `merge` put together with its texts in one piece."""
+    if isinstance(held, _Text):
+        return "".join(held)
+    if isinstance(held, dict):
+        return {name: joined(value) for name, value in held.items()}
+    return [joined(value) for value in held] if isinstance(held, list) else held
+
+
 def merge(held: dict[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
     """Add a delta to what came before: texts grow, lists grow, numbered items are merged by their number.
+
+    What comes of it is read by `joined`.
 
     Raises:
         NotUnderstood: Its types are others than before.
@@ -183,10 +208,12 @@ def merge(held: dict[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
             held[name] = value or before
         elif isinstance(value, dict) and isinstance(before or {}, dict):
             held[name] = merge(before or {}, value)
-        elif isinstance(value, list) and isinstance(before or [], list):
-            held[name] = _merged(before or [], value)
+        elif isinstance(value, str) and isinstance(before, _Text):
+            before.append(value)
         elif isinstance(value, str) and isinstance(before, str):
-            held[name] = before + value
+            held[name] = _Text((before, value))
+        elif isinstance(value, list) and isinstance(before or [], list) and not isinstance(before, _Text):
+            held[name] = _merged(before or [], value)
         elif isinstance(value, int | float) and isinstance(before, int | float):
             held[name] = value
         else:
@@ -259,6 +286,19 @@ def _call_parts(call: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield {**call, "function": {**function, "arguments": ""}}
     for piece in pieces(function["arguments"]):
         yield {"function": {"arguments": piece}}
+
+
+def _calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the calls of tools in a message by what they say; their ids are others each time."""
+    calls = message.get("tool_calls") or (
+        [{"function": message["function_call"]}] if message.get("function_call") else []
+    )
+    found = []
+    for call in calls if isinstance(calls, list) else []:
+        said = call.get("function") or call.get("custom") if isinstance(call, dict) else None
+        said = said if isinstance(said, dict) else {"name": "unknown", "arguments": call}
+        found.append({"name": said.get("name"), "args": said.get("arguments", said.get("input"))})
+    return found
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from cache_management.gateway.bodies import encode, pieces, read_answer, zeroed
 from cache_management.gateway.calls import NotUnderstood
 from cache_management.gateway.dialects.base import (
     Reading,
+    acts_now,
     as_params,
     check_flag,
     check_objects,
@@ -22,6 +23,7 @@ from cache_management.gateway.dialects.base import (
     has_media,
     kept,
     objects,
+    shown,
     tokens,
     wrong_type,
 )
@@ -38,7 +40,6 @@ class Messages:
     name = "messages"
     suffix = "/messages"
     home = "https://api.anthropic.com/v1"
-    telling_headers: tuple[str, ...] = ("anthropic-version", "anthropic-beta")
 
     def read(self, body: Mapping[str, Any]) -> Reading:
         history = check_objects(body.get("messages"), "messages")
@@ -58,18 +59,20 @@ class Messages:
             bypass=_why_not(body),
         )
 
-    def finished(self, body: dict[str, Any]) -> Computed:
+    def finished(self, body: dict[str, Any], *, choices: int = 1) -> Computed:
         content = objects(body.get("content"), "content")
         if body.get("type") != "message" or body.get("error"):
             raise NotUnderstood("no message")
         model = body.get("model")
+        text = "".join(str(block.get("text") or "") for block in content if block.get("type") == "text")
+        calls = [block for block in content if block.get("type") == "tool_use"]
         return Computed(
-            response="".join(str(block.get("text") or "") for block in content if block.get("type") == "text"),
+            response=shown(text, [{"name": call.get("name"), "args": call.get("input")} for call in calls]),
             model=model if isinstance(model, str) else None,
             token_count=tokens(body, "output_tokens"),
             metadata=kept(self.name, body),
             finish_reason=str(body.get("stop_reason") or "incomplete"),
-            has_tool_calls=any(block.get("type") == "tool_use" for block in content),
+            has_tool_calls=bool(calls),
         )
 
     def collector(self) -> MessagesCollector:
@@ -121,6 +124,7 @@ class MessagesCollector:
         self._message: dict[str, Any] | None = None
         self._blocks: list[dict[str, Any]] = []
         self._json: dict[int, list[str]] = {}
+        self._texts: dict[tuple[int, str], list[str]] = {}
 
     def take(self, event: Event) -> None:
         """Add an event."""
@@ -154,6 +158,8 @@ class MessagesCollector:
 
     def body(self) -> dict[str, Any]:
         """Return the message."""
+        for (at, name), parts in self._texts.items():
+            self._blocks[at][name] = "".join(parts)
         return {**(self._message or {}), "content": self._blocks}
 
     def _grow(self, said: dict[str, Any]) -> None:
@@ -164,7 +170,8 @@ class MessagesCollector:
         block, kind = self._blocks[at], delta.get("type")
         if kind in _GROWING:
             name = _GROWING[str(kind)]
-            block[name] = str(block.get(name) or "") + str(delta.get(name) or "")
+            parts = self._texts.setdefault((at, name), [str(block.get(name) or "")])
+            parts.append(str(delta.get(name) or ""))
         elif kind == "input_json_delta":
             self._json.setdefault(at, []).append(str(delta.get("partial_json") or ""))
         elif kind == "signature_delta":
@@ -184,12 +191,7 @@ class MessagesCollector:
 def _why_not(body: Mapping[str, Any]) -> str | None:
     if body.get("container") or body.get("mcp_servers"):
         return "the provider knows more of it than it says"
-    tools = body.get("tools")
-    if isinstance(tools, list) and any(
-        isinstance(tool, dict) and tool.get("type") not in _PLAIN_TOOLS for tool in tools
-    ):
-        return "a tool of the provider acts, or looks something up now"
-    return None
+    return acts_now(body, _PLAIN_TOOLS)
 
 
 def _block_events(at: int, block: dict[str, Any]) -> Iterator[Event]:

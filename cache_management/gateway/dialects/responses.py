@@ -15,6 +15,7 @@ from cache_management.gateway.bodies import pieces, read_answer, zeroed
 from cache_management.gateway.calls import NotUnderstood
 from cache_management.gateway.dialects.base import (
     Reading,
+    acts_now,
     as_params,
     check_flag,
     check_objects,
@@ -25,6 +26,7 @@ from cache_management.gateway.dialects.base import (
     missing,
     objects,
     openai_error,
+    shown,
     tokens,
     usage_wanted,
 )
@@ -48,17 +50,17 @@ class Responses:
     name = "responses"
     suffix = "/responses"
     home = "https://api.openai.com/v1"
-    telling_headers: tuple[str, ...] = ("openai-organization", "openai-project", "openai-beta")
 
     def read(self, body: Mapping[str, Any]) -> Reading:
         given = body.get("input")
         bypass = _why_not(body)
         if given is None and bypass is None:
             raise missing("input")
-        items = [] if given is None else _items(given)
+        # What is not for the cache is the provider's to read.
+        items = _items(given) if bypass is None else []
         history = [_turn(item) for item in items]
         if any(item.get("type") == "item_reference" for item in items):
-            bypass = bypass or "a part of it is kept by the provider"
+            bypass = "a part of it is kept by the provider"
         streams = check_flag(body, "stream")
         usage_wanted(body)
         # Instructions stay a parameter: a system message of the input is another thing.
@@ -71,7 +73,7 @@ class Responses:
             bypass=bypass,
         )
 
-    def finished(self, body: dict[str, Any]) -> Computed:
+    def finished(self, body: dict[str, Any], *, choices: int = 1) -> Computed:
         output = objects(body.get("output"), "output")
         if body.get("error") or not isinstance(body.get("status"), str):
             raise NotUnderstood("no finished response")
@@ -88,13 +90,13 @@ class Responses:
         reason = str(details.get("reason") or "incomplete") if isinstance(details, dict) else "incomplete"
         model = body.get("model")
         return Computed(
-            response="".join(texts),
+            response=shown("".join(texts), [_call(item) for item in output if _is_call(item)]),
             model=model if isinstance(model, str) else None,
             token_count=tokens(body, "output_tokens"),
             metadata=kept(self.name, body),
             finish_reason="completed" if body["status"] == "completed" else reason,
             refusal=refusals[0] if refusals else None,
-            has_tool_calls=any(str(item.get("type")).endswith("_call") for item in output),
+            has_tool_calls=any(map(_is_call, output)),
         )
 
     def collector(self) -> ResponsesCollector:
@@ -174,12 +176,19 @@ def _why_not(body: Mapping[str, Any]) -> str | None:
         return "the provider knows more of it than it says"
     if body.get("store") is True:
         return "the provider shall keep this answer"
-    tools = body.get("tools")
-    if isinstance(tools, list) and any(
-        isinstance(tool, dict) and tool.get("type") not in _PLAIN_TOOLS for tool in tools
-    ):
-        return "a tool of the provider acts, or looks something up now"
-    return None
+    return acts_now(body, _PLAIN_TOOLS)
+
+
+def _is_call(item: Mapping[str, Any]) -> bool:
+    return str(item.get("type")).endswith("_call")
+
+
+def _call(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call of a tool by what it says; its ids are others each time."""
+    said = item.get("arguments", item.get("input"))
+    if said is None:
+        said = {name: value for name, value in item.items() if name not in {"id", "call_id", "status"}}
+    return {"name": item.get("name", item.get("type")), "args": said}
 
 
 def _items(given: object) -> list[dict[str, Any]]:
@@ -202,7 +211,7 @@ def _item_events(at: int, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if kind == "message":
         begun["content"] = []
     elif kind == "reasoning":
-        begun["summary"] = []
+        begun |= {"summary": []} | ({"content": []} if item.get("content") else {})
     elif kind == "function_call":
         begun["arguments"] = ""
     elif kind == "custom_tool_call":
@@ -214,6 +223,8 @@ def _item_events(at: int, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
     elif kind == "reasoning":
         for number, part in enumerate(item.get("summary") or []):
             yield from _summary_events({**place, "summary_index": number}, part)
+        for number, part in enumerate(item.get("content") or []):
+            yield from _thought_events({**place, "content_index": number}, part)
     elif kind == "function_call":
         text = str(item.get("arguments") or "")
         for piece in pieces(text):
@@ -256,3 +267,12 @@ def _summary_events(place: dict[str, Any], part: dict[str, Any]) -> Iterator[dic
         yield {"type": "response.reasoning_summary_text.delta", **place, "delta": piece}
     yield {"type": "response.reasoning_summary_text.done", **place, "text": text}
     yield {"type": "response.reasoning_summary_part.done", **place, "part": part}
+
+
+def _thought_events(place: dict[str, Any], part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    text = str(part.get("text") or "")
+    yield {"type": "response.content_part.added", **place, "part": {**part, "text": ""}}
+    for piece in pieces(text):
+        yield {"type": "response.reasoning_text.delta", **place, "delta": piece}
+    yield {"type": "response.reasoning_text.done", **place, "text": text}
+    yield {"type": "response.content_part.done", **place, "part": part}
