@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 from cache_management import sync
@@ -18,6 +19,7 @@ from cache_management.cache.payloads import DSPY_COMPLETION, DSPY_RECORD
 from cache_management.cache.values import CachedResponse
 
 try:
+    from dspy import settings
     from dspy.clients.cache import Cache
     from dspy.clients.call_result import CACHE_FORMAT, CallResult
     from litellm import ModelResponse
@@ -89,6 +91,8 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
 
     def _entry_of(self, asked: Asked, value: Any) -> CachedResponse | None:
         if isinstance(value, ModelResponse):
+            if settings.send_stream is not None:
+                return None  # of a stream that its provider closed in the middle LiteLLM says "stop", too
             return entry_of(value.model_dump_json(), self._guarded, name=DSPY_COMPLETION, asked=asked)
         if not isinstance(value, dict) or value.get("_dspy_format") != CACHE_FORMAT:
             return None
@@ -97,19 +101,15 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
         except (TypeError, ValueError, RecursionError) as exc:
             self._guarded.survive("store", exc)
             return None
-        text = _text_of(value)
-        reasons = [each.get("finish_reason") for each in value.get("responses") or () if isinstance(each, dict)]
-        for reason in reasons or [None]:
-            if not self._guarded.may_keep(
-                text,
-                finish_reason=reason if isinstance(reason, str) else None,
-                has_tool_calls=not text.strip(),
-                refusal=None,
-            ):
-                return None
+        outputs = _outputs_of(value)
+        if not all(
+            self._guarded.may_keep(shown, finish_reason=reason, has_tool_calls=bool(calls), refusal=None)
+            for reason, (shown, calls) in product(_reasons_of(value), outputs)
+        ):
+            return None
         return CachedResponse(
             prompt="",  # the manager files it under what was asked
-            response=text,
+            response=outputs[0][0],
             model=asked.model or "unknown",
             timestamp=datetime.fromtimestamp(self._guarded.manager.llm_cache.clock(), UTC),
             metadata={DSPY_RECORD: payload},
@@ -144,11 +144,25 @@ def _value_of(response: CachedResponse) -> Any:
     return record
 
 
-def _text_of(record: dict[str, Any]) -> str:
+def _reasons_of(record: dict[str, Any]) -> list[str | None]:
+    """Return why each response of a record ended; that of one that says nothing is None, and of none, too."""
+    responses = record.get("responses")
+    found = [
+        each.get("finish_reason")
+        for each in (responses if isinstance(responses, list) else ())
+        if isinstance(each, dict)
+    ]
+    return [each if isinstance(each, str) else None for each in found] or [None]
+
+
+def _outputs_of(record: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the text of each output with its calls of tools; a record of none has one that is empty."""
     outputs = record.get("outputs")
-    first = outputs[0] if isinstance(outputs, list) and outputs else None
-    text = first.get("text") if isinstance(first, dict) else first
-    return text if isinstance(text, str) else ""
+    found: list[tuple[str, Any]] = []
+    for each in outputs if isinstance(outputs, list) else ():
+        text, calls = (each.get("text"), each.get("tool_calls")) if isinstance(each, dict) else (each, None)
+        found.append((text if isinstance(text, str) else "", calls))
+    return found or [("", None)]
 
 
 __all__ = ["ManagedCache"]

@@ -41,7 +41,10 @@ Freshness = Literal["fresh", "stale_usable", "stale_if_error", "expired"]
 
 # How providers say that a model came to its end by itself, and how that it did not. In lower case.
 _FINISHED = frozenset(
-    {"stop", "end_turn", "stop_sequence", "tool_calls", "tool_use", "function_call", "complete", "completed", "eos"}
+    {
+        *("stop", "end_turn", "stop_sequence", "complete", "completed", "eos"),
+        *("tool_calls", "tool_call", "tool_use", "function_call"),
+    }
 )
 _UNFINISHED: Mapping[str, Refusal] = {
     **dict.fromkeys(

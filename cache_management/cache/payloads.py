@@ -42,5 +42,6 @@ def check_metadata(metadata: Mapping[str, object], what: str) -> None:
     taken = sorted(PAYLOADS.intersection(metadata))
     if taken:
         raise InvalidInput(
-            f"{what} may not hold {taken[0]!r}: what stands there is served in the place of the response; take another name"
+            f"{what} may not hold {taken[0]!r}: what stands there is served in the place of the response; take another"
+            " name"
         )

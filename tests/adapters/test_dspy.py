@@ -1,4 +1,7 @@
-"""The real DSPy, where it is installed: it needs a library that unpickles, so it is not among the pins."""
+"""The real DSPy, where it is installed: it needs a library that unpickles, so it is not among the pins.
+
+What needs no DSPy is tested everywhere, by test_dspy_records.py.
+"""
 
 from __future__ import annotations
 
@@ -80,13 +83,18 @@ async def test_records_of_its_own_come_back_as_they_were() -> None:
     assert cache.get({**REQUEST, "api_key": "k"}, ["api_key"]) == record()
 
 
-@pytest.mark.parametrize("value", ["text", [0.5, 0.25], object(), {"plain": 1}, None, record(usage=object())])
-def test_what_is_no_answer_is_not_stored(value: Any) -> None:
+def test_a_completion_that_was_streamed_is_not_kept() -> None:
+    """LiteLLM says "stop" of a stream that its provider closed in the middle, too."""
     cache = ManagedCache(manager_on())
+    message = litellm.Message(role="assistant", content="You must never")
+    whole = litellm.ModelResponse(choices=[litellm.Choices(finish_reason="stop", index=0, message=message)])
 
-    cache.put(REQUEST, value)
-
+    with dspy.context(send_stream=object()):
+        cache.put(REQUEST, whole)
     assert cache.get(REQUEST) is None
+
+    cache.put(REQUEST, whole)
+    assert cache.get(REQUEST) is not None
 
 
 @pytest.mark.parametrize(
