@@ -52,7 +52,7 @@ class Asking:
             return failure(call.path, "The provider did not answer in time.", status=504, code="upstream_timeout")
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError):
             return failure(call.path, "The provider cannot be reached.", status=502, code="upstream_unavailable")
-        return Reply(response.status_code, decoded(response.headers.raw), _read(response))
+        return Reply(response.status_code, decoded(response.headers.raw), _Body(response))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -74,11 +74,18 @@ def failure(path: str, message: str, *, status: int, code: str, headers: Headers
     return Reply(status, told, once(body))
 
 
-async def _read(response: httpx2.Response) -> AsyncIterator[bytes]:
-    try:
-        async for part in response.aiter_raw():
-            yield part
-    except (httpx2.HTTPError, OSError) as exc:
-        raise UpstreamGone(type(exc).__name__) from exc
-    finally:
-        await response.aclose()
+class _Body(AsyncIterator[bytes]):
+    """The body of an answer. Unlike a generator it frees its connection also when nobody began to read it."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._response = response
+        self._parts = response.aiter_raw()
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._parts)
+        except (httpx2.HTTPError, OSError) as exc:
+            raise UpstreamGone(type(exc).__name__) from exc
+
+    async def aclose(self) -> None:
+        await self._response.aclose()

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cache_management.gateway.calls import Call, read_all
+from cache_management.gateway.calls import Call, close, read_all
 from cache_management.serve.asking import Asking
 from tests.gateway.upstream import Act, LocalUpstream
 
@@ -37,3 +37,15 @@ async def test_headers_that_are_not_ascii_pass(asking: Asking, upstream: LocalUp
     assert reply.status == 200
     assert ("openai-organization", as_bytes) in reply.headers
     assert upstream.seen[0].headers["x-title"] == "café"
+
+
+async def test_an_answer_that_nobody_began_to_read_leaves_its_connection(
+    asking: Asking, upstream: LocalUpstream
+) -> None:
+    upstream.act = lambda _: Act(waits=1)
+    upstream.hold()
+
+    for _ in range(3):
+        reply = await asking.send(call_of(upstream, stream=True))
+        assert reply.status == 200
+        await close(reply.body)
