@@ -7,11 +7,10 @@ It serves `httpx2`, which those clients use now, and `httpx`, which older ones u
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, Self, TypeVar
@@ -20,10 +19,10 @@ import msgspec
 
 from cache_management import sync
 from cache_management.cache.manager import CacheManager
+from cache_management.gateway.blocking import Transfers
 from cache_management.gateway.calls import (
     BrokenStream,
     Call,
-    Headers,
     Reply,
     Upstream,
     close,
@@ -67,6 +66,7 @@ class CachingTransport:
         self._exchange = Exchange(given, may_choose_namespace=True, limit_seconds=limit_seconds)
         self._namespace = namespace
         self._inner = transport
+        self._transfers = Transfers()
         self._lock = threading.Lock()
 
     async def handle_async_request(self, request: Any) -> Any:
@@ -80,7 +80,7 @@ class CachingTransport:
         async def upstream(sent: Call) -> Reply:
             caller.has_asked = True
             response = await inner.handle_async_request(_request_of(library, request, sent))
-            return Reply(response.status_code, decoded(response.headers.raw), _read(response.stream))
+            return Reply(response.status_code, decoded(response.headers.raw), _Stream(response.stream))
 
         reply = await self._answer(call, upstream, caller)
         body = _async_body(library)(reply.body)
@@ -96,11 +96,18 @@ class CachingTransport:
 
         async def upstream(sent: Call) -> Reply:
             caller.has_asked = True
-            asking = _Asking(lambda: inner.handle_request(_request_of(library, request, sent)))
-            return await asking.reply()
+            return await self._transfers.ask(
+                lambda: inner.handle_request(_request_of(library, request, sent)),
+                is_left=lambda: caller.has_left,
+                broken=library.ReadError("the client was closed"),
+            )
 
-        reply = sync.run(self._answer(call, upstream, caller))
-        body = _plain_body(library)(reply.body)
+        try:
+            reply = sync.run(self._answer(call, upstream, caller))
+        except BaseException:
+            caller.has_left = True
+            raise
+        body = _plain_body(library)(reply.body, caller)
         return library.Response(reply.status, headers=encoded(reply.headers), stream=body)
 
     async def aclose(self) -> None:
@@ -110,8 +117,10 @@ class CachingTransport:
             await self._inner.aclose()
 
     def close(self) -> None:
-        """As `aclose`, for a plain client."""
+        """As `aclose`, for a plain client; nothing is read any more of a stream that was left."""
+        self._transfers.end(left_only=True)
         sync.run(self._exchange.aclose(wait_seconds=_CLOSE_SECONDS))
+        self._transfers.end(left_only=False)
         if self._inner is not None:
             self._inner.close()
 
@@ -151,61 +160,7 @@ class _Caller:
 
     def __init__(self) -> None:
         self.has_asked = False
-
-
-class _Asking:
-    """One request of a blocking transport, on a thread of its own, told to the loop bit by bit."""
-
-    def __init__(self, ask: Callable[[], Any]) -> None:
-        self._ask = ask
-        self._loop = asyncio.get_running_loop()
-        self._head: asyncio.Future[tuple[int, Headers]] = self._loop.create_future()
-        self._parts: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
-        self._left = threading.Event()
-
-    async def reply(self) -> Reply:
-        threading.Thread(target=self._work, name="cache-upstream", daemon=True).start()
-        status, headers = await self._head
-        return Reply(status, headers, self._body())
-
-    async def _body(self) -> AsyncIterator[bytes]:
-        try:
-            while (part := await self._parts.get()) is not None:
-                if isinstance(part, BaseException):
-                    raise part
-                yield part
-        finally:
-            self._left.set()
-
-    def _work(self) -> None:
-        try:
-            response = self._ask()
-        except BaseException as exc:  # noqa: BLE001 - the thread has nobody else to tell
-            self._tell(self._settle, exc)
-            return
-        try:
-            self._tell(self._settle, (response.status_code, decoded(response.headers.raw)))
-            for part in response.stream:
-                if self._left.is_set():
-                    break
-                self._tell(self._parts.put_nowait, part)
-            self._tell(self._parts.put_nowait, None)
-        except BaseException as exc:  # noqa: BLE001
-            self._tell(self._parts.put_nowait, exc)
-        finally:
-            response.close()
-
-    def _settle(self, found: tuple[int, Headers] | BaseException) -> None:
-        if self._head.done():
-            self._left.set()
-        elif isinstance(found, BaseException):
-            self._head.set_exception(found)
-        else:
-            self._head.set_result(found)
-
-    def _tell(self, how: Callable[[Any], None], what: object) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(how, what)
+        self.has_left = False  # also with the whole answer
 
 
 def _library_of(request: Any) -> ModuleType:
@@ -240,12 +195,18 @@ def _request_of(library: ModuleType, request: Any, sent: Call) -> Any:
     )
 
 
-async def _read(stream: Any) -> AsyncIterator[bytes]:
-    try:
-        async for part in stream:
-            yield part
-    finally:
-        await stream.aclose()
+class _Stream(AsyncIterator[bytes]):
+    """The body of an answer. Unlike a generator it frees its connection also when nobody began to read it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._parts: AsyncIterator[bytes] = aiter(stream)
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._parts)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 @lru_cache(maxsize=4)
@@ -269,8 +230,9 @@ def _async_body(library: ModuleType) -> Any:
 @lru_cache(maxsize=4)
 def _plain_body(library: ModuleType) -> Any:
     class Body(library.SyncByteStream):  # type: ignore[misc,name-defined]
-        def __init__(self, parts: AsyncIterator[bytes]) -> None:
+        def __init__(self, parts: AsyncIterator[bytes], caller: _Caller) -> None:
             self._parts = parts
+            self._caller = caller
 
         def __iter__(self) -> Iterator[bytes]:
             while True:
@@ -281,6 +243,7 @@ def _plain_body(library: ModuleType) -> Any:
                 yield part
 
         def close(self) -> None:
+            self._caller.has_left = True
             sync.run(close(self._parts))
 
     return Body
