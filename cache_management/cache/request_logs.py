@@ -50,6 +50,10 @@ class _LeftOut(Exception):
     """A row that is no request to replay; says why in a few words."""
 
 
+class _StandsTwice(InvalidInput):
+    """A name that is one of two rows: nobody knows which answer belongs to which."""
+
+
 def read_logs(paths: Sequence[Path], *, shape: Shape | None = None) -> Log:
     """Return the requests of files; an OpenAI batch and its results are two of them.
 
@@ -71,7 +75,7 @@ def read_logs(paths: Sequence[Path], *, shape: Shape | None = None) -> Log:
                     into = asked if "body" in row else answers
                     name = _text(row.get("custom_id"), "no custom_id")
                     if name in into:  # unique within one batch only
-                        raise InvalidInput(
+                        raise _StandsTwice(
                             f"{path}: the custom_id {name[:80]!r} stands twice: replay one batch at a time"
                         )
                     into[name] = row
@@ -79,9 +83,9 @@ def read_logs(paths: Sequence[Path], *, shape: Shape | None = None) -> Log:
                 found.append(_READERS[kind](row))
             except _LeftOut as exc:
                 left_out[str(exc)] += 1
+            except _StandsTwice:
+                raise
             except InvalidInput as exc:
-                if "stands twice" in str(exc):
-                    raise
                 left_out[f"not a request: {str(exc)[:80]}"] += 1
             if len(found) + len(asked) > MAX_REQUESTS:
                 raise InvalidInput(f"the log holds more than {MAX_REQUESTS:,} requests; take a part of it")

@@ -81,7 +81,8 @@ class _LogClock:
 
     def __init__(self, requests: Sequence[LoggedRequest]) -> None:
         self._timed = all(each.at is not None for each in requests)
-        self.now = requests[0].at or 1e9 if self._timed else 1e9
+        first = requests[0].at if self._timed else None
+        self.now = 1e9 if first is None else first  # a log may count from 0
 
     def __call__(self) -> float:
         return self.now

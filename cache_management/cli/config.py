@@ -85,7 +85,7 @@ def set_(cli: CliContext, key: str, value: str | None, from_stdin: bool, as_json
     path = cli.config_file
     change = _changed(path, name, _value_of(key, value, from_stdin=from_stdin))
     if change.text != change.before:
-        check_pages({"the configuration": path}, reads=None)
+        check_pages({"the configuration": path}, reads=[])
         write_page(path, change.text, private=not path.exists() and _holds_secret(key, change.text))
     shown = shown_value(change.loaded.settings, key)
     if as_json:

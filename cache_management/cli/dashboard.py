@@ -57,7 +57,7 @@ def report(cli: CliContext, file: Path, as_json: bool) -> int:
     from cache_management.dashboard.serving import page
     from cache_management.dashboard.state import Dashboard
 
-    check_pages({"FILE": file}, reads=None)
+    check_pages({"FILE": file}, reads=[])
     shown = Dashboard(cli.settings)
     try:
         state = shown.state()

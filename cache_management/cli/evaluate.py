@@ -49,7 +49,7 @@ def evaluate_command(
     from cache_management.cache.semantic import gates
 
     floor = cli.settings.similarity_threshold if threshold is None else threshold
-    check_pages({"--html": page, "--markdown": markdown}, reads=pairs_file)
+    check_pages({"--html": page, "--markdown": markdown}, reads=[pairs_file])
     pairs = read_pairs(pairs_file)
     judged, encoder = asyncio.run(judge_pairs(pairs, cli.settings, quiet=as_json))
     off = set(cli.settings.semantic.gates_off)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -13,17 +13,17 @@ from typing import BinaryIO
 from cache_management.cache.errors import CacheError, InvalidInput
 
 
-def check_pages(pages: dict[str, Path | None], *, reads: Path | None) -> None:
+def check_pages(pages: dict[str, Path | None], *, reads: Iterable[Path]) -> None:
     """Refuse pages, by option, that would overwrite what is read or one another, or have no folder.
 
     Raises:
         InvalidInput: Names the option and what is wrong with it.
     """
-    taken = {} if reads is None else {"the file that is read": reads}
+    taken = [("the file that is read", each) for each in reads]
     for option, page in pages.items():
         if page is None:
             continue
-        for name, other in taken.items():
+        for name, other in taken:
             if _is_same(page, other):
                 raise InvalidInput(f"{option} {page} is {name} too; name another file")
         folder = page.resolve().parent
@@ -33,7 +33,7 @@ def check_pages(pages: dict[str, Path | None], *, reads: Path | None) -> None:
             raise InvalidInput(f"{option} {page} is a folder; name a file")
         if _is_replaced(page) and not os.access(folder, os.W_OK):
             raise InvalidInput(f"{option} {page}: nothing can be written to the folder {folder}")
-        taken[option] = page
+        taken.append((option, page))
 
 
 def write_page(page: Path, text: str, *, private: bool = False) -> None:
@@ -88,7 +88,7 @@ def refuse_to_overwrite(option: str, page: Path, *, force: bool) -> None:
     Raises:
         InvalidInput: Names the option and what is wrong with it.
     """
-    check_pages({option: page}, reads=None)
+    check_pages({option: page}, reads=[])
     if not force and page.is_file():
         raise InvalidInput(f"{option} {page} is there already; --force writes over it")
 

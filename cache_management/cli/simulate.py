@@ -59,7 +59,7 @@ def simulate(
     and group (a label: one answer serves a group), or OpenAI batches (requests and results), LiteLLM logs, Langfuse
     generations. Nothing is stored, and no model but the embedding model is asked.
     """
-    check_pages({"--html": page}, reads=files[0])
+    check_pages({"--html": page}, reads=files)
     scenarios = _scenarios(cli.settings, thresholds, exact, no_gates, policies, sizes, lives)
     log = read_logs(files, shape=shape)
     for reason, count in log.left_out.items():

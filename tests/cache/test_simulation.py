@@ -44,6 +44,15 @@ async def test_lives_end_in_the_time_of_the_log() -> None:
     assert (short.exact, long.exact) == (1, 2)
 
 
+@pytest.mark.parametrize("first", [0.0, 1.0])
+async def test_a_log_may_begin_at_zero(first: float) -> None:
+    log = [asked("a", at=first + 1_000.0 * at) for at in range(4)]
+
+    found = await replay(log, Scenario(None, ttl_seconds=60), embedder=None)
+
+    assert found.exact == 0
+
+
 async def test_the_policy_and_the_size_decide_what_is_still_there() -> None:
     log = [asked(name) for name in (*["often"] * 5, "a", "b", "c", "often")]
 

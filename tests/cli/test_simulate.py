@@ -44,6 +44,17 @@ def test_numbers_are_told_as_json(cli: Cli, log: Path) -> None:
     assert found["left_out"] == {"no answer": 1}
 
 
+def test_a_page_is_not_written_over_any_log_that_is_read(cli: Cli, log: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(log.read_text())
+    before = other.read_text()
+
+    found = cli("simulate", log, other, "--exact", "--html", other)
+
+    assert (found.code, "is the file that is read too" in found.err) == (2, True)
+    assert other.read_text() == before
+
+
 def test_too_many_configurations_are_refused(cli: Cli, log: Path) -> None:
     sizes = [word for size in range(1, 70) for word in ("--max-size", size)]
 
