@@ -10,6 +10,7 @@ import click
 
 from cache_management.cache.config import SimilarityConfig
 from cache_management.cache.errors import BackendUnavailable, MetadataUnavailable
+from cache_management.cache.one_line import on_one_line
 from cache_management.cache.usage import load_asks
 from cache_management.cache.values import CacheStats
 from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
@@ -146,14 +147,11 @@ def _print_usage(usage: dict[str, Any]) -> None:
         print_table(
             "Asked for most",
             ("hits", "misses", "prompt or key"),
-            [(each["hits"], each["misses"], _short(each["key"] or each["key_digest"])) for each in usage["hot_keys"]],
+            [
+                (each["hits"], each["misses"], on_one_line(each["key"] or each["key_digest"], _KEY_CHARACTERS))
+                for each in usage["hot_keys"]
+            ],
         )
-
-
-def _short(text: str) -> str:
-    """Return the beginning of a prompt on one line."""
-    line = " ".join(text[:_KEY_CHARACTERS].split())
-    return line if len(text) <= _KEY_CHARACTERS else line + " …"
 
 
 def _in_words(judged: dict[str, Any], meaning: SimilarityConfig) -> dict[str, object]:

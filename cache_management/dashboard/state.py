@@ -17,6 +17,7 @@ import msgspec
 from cache_management import __version__
 from cache_management.cache.errors import BackendUnavailable
 from cache_management.cache.near_misses import load_near_misses
+from cache_management.cache.one_line import on_one_line
 from cache_management.cache.question import Question
 from cache_management.cache.semantic.intervals import wilson
 from cache_management.cache.usage import MARK_LIFE_SECONDS, load_asks, mark_as_looked_at
@@ -26,7 +27,7 @@ from cache_management.metrics.cells import read_folder
 from cache_management.metrics.latencies import Distribution
 from cache_management.models.store import Stores, open_stores
 from cache_management.models.store.results import JobView, Mark
-from cache_management.models.usage import DAY_SECONDS, HotKeyView, UsageRow
+from cache_management.models.usage import DAY_SECONDS, USAGE_NAMES, HotKeyView, UsageRow
 from cache_management.settings import Settings
 from cache_management.wiring import open_platform
 from cache_management.workers.client import JobClient
@@ -217,11 +218,15 @@ class Dashboard:
 
     def _hot(self, kept: _Kept, store: StoreView | None) -> list[dict[str, Any]]:
         """Return the keys asked for most with their names, as far as the store knows them: this is the owner's page."""
-        unknown = [each.key_digest for each in kept.hot if each.key_digest not in self._names]
-        if unknown and store is not None and not is_unmade(self._settings):
-            self._unknown = unknown
-            # What the store does not know is not asked again at each look.
-            self._names |= dict.fromkeys(unknown, "") | (self._asked_names.ask()() or {})
+        shown = [each.key_digest for each in kept.hot]
+        self._names = {name: self._names[name] for name in shown if name in self._names}
+        self._unknown = [name for name in shown if name not in self._names]
+        if self._unknown and store is not None and not is_unmade(self._settings):
+            asked = self._unknown
+            answered = self._asked_names.ask()()
+            if answered is not None:
+                # What the store does not know is not asked again at each look.
+                self._names |= dict.fromkeys(asked, "") | answered
         return [
             {"key": self._names.get(each.key_digest) or each.key_digest, "hits": each.hits, "misses": each.misses}
             for each in kept.hot
@@ -240,14 +245,9 @@ async def _names(settings: Settings, digests: Sequence[str]) -> dict[str, str]:
     finally:
         await platform.aclose()
     return {
-        name: _short((ask.request.last_text if ask.request is not None else None) or ask.key)
+        name: on_one_line((ask.request.last_text if ask.request is not None else None) or ask.key, _TEXT)
         for name, ask in asks.items()
     }
-
-
-def _short(text: str) -> str:
-    line = " ".join(text[:_TEXT].split())
-    return line if len(text) <= _TEXT else line + " …"
 
 
 def _usage(kept: _Kept) -> dict[str, Any]:
@@ -256,8 +256,22 @@ def _usage(kept: _Kept) -> dict[str, Any]:
         "days": [_point(at, amounts) for at, amounts in kept.days],
         "day": _sums(kept.models),
         "ever": _sums(kept.ever),
-        "models": [{"model": row.model or "unknown", "hit_rate": row.hit_rate, **_sums([row])} for row in kept.models],
+        "models": [
+            {"model": row.model or "unknown", "hit_rate": row.hit_rate, **_sums([row])}
+            for row in _by_model(kept.models)
+        ],
     }
+
+
+def _by_model(rows: Sequence[UsageRow]) -> list[UsageRow]:
+    """Return one row a model: where all namespaces are shown, each of them has its own."""
+    found: dict[str, list[UsageRow]] = {}
+    for row in rows:
+        found.setdefault(row.model, []).append(row)
+    return [
+        UsageRow("", model, **{name: sum(getattr(row, name) for row in its) for name in USAGE_NAMES})
+        for model, its in found.items()
+    ]
 
 
 def _point(at: datetime, amounts: dict[str, int]) -> dict[str, Any]:

@@ -78,6 +78,42 @@ def test_it_knows_the_use_of_its_namespace_alone(used: Dashboard) -> None:
     json.dumps(state)
 
 
+def test_a_model_is_listed_once_for_all_namespaces(used: Dashboard, tmp_path: Path) -> None:
+    shown = Dashboard(settings_at(tmp_path), everywhere=True)
+    shown._stores.operations.add_stats({"misses": 3}, namespace="third", model="gpt-5", period_seconds=3600)
+
+    models = shown.state()["usage"]["models"]
+    shown.close()
+
+    assert [(each["model"], each["exact"], each["misses"]) for each in models] == [("gpt-4", 37, 10), ("gpt-5", 0, 3)]
+    assert models[0]["hit_rate"] == pytest.approx(47 / 57)
+
+
+class Names:
+    """Answers for the names of keys, one after the other; None did not come in time."""
+
+    def __init__(self, *answers: dict[str, str] | None) -> None:
+        self.asked: list[list[str]] = []
+        self._answers = list(answers)
+
+    def ask(self) -> Callable[[], dict[str, str] | None]:
+        return lambda: self._answers.pop(0)
+
+
+def test_names_of_keys_that_did_not_come_in_time_are_asked_for_again(
+    used: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache_management.dashboard.state.is_unmade", lambda settings: False)
+    keys = {("default", "abc"): (1, 0), ("default", "def"): (1, 0)}
+    used._stores.operations.count_usage("a stream", ("", "1"), {}, keys)
+    used._asked_names = Names(None, {"abc": "What is Python?"})  # type: ignore[assignment]
+
+    shown = [[each["key"] for each in used.state()["hot_keys"]] for _ in range(3)]
+
+    assert [sorted(each) for each in shown] == [["abc", "def"], *[["What is Python?", "def"]] * 2]
+    assert used._names.keys() == {"abc", "def"}
+
+
 async def ask_twice(settings: Settings, *, refuse: bool = False) -> None:
     """What an application does: a miss and a hit, and something that is near enough and refused."""
     cache = LLMCache(settings)
