@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -31,9 +30,3 @@ def lacks_its_word(places: Iterable[Mapping[str, Any]]) -> bool:
 def is_streaming(llm_string: str) -> bool:
     """Tell whether the description of a model says that it puts its answers together of a stream."""
     return _STREAMS.search(llm_string) is not None
-
-
-def shown(text: str, calls: Iterable[Mapping[str, Any]]) -> str:
-    """Return an answer as a text: what people see, and what is compared when an answer is computed again."""
-    named = [{"name": each.get("name"), "args": each.get("args")} for each in calls]
-    return "\n".join(filter(None, (text, json.dumps(named, sort_keys=True, default=str) if named else "")))

@@ -17,7 +17,7 @@ import msgspec
 from pydantic import BaseModel
 
 from cache_management import sync
-from cache_management.adapters.guarded import Asked, GuardedManager
+from cache_management.adapters.guarded import Asked, GuardedManager, shown
 from cache_management.cache.admission import Controls, parse_controls
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.manager import CacheManager
@@ -311,7 +311,7 @@ def entry_of(payload: object, guarded: GuardedManager, *, name: str, asked: Aske
             return None
     return CachedResponse(
         prompt="",  # the manager files it under what was asked
-        response="\n".join(filter(None, map(_shown, completion.choices[:1]))),
+        response=_shown(completion.choices[0]),
         model=completion.model or asked.model or "unknown",
         timestamp=datetime.fromtimestamp(guarded.manager.llm_cache.clock(), UTC),
         token_count=max(0, completion.usage.completion_tokens) if completion.usage else 0,
@@ -352,9 +352,8 @@ def _as_completion(response: CachedResponse, *, now: float) -> dict[str, Any]:
 
 
 def _shown(choice: _Choice) -> str:
-    """Return an answer as a text: what people see, and what is compared when an answer is computed again."""
     calls = [{"name": each.function.name, "args": each.function.arguments} for each in choice.message.tool_calls or ()]
-    return "\n".join(filter(None, (choice.message.content, json.dumps(calls) if calls else "")))
+    return shown(choice.message.content or "", calls)
 
 
 def _tell_similarity(kwargs: Mapping[str, Any], found: Lookup) -> None:

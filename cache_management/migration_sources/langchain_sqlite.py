@@ -12,8 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from cache_management.adapters.guarded import shown as as_text
 from cache_management.adapters.langchain_answers import finish_reason, is_streaming, lacks_its_word
-from cache_management.adapters.langchain_answers import shown as as_text
 from cache_management.adapters.langchain_identity import ask_of
 from cache_management.cache.admission import Refusal, may_store
 from cache_management.cache.errors import InvalidInput

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cache_management.adapters.langchain_answers import finish_reason, is_streaming, lacks_its_word, shown
+from cache_management.adapters.langchain_answers import finish_reason, is_streaming, lacks_its_word
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,3 @@ def test_a_place_for_the_word_that_is_empty_is_told_from_none() -> None:
 )
 def test_a_description_of_a_model_says_whether_it_streams(llm_string: str, is_it: bool) -> None:
     assert is_streaming(llm_string) is is_it
-
-
-def test_tool_calls_are_shown_behind_the_text() -> None:
-    calls = [{"name": "f", "args": {"b": 1, "a": 2}, "id": "call_1"}]
-
-    assert shown("text", []) == "text"
-    assert shown("", calls) == '[{"args": {"a": 2, "b": 1}, "name": "f"}]'
-    assert shown("text", calls).startswith("text\n[")

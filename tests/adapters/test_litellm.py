@@ -18,8 +18,11 @@ with pytest.MonkeyPatch.context() as patch:
 from litellm.caching import caching_handler
 
 from cache_management.adapters.litellm import ManagedCache
+from cache_management.cache.backends.memory import MemoryBackend
+from cache_management.cache.config import CacheConfig
 from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.cache.events import CorruptEvent, Event, RefusedEvent
+from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.payloads import DSPY_RECORD, GATEWAY, LANGCHAIN, LITELLM
 from tests.adapters.making import ASKED, OPPOSITE, REWORDED, manager_on, store_with_payload
@@ -409,13 +412,14 @@ async def test_a_value_that_breaks_streams_alone_is_refused_to_them(provider: Pr
 
 
 async def test_a_text_that_somebody_else_stored_is_an_answer(provider: Provider) -> None:
-    manager = manager_on()
+    cache = LLMCache(CacheConfig(ttl_seconds=-1), backend=MemoryBackend(max_size=10), clock=lambda: 1e9)
+    manager = CacheManager(cache)
     litellm.cache = ManagedCache(manager)
     await manager.store("q", "stored", model="fake/m")
 
     found = await litellm.acompletion(model="fake/m", messages=[{"role": "user", "content": "q"}])
 
-    assert text_of(found) == "stored"
+    assert (text_of(found), found.created) == ("stored", 10**9)
     assert is_hit(found)
 
 
