@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from cache_management import sync
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.manager import CacheManager
+from cache_management.gateway.inner_transports import AsyncClientTransport, ClientTransport
 from cache_management.gateway.transport import CachingTransport
 
 Client = TypeVar("Client")
@@ -55,7 +56,7 @@ def _cached(client: Client, manager: CacheManager | sync.CacheManager, namespace
         raise InvalidInput(f"a client of OpenAI or Anthropic is expected, not {type(client).__name__}")
     library = importlib.import_module(_library_of(type(asking)))
     is_async = isinstance(asking, library.AsyncClient)
-    through: Any = _AsyncThrough(asking) if is_async else _Through(asking)
+    through: Any = (AsyncClientTransport if is_async else ClientTransport)(asking)
     http: Any = (library.AsyncClient if is_async else library.Client)(
         transport=CachingTransport(manager, through, namespace=namespace),
         timeout=asking.timeout,
@@ -72,27 +73,3 @@ def _library_of(kind: type) -> str:
     if found is None:
         raise InvalidInput(f"the client sends by {kind.__module__}, which is no client of httpx")
     return found
-
-
-class _Through:
-    """A transport that sends by a whole client, with its proxies and limits."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def handle_request(self, request: Any) -> Any:
-        return self._client.send(request, stream=True)
-
-    def close(self) -> None:
-        self._client.close()
-
-
-class _AsyncThrough:
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    async def handle_async_request(self, request: Any) -> Any:
-        return await self._client.send(request, stream=True)
-
-    async def aclose(self) -> None:
-        await self._client.aclose()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
 from types import ModuleType
@@ -34,6 +33,7 @@ from cache_management.gateway.calls import (
 )
 from cache_management.gateway.dialects import dialect_of
 from cache_management.gateway.exchange import Exchange
+from cache_management.gateway.inner_transports import InnerTransports
 
 logger = logging.getLogger("cache_management")
 
@@ -49,7 +49,8 @@ class CachingTransport:
     Args:
         manager: A `CacheManager`, or that of `cache_management.sync`. An asynchronous client uses it on its own event
             loop, a plain one on the loop of `cache_management.sync`.
-        transport: Asks the provider; by default the usual one of the client's library.
+        transport: Asks the provider; by default what the client would use by itself, with the proxies of the
+            environment. A given one serves its own kind of client only, plain or asynchronous.
         namespace: Where answers are kept; by default the manager's. Callers may name another by `x-cache-namespace`.
         limit_seconds: How long an answer may take, also after its caller has hung up.
     """
@@ -65,14 +66,13 @@ class CachingTransport:
         given: CacheManager = manager.wrapped if isinstance(manager, sync.CacheManager) else manager
         self._exchange = Exchange(given, may_choose_namespace=True, limit_seconds=limit_seconds)
         self._namespace = namespace
-        self._inner = transport
+        self._inner = InnerTransports(transport)
         self._transfers = Transfers()
-        self._lock = threading.Lock()
 
     async def handle_async_request(self, request: Any) -> Any:
         """Answer a request of an asynchronous client."""
         library = _library_of(request)
-        inner = self._transport(library, "AsyncHTTPTransport")
+        inner = self._inner.get(library, "asynchronous")
         if dialect_of(request.method, _path_of(request)) is None:
             return await inner.handle_async_request(request)
         call, caller = _call_of(request, await request.aread()), _Caller()
@@ -89,7 +89,7 @@ class CachingTransport:
     def handle_request(self, request: Any) -> Any:
         """Answer a request of a plain client."""
         library = _library_of(request)
-        inner = self._transport(library, "HTTPTransport")
+        inner = self._inner.get(library, "plain")
         if dialect_of(request.method, _path_of(request)) is None:
             return inner.handle_request(request)
         call, caller = _call_of(request, request.read()), _Caller()
@@ -113,16 +113,14 @@ class CachingTransport:
     async def aclose(self) -> None:
         """Wait a moment for what is being stored, and close the other transport; the manager is its maker's."""
         await self._exchange.aclose(wait_seconds=_CLOSE_SECONDS)
-        if self._inner is not None:
-            await self._inner.aclose()
+        await self._inner.aclose()
 
     def close(self) -> None:
         """As `aclose`, for a plain client; nothing is read any more of a stream that was left."""
         self._transfers.end(left_only=True)
         sync.run(self._exchange.aclose(wait_seconds=_CLOSE_SECONDS))
         self._transfers.end(left_only=False)
-        if self._inner is not None:
-            self._inner.close()
+        self._inner.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -147,12 +145,6 @@ class CachingTransport:
             logger.warning("the cache failed, the answer comes from the provider", exc_info=True)
         reply = await upstream(msgspec.structs.replace(call, headers=for_upstream(call.headers)))
         return Reply(reply.status, marked(without_hops(reply.headers), "bypass"), reply.body)
-
-    def _transport(self, library: ModuleType, name: str) -> Any:
-        with self._lock:
-            if self._inner is None:
-                self._inner = getattr(library, name)()
-            return self._inner
 
 
 class _Caller:
