@@ -20,11 +20,16 @@ OURS = ("x-cache", "x-litellm-cache")
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One HTTP request. `base` is the address in front of the path that a dialect knows, without a "/" at its end."""
+    """One HTTP request.
+
+    `base` is the address in front of the path that a dialect knows, without a "/" at its end. `host` is what the caller
+    names in the place of that address's own host; another host at one address may be another provider.
+    """
 
     method: str
     path: str
     base: str = ""
+    host: str | None = None
     headers: Headers = ()
     body: bytes = b""
 

@@ -28,6 +28,7 @@ from cache_management.gateway.calls import (
     decoded,
     encoded,
     for_upstream,
+    header,
     marked,
     without_hops,
 )
@@ -39,6 +40,7 @@ logger = logging.getLogger("cache_management")
 
 T = TypeVar("T")
 _CLOSE_SECONDS = 5.0
+_PORTS = {"http": 80, "https": 443}
 
 
 class CachingTransport:
@@ -175,15 +177,29 @@ def _call_of(request: Any, body: bytes) -> Call:
         method=request.method,
         path=dialect.suffix + (f"?{query}" if query else ""),
         base=base,
+        host=_other_host(request),
         headers=decoded(request.headers.raw),
         body=body,
     )
 
 
+def _other_host(request: Any) -> str | None:
+    """Return the host that the application names, unless it is that of the address."""
+    given = header(decoded(request.headers.raw), "host")
+    netloc = request.url.netloc.decode("ascii").lower()
+    own = {netloc} if request.url.port is not None else {netloc, f"{netloc}:{_PORTS.get(request.url.scheme)}"}
+    return None if given is None or given.lower() in own else given.lower()
+
+
 def _request_of(library: ModuleType, request: Any, sent: Call) -> Any:
     """Return the request as it goes on: the same address and time limits, what the exchange made of the rest."""
+    host = [pair for pair in request.headers.raw if pair[0].lower() == b"host"]
     return library.Request(
-        request.method, request.url, headers=encoded(sent.headers), content=sent.body, extensions=request.extensions
+        request.method,
+        request.url,
+        headers=[*host, *encoded(sent.headers)],
+        content=sent.body,
+        extensions=request.extensions,
     )
 
 

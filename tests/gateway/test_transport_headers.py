@@ -13,6 +13,7 @@ from cache_management import sync
 from cache_management.cache.config import CacheConfig
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.manager import CacheManager
+from cache_management.gateway.calls import Call, Reply, whole
 from cache_management.gateway.exchange import Exchange
 from cache_management.gateway.transport import CachingTransport
 from tests.gateway.upstream import Act, LocalUpstream
@@ -90,3 +91,46 @@ def test_a_fault_of_the_cache_costs_a_plain_client_no_answer(
 
 async def fail(*_: Any, **__: Any) -> Any:
     raise RuntimeError("a fault of ours")
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"store": True}])
+async def test_the_provider_sees_the_host_that_the_application_names(
+    client: httpx2.AsyncClient, plain_client: httpx2.Client, upstream: LocalUpstream, more: dict[str, Any]
+) -> None:
+    url, headers = f"{upstream.url}/chat/completions", {"Host": "tenant-a.example"}
+
+    await client.post(url, json={**ASKED, **more}, headers=headers)
+    plain_client.post(url, json={**ASKED, **more}, headers=headers)
+    await client.post(url, json={**ASKED, **more, "seed": 1})
+
+    own = f"127.0.0.1:{upstream.port}"
+    assert [seen.headers["host"] for seen in upstream.seen] == ["tenant-a.example", "tenant-a.example", own]
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "told"),
+    [
+        ("https://provider/v1", None, None),
+        ("https://provider/v1", "PROVIDER", None),
+        ("https://provider/v1", "provider:443", None),
+        ("http://[::1]:8000/v1", "[::1]:8000", None),
+        ("https://provider/v1", "Tenant-A.example", "tenant-a.example"),
+        ("https://provider/v1", "provider:80", "provider:80"),
+        ("http://provider:8000/v1", "provider", "provider"),
+        ("http://provider:8000/v1", "", ""),
+    ],
+)
+async def test_a_host_that_is_not_the_address_s_own_is_told_to_the_exchange(
+    client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch, url: str, host: str | None, told: str | None
+) -> None:
+    seen: list[Call] = []
+
+    async def send(_: Exchange, call: Call, *__: Any, **___: Any) -> Reply:
+        seen.append(call)
+        return whole(200, (), b"")
+
+    monkeypatch.setattr(Exchange, "send", send)
+
+    await client.post(f"{url}/chat/completions", json=ASKED, headers={} if host is None else {"Host": host})
+
+    assert [call.host for call in seen] == [told]
