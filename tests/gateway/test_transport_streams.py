@@ -148,7 +148,7 @@ def test_closing_a_plain_client_ends_the_streams_that_were_left(
         asked = {**ASKED, "seed": number}
         with client.stream("POST", f"{upstream.url}/chat/completions", json=asked) as response:
             next(response.iter_raw())
-    assert len(readers()) == 3
+    wait_until(lambda: len(readers()) == 3)
 
     client.close()
 
