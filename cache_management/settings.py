@@ -131,6 +131,8 @@ class ServeSettings(_Part):
     digest_key: SecretStr | None = None
     tenants: dict[str, str] = Field(default_factory=dict)
     allow_namespaces: bool = False
+    ignored_headers: list[str] = Field(default_factory=list)
+    hosts: list[str] = Field(default_factory=list)
     body_limit: SizeBytes = 20 * 10**6
     timeout_seconds: float = Field(default=600.0, gt=0, le=86_400)
     concurrency: int = Field(default=256, ge=1, le=100_000)
@@ -143,6 +145,14 @@ class ServeSettings(_Part):
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("must be an address such as https://api.openai.com")
         return value.rstrip("/").removesuffix("/v1").rstrip("/")
+
+    @field_validator("ignored_headers", "hosts")
+    @classmethod
+    def _are_names(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name) is None:
+                raise ValueError(f"must be names, which {name[:40]!r} is not")
+        return [name.lower() for name in value]
 
     @field_validator("tenants")
     @classmethod

@@ -7,16 +7,15 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from cache_management.cache.errors import CacheError
+from cache_management.cache.errors import CacheError, ConfigurationError
 from cache_management.cache.readiness import HEALTH_PATH, READY_PATH, Routes, cache_routes
 from cache_management.gateway.exchange import Exchange
 from cache_management.metrics.families import as_text
 from cache_management.serve.asking import Asking, failure
 from cache_management.serve.document import document
-from cache_management.serve.proxy import ROOT, Proxy
+from cache_management.serve.proxy import ROOT, Proxy, is_loopback
 from cache_management.serve.tenants import Tenants, secret_of
 
 try:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cache_management")
 
+_FORWARDED = ("forwarded", "x-forwarded-", "x-real-ip", "via")
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -60,6 +60,7 @@ class Application:
             may_choose_namespace=given.allow_namespaces,
             answers_bad_bodies=True,
             limit_seconds=given.timeout_seconds,
+            ignored_headers=given.ignored_headers,
         )
         # Those that go on without a caller need connections too.
         self._asking = Asking(
@@ -73,6 +74,7 @@ class Application:
             anthropic_upstream=given.anthropic_upstream,
             body_limit_bytes=given.body_limit,
             concurrency=given.concurrency,
+            hosts=given.hosts if given.hosts or is_loopback(given.host) else None,
         )
         self._routes: Routes = {}
         self._pages: Routes = {}
@@ -142,7 +144,9 @@ class Application:
 
     async def _page(self, request: Request) -> Response:
         # By name as well: a page of somebody else's, in a browser here, may ask by a name that leads to this machine.
-        if not (_is_here(request.client.host if request.client else "") and _is_here(request.url.hostname or "")):
+        # And not by way of another proxy on this machine, which asks for anybody.
+        is_here = is_loopback(request.client.host if request.client else "") and is_loopback(request.url.hostname or "")
+        if not is_here or any(name.startswith(_FORWARDED) for name in request.headers):
             return Response("only on this machine\n", 403, media_type="text/plain; charset=utf-8")
         status, kind, body = await asyncio.to_thread(self._pages[request.url.path])
         return Response(body, status, media_type=kind, headers={"cache-control": "no-store"})
@@ -168,6 +172,10 @@ def _tenants(settings: Settings) -> Tenants:
 
 def _keys(settings: Settings) -> dict[str, tuple[str, str]]:
     given = settings.serve
+    if given.upstream == given.anthropic_upstream and given.upstream_key and given.anthropic_key:
+        raise ConfigurationError(
+            "serve.upstream and serve.anthropic_upstream are one address, which has two keys; give one of them"
+        )
     found = {}
     if given.upstream_key is not None:
         found[given.upstream + ROOT] = ("authorization", f"Bearer {given.upstream_key.get_secret_value()}")
@@ -182,11 +190,3 @@ async def _nothing_here(request: Request, exc: Exception) -> Response:
     reply = failure(request.url.path, message, status=status, code="unknown_url")
     body = b"".join([part async for part in reply.body])
     return Response(body, status, media_type="application/json")
-
-
-def _is_here(host: str) -> bool:
-    """Tell whether a name or an address is this machine's own."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 
 from cache_management.gateway.bodies import encode
-from cache_management.gateway.calls import Call, Headers, Reply, decoded, encoded, once
+from cache_management.gateway.calls import Call, Headers, Reply, decoded, encoded, header, once
 from cache_management.gateway.dialects import dialect_of
 from cache_management.gateway.dialects.base import openai_error
 from cache_management.serve.tenants import KEY_HEADERS
@@ -43,15 +43,16 @@ class Asking:
 
     async def send(self, call: Call) -> Reply:
         """Return what the provider answers, or an error that says that it does not."""
+        api = spoken(call.path, call.headers)
         try:
             request = self._client.build_request(
                 call.method, call.base + call.path, headers=encoded(self._headers(call)), content=call.body or None
             )
             response = await self._client.send(request, stream=True)
         except httpx2.TimeoutException:
-            return failure(call.path, "The provider did not answer in time.", status=504, code="upstream_timeout")
+            return failure(api, "The provider did not answer in time.", status=504, code="upstream_timeout")
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError):
-            return failure(call.path, "The provider cannot be reached.", status=502, code="upstream_unavailable")
+            return failure(api, "The provider cannot be reached.", status=502, code="upstream_unavailable")
         return Reply(response.status_code, decoded(response.headers.raw), _Body(response))
 
     async def aclose(self) -> None:
@@ -63,6 +64,16 @@ class Asking:
         if ours is None:
             return call.headers
         return (*(pair for pair in call.headers if pair[0].lower() not in KEY_HEADERS), ours)
+
+
+def is_anthropic(path: str, headers: Headers) -> bool:
+    """Tell whether a request below `/v1` is for Anthropic's API."""
+    return path.startswith("/messages") or header(headers, "anthropic-version") is not None
+
+
+def spoken(path: str, headers: Headers) -> str:
+    """Return a path in whose API an error is told: of a path that is not known here, that of its provider."""
+    return "/messages" if is_anthropic(path, headers) else path
 
 
 def failure(path: str, message: str, *, status: int, code: str, headers: Headers = ()) -> Reply:

@@ -147,7 +147,7 @@ def _wishes() -> list[dict[str, Any]]:
         of(
             "x-cache-ttl",
             "Seconds to keep the answer, -1 for ever.",
-            {"type": "integer", "minimum": 1, "maximum": 3_000_000_000},
+            {"anyOf": [{"const": -1}, {"type": "integer", "minimum": 1, "maximum": 3_000_000_000}]},
         ),
         of("x-cache-threshold", "Cosine similarity, -1 to 1.", {"type": "number", "minimum": -1, "maximum": 1}),
     ]

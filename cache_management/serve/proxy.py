@@ -6,13 +6,29 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import unquote
 
-from cache_management.gateway.calls import OURS, BrokenStream, Call, Headers, Reply, close, header, without_hops
+import msgspec
+
+from cache_management.gateway.calls import (
+    OURS,
+    BrokenStream,
+    Call,
+    Headers,
+    Reply,
+    close,
+    decoded,
+    encoded,
+    header,
+    marked,
+    without_hops,
+)
 from cache_management.gateway.dialects import dialect_of
 from cache_management.gateway.exchange import Exchange
-from cache_management.serve.asking import Asking, UpstreamGone, failure
+from cache_management.serve.asking import Asking, UpstreamGone, failure, is_anthropic, spoken
 from cache_management.serve.tenants import Tenants
 
 logger = logging.getLogger("cache_management")
@@ -25,7 +41,8 @@ ROOT = "/v1"
 _BODY_SECONDS = 60.0
 _TAKING_SECONDS = 120.0
 _DISCARDED_BYTES = 200 * 10**6
-_DOTS = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+_SEPARATORS = re.compile(r"[/\\]")
+_DECODED_TIMES = 5
 
 
 class _Refused(Exception):
@@ -48,6 +65,7 @@ class Proxy:
         anthropic_upstream: That of Anthropic's API: for `/v1/messages` and requests with `anthropic-version`.
         body_limit_bytes: The largest body that is read.
         concurrency: How many requests may be under way, those whose callers have left included.
+        hosts: The names by which it is asked, beside `localhost` and addresses; None for any.
     """
 
     def __init__(
@@ -60,7 +78,9 @@ class Proxy:
         anthropic_upstream: str,
         body_limit_bytes: int,
         concurrency: int,
+        hosts: Collection[str] | None = None,
     ) -> None:
+        self._hosts = hosts
         self._exchange = exchange
         self._asking = asking
         self._tenants = tenants
@@ -74,7 +94,14 @@ class Proxy:
         self.is_draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = str(scope["path"])
+        path = spoken(str(scope["path"]).removeprefix(ROOT), decoded(scope["headers"]))
+        has_begun = False
+
+        async def sending(message: MutableMapping[str, Any]) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
         busy = max(self._under_way, self._exchange.under_way) >= self._concurrency
         self._under_way += 1
         self._idle.clear()
@@ -93,12 +120,18 @@ class Proxy:
                     code="too_many_requests",
                     headers=(("retry-after", "1"),),
                 )
-            await self._handle(scope, receive, send)
+            await self._handle(scope, receive, sending)
         except _Refused as exc:
             headers = (*exc.headers, ("x-cache", "bypass"))
             await _send_reply(send, failure(path, str(exc), status=exc.status, code=exc.code, headers=headers))
         except _HungUp:
             pass
+        except Exception as exc:
+            if has_begun:
+                raise  # the connection is closed within the body
+            # Without its text, which may hold what was asked.
+            logger.error("a request failed in the proxy: %s", type(exc).__name__)
+            await _send_reply(send, failure(path, "The proxy failed.", status=500, code="proxy_error"))
         finally:
             self._under_way -= 1
             if not self._under_way:
@@ -114,7 +147,7 @@ class Proxy:
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         call, namespace = self._call_of(scope)
         body = await self._body(call, receive)
-        call = Call(method=call.method, path=call.path, base=call.base, headers=call.headers, body=body)
+        call = msgspec.structs.replace(call, body=body)
         working = asyncio.get_running_loop().create_task(self._answer(call, namespace, send))
         leaving = asyncio.get_running_loop().create_task(_hangs_up(receive))
         try:
@@ -132,9 +165,8 @@ class Proxy:
             if dialect_of(call.method, call.path) is None:
                 kept = without_hops(call.headers, "host", "content-length")
                 plain = tuple(pair for pair in kept if not pair[0].startswith(OURS))
-                reply = await self._asking.send(
-                    Call(method=call.method, path=call.path, base=call.base, headers=plain, body=call.body)
-                )
+                reply = await self._asking.send(msgspec.structs.replace(call, headers=plain))
+                reply = Reply(reply.status, marked(without_hops(reply.headers), "bypass"), reply.body)
             else:
                 reply = await self._exchange.send(call, self._asking.send, namespace=namespace)
         except TimeoutError:
@@ -159,20 +191,28 @@ class Proxy:
         except UnicodeDecodeError:
             raise _Refused("The address is not ASCII.", status=400, code="invalid_url") from None
         path = path.partition("?")[0]
-        if not path.startswith(ROOT + "/") or _DOTS.search(path):
+        if not path.startswith(ROOT + "/") or _climbs(path):
             raise _Refused(f"There is nothing at {path[:80]}.", status=404, code="unknown_url")
-        headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        headers = decoded(scope["headers"])
+        host = _name_of(header(headers, "host") or "")
+        if self._hosts is not None and not (is_address(host) or host == "localhost" or host in self._hosts):
+            # A page in a browser on this machine may have a name that leads here.
+            raise _Refused(
+                f"This proxy does not answer to the name {host[:80]!r}: serve.hosts names those that it answers to.",
+                status=403,
+                code="unknown_host",
+            )
         if header(headers, "transfer-encoding") and header(headers, "content-length"):
             # Two readers may take two lengths from it, and the rest for another request.
             raise _Refused("The length of the body is told twice.", status=400, code="invalid_headers")
         namespace = self._tenants.namespace(headers)
         if namespace is None:
             raise _Refused("Incorrect API key provided.", status=401, code="invalid_api_key")
-        is_anthropic = path.startswith(ROOT + "/messages") or header(headers, "anthropic-version") is not None
+        path = path.removeprefix(ROOT)
         call = Call(
             method=scope["method"],
-            path=path.removeprefix(ROOT) + (f"?{query}" if query else ""),
-            base=self._anthropic if is_anthropic else self._upstream,
+            path=path + (f"?{query}" if query else ""),
+            base=self._anthropic if is_anthropic(path, headers) else self._upstream,
             headers=headers,
         )
         return call, namespace
@@ -212,17 +252,44 @@ class Proxy:
         return b"".join(parts)
 
 
+def is_address(host: str) -> bool:
+    """Tell whether a host is an IP address, and no name."""
+    with contextlib.suppress(ValueError):
+        ip_address(host)
+        return True
+    return False
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a name or an address is this machine's own."""
+    return host == "localhost" or (is_address(host) and ip_address(host).is_loopback)
+
+
+def _name_of(host: str) -> str:
+    """Return a host header without its port."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    return name.strip("[]").lower()
+
+
+def _climbs(path: str) -> bool:
+    """Tell whether a path has a segment of dots, however often it is encoded: another server may decode it again."""
+    for _ in range(_DECODED_TIMES):
+        if not {".", ".."}.isdisjoint(_SEPARATORS.split(path)):
+            return True
+        plain = unquote(path)
+        if plain == path:
+            return False
+        path = plain
+    return True
+
+
 async def _hangs_up(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def _send_reply(send: Send, reply: Reply) -> None:
-    headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in reply.headers
-        if name.lower() != "transfer-encoding"
-    ]
+    headers = [(name.lower(), value) for name, value in encoded(reply.headers) if name.lower() != b"transfer-encoding"]
     try:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         async for part in reply.body:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cache_management.cache.errors import ConfigurationError
 from cache_management.gateway.calls import Headers, header
+from cache_management.gateway.headers import is_credential
 
 KEY_HEADERS = ("authorization", "x-api-key", "api-key")
 _SECRET_BYTES = 32
@@ -37,15 +38,14 @@ class Tenants:
 
     def namespace(self, headers: Headers) -> str | None:
         """Return the namespace of a caller; None for one who is refused."""
-        given = key_of(headers)
-        known = self._table.get(hashlib.sha256(given.encode("latin-1")).hexdigest()) if given else None
+        given = _encoded(key_of(headers))
+        known = self._table.get(hashlib.sha256(given).hexdigest()) if given else None
         if known is not None:
             return known
         if self._only_known:
             return None
-        if not given:
-            return self._anonymous
-        return "key-" + hmac.digest(self._secret, given.encode("latin-1"), "sha256").hex()[:40]
+        given += _encoded(_other_credentials(headers))
+        return "key-" + hmac.digest(self._secret, given, "sha256").hex()[:40] if given else self._anonymous
 
 
 def key_of(headers: Headers) -> str:
@@ -57,6 +57,16 @@ def key_of(headers: Headers) -> str:
             kind, _, bare = value.partition(" ")
             found.append(bare.strip() if kind.lower() == "bearer" else value)
     return "\0".join(found)
+
+
+def _other_credentials(headers: Headers) -> str:
+    """Return what else says who asks, such as a cookie: it may be that by which the provider knows its callers."""
+    found = sorted((name.lower(), value) for name, value in headers if is_credential(name.lower()))
+    return "".join(f"\0{name}={value}" for name, value in found if name not in KEY_HEADERS)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("latin-1")
 
 
 def secret_of(folder: Path) -> bytes:

@@ -102,7 +102,8 @@ async def test_other_addresses_are_passed_on(
 
 
 async def test_nothing_else_is_reached(proxy: RunningProxy, upstream: LocalUpstream) -> None:
-    for path in ("/v1/../admin", "/v1/%2e%2e/admin", "/v1/./chat/completions", "/v2/models", "/"):
+    climbing = ("/v1/../admin", "/v1/%2e%2e/admin", "/v1/..%2fadmin", "/v1/x%2f..%2f..%5cadmin", "/v1/%252e%252e/admin")
+    for path in (*climbing, "/v1/./chat/completions", "/v1/..%5Cadmin", "/v2/models", "/"):
         said = await raw(proxy, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
 
         assert said.startswith(b"HTTP/1.1 404"), path
@@ -130,6 +131,18 @@ async def test_two_keys_never_share(proxy: RunningProxy, upstream: LocalUpstream
             await client.chat.completions.create(**ask("hello"))
 
     assert [seen.headers["authorization"] for seen in upstream.seen] == ["Bearer sk-1", "Bearer sk-2"]
+
+
+@pytest.mark.parametrize("name", ["ocp-apim-subscription-key", "x-goog-api-key", "cookie", "x-auth-request-user"])
+async def test_callers_that_prove_themselves_otherwise_do_not_share_either(
+    proxy: RunningProxy, upstream: LocalUpstream, http: httpx2.AsyncClient, name: str
+) -> None:
+    labels = []
+    for headers in ({name: "alice"}, {name: "bob"}, {}, {name: "alice"}):
+        found = await http.post(f"{proxy.url}/chat/completions", json=ask("hello"), headers=headers)
+        labels.append(found.headers["x-cache"])
+
+    assert labels == ["miss", "miss", "miss", "hit-exact"]
 
 
 async def test_keys_of_one_tenant_share_its_namespace(make_proxy: MakeProxy, upstream: LocalUpstream) -> None:
@@ -235,6 +248,62 @@ async def test_what_only_the_provider_can_judge_is_passed_on(
     assert json.loads(upstream.seen[0].raw) == odd
 
 
+async def test_a_page_of_another_name_that_leads_here_is_not_answered(
+    make_proxy: MakeProxy, upstream: LocalUpstream, http: httpx2.AsyncClient
+) -> None:
+    proxy, named = make_proxy(), make_proxy(hosts=["Cache.Example"])
+
+    async def ask_as(where: RunningProxy, host: str) -> httpx2.Response:
+        return await http.post(f"{where.url}/chat/completions", json=ask("hello"), headers={"host": host})
+
+    refused = await ask_as(proxy, "evil.example:8800")
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "unknown_host")
+    assert "serve.hosts" in refused.json()["error"]["message"]
+    for host in ("localhost", "127.0.0.1:1", "[::1]:8800"):
+        assert (await ask_as(proxy, host)).status_code == 200
+    assert (await ask_as(named, "cache.example:80")).status_code == 200
+    assert (await ask_as(named, "evil.example")).status_code == 403
+
+
+async def test_errors_are_told_in_the_words_of_the_api_that_was_asked(
+    proxy: RunningProxy, upstream: LocalUpstream, http: httpx2.AsyncClient
+) -> None:
+    anthropic = {"anthropic-version": "2023-06-01"}
+    for path, headers in (("/messages/count_tokens", {}), ("/models", anthropic)):
+        found = await http.get(f"{proxy.url}{path}/../x".replace("/../", "/%2e%2e/"), headers=headers)
+        assert found.json()["type"] == "error", path
+    assert "type" not in (await http.get(f"{proxy.url}/models/%2e%2e/x")).json()
+
+
+async def test_a_header_in_any_letters_is_passed_on(
+    proxy: RunningProxy, upstream: LocalUpstream, http: httpx2.AsyncClient
+) -> None:
+    for method, path in (("GET", "/models"), ("POST", "/chat/completions")):
+        sent = {"json": ask("hello")} if method == "POST" else {}
+        found = await http.request(method, proxy.url + path, headers=[(b"x-title", "Café".encode())], **sent)
+        assert found.status_code == 200
+    assert upstream.seen[-1].headers["x-title"] == "Café"
+
+
+async def test_a_fault_of_the_proxy_s_own_is_an_answer_and_a_line_in_the_log(
+    proxy: RunningProxy,
+    http: httpx2.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: object) -> str:
+        raise ZeroDivisionError("private words")
+
+    monkeypatch.setattr(proxy.application.proxy._tenants, "namespace", broken)
+
+    found = await http.get(f"{proxy.url}/models")
+
+    assert (found.status_code, found.json()["error"]["code"]) == (500, "proxy_error")
+    assert "ZeroDivisionError" in caplog.text
+    assert "private words" not in caplog.text
+
+
 async def test_fifty_megabytes_are_refused(proxy: RunningProxy, upstream: LocalUpstream) -> None:
     async with of_openai(proxy, timeout=60) as client:
         with pytest.raises(openai.APIStatusError) as caught:
@@ -299,7 +368,7 @@ async def test_headers_of_one_connection_stay_there_and_none_is_smuggled(
 ) -> None:
     body = json.dumps(ask("hello")).encode()
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: evil\r\nConnection: close, X-Secret\r\nX-Secret: 1\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost:1\r\nConnection: close, X-Secret\r\nX-Secret: 1\r\n"
         f"Keep-Alive: 5\r\nTE: trailers\r\nContent-Length: {len(body)}\r\n"
     )
 
@@ -483,6 +552,8 @@ async def test_pages_are_shown_on_this_machine_alone(make_proxy: MakeProxy, http
 
     assert (here.status_code, here.text) == (200, "<h1>page</h1>")
     assert (elsewhere.status_code, "page" in elsewhere.text) == (403, False)
+    for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"):
+        assert (await http.get(f"{proxy.root}/", headers={name: "1.2.3.4"})).status_code == 403
     (refused,) = proxy.application.near_misses()
     assert (refused.asked, refused.vetoes) == ("how do I not reset my password", ("polarity",))
 
