@@ -386,6 +386,9 @@ class Exchange:
             computed = asked.finished(read_answer(body))
         except NotUnderstood:
             raise came from None
+        except Exception:
+            logger.warning("an answer is not kept, for it could not be read", exc_info=True)
+            raise came from None
         if turn is not None:
             turn.raw = (reply.status, headers, body)
         return computed
@@ -469,6 +472,9 @@ class _Collected:
                 self._collector.take(event)
         except (NotUnderstood, sse.StreamSyntaxError) as exc:
             self._why = str(exc)
+        except Exception as exc:
+            logger.warning("a stream is not kept, for it could not be read", exc_info=True)
+            self._why = type(exc).__name__
 
     def check(self) -> None:
         """Look whether it came to its end.
@@ -493,6 +499,9 @@ class _Collected:
             return finished(self._collector.body())
         except NotUnderstood as exc:
             raise BrokenStream(str(exc)) from exc
+        except Exception as exc:
+            logger.warning("a stream is not kept, for it could not be read", exc_info=True)
+            raise BrokenStream(type(exc).__name__) from exc
 
 
 def nested(namespace: str, chosen: str) -> str:
@@ -528,6 +537,8 @@ def _place(api: Api, call: Call, ignored: Collection[str]) -> dict[str, Any]:
     address = call.base + path.removesuffix(api.suffix)
     if address and address != api.home:
         found["base_url"] = address
+    if call.host is not None:
+        found["host"] = call.host
     if query:
         found["query"] = query
     told = telling_headers(call.headers, ignored)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -151,6 +152,53 @@ def test_which_responses_are_kept(content: list[Any], good: bool) -> None:
 
     assert kept(Responses().finished(body)) == good
     assert not kept(Responses().finished({**body, "status": "in_progress"}))
+
+
+WORDS = st.sampled_from(
+    [
+        *("model", "input", "messages", "tools", "type", "role", "content", "text", "image", "n", "stream", "store"),
+        *("choices", "message", "delta", "output", "status", "index", "tool_calls", "function", "arguments", "name"),
+        *("finish_reason", "stop_reason", "usage", "data", "embedding", "audio", "refusal", "summary", "id", "error"),
+    ]
+)
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats(allow_nan=False) | WORDS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize("api", [Chat(), Responses(), Embeddings(), Messages()])
+@given(body=st.dictionaries(WORDS | st.just("encoding_format"), ANY_JSON, max_size=5))
+def test_whatever_a_request_holds_it_is_read_or_said_to_be_wrong(api: Any, body: dict[str, Any]) -> None:
+    with suppress(InvalidInput):
+        api.read({"model": "m", "messages": [{"role": "user", "content": "q"}], "input": "q", **body})
+
+
+GOOD_ANSWERS: dict[Any, dict[str, Any]] = {
+    Chat: {"choices": [choice()]},
+    Responses: {"status": "completed", "output": [{"type": "message", "content": []}]},
+    Messages: {"type": "message", "stop_reason": "end_turn", "content": [{"type": "text", "text": "a"}]},
+}
+
+
+@pytest.mark.parametrize("api", list(GOOD_ANSWERS))
+@given(body=st.dictionaries(WORDS, ANY_JSON, max_size=4), item=st.dictionaries(WORDS, ANY_JSON, max_size=4))
+def test_whatever_an_answer_holds_it_is_kept_or_not_understood(api: Any, body: dict[str, Any], item: Any) -> None:
+    part = {Chat: "choices", Responses: "output", Messages: "content"}[api]
+    good = GOOD_ANSWERS[api]
+    with suppress(NotUnderstood):
+        api().finished({**good, part: [{**good[part][0], **item}], **body})
+
+
+@pytest.mark.parametrize("api", list(GOOD_ANSWERS))
+@given(events=st.lists(st.dictionaries(WORDS, ANY_JSON, max_size=4), max_size=4))
+def test_whatever_a_stream_holds_it_is_put_together_or_not_understood(api: Any, events: list[Any]) -> None:
+    collector = api().collector()
+    with suppress(NotUnderstood):
+        for event in events:
+            collector.take(Event(json.dumps(event)))
+        collector.body()
 
 
 def test_pictures_sound_and_files_are_seen() -> None:

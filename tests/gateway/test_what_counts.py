@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from cache_management.cache.manager import CacheManager
@@ -59,6 +60,7 @@ async def label(exchange: Exchange, call: Call, provider: Telling) -> str | None
         (chat("/chat/completions?x=1", query="A"), chat("/chat/completions?x=1", query="B")),
         (chat(base="http://own/v1", base_url="A"), chat(base="http://own/v1", base_url="B")),
         (chat(api="A"), chat(api="B")),
+        (chat(), msgspec.structs.replace(chat(), host="tenant-a.example")),
     ],
 )
 async def test_other_requests_are_never_answered_alike(manager: CacheManager, one: Call, another: Call) -> None:

@@ -23,7 +23,7 @@ TURN_PARTS = frozenset({"tool_use", "tool_result", "function_call", "function_ca
 _OWN_NAMES = frozenset(
     {
         *("model", "system", "history", "prompt", "namespace", "messages", "tenant", "sample"),
-        *("api", "base_url", "query", "headers"),  # what counts beside the body
+        *("api", "base_url", "host", "query", "headers"),  # what counts beside the body
     }
 )
 
@@ -138,11 +138,16 @@ def _value(arguments: object) -> object:
     return arguments
 
 
+def is_one_of(value: object, names: Collection[str | None]) -> bool:
+    """Tell whether a value of a body is one of some names; it may be of any type."""
+    return (value is None or isinstance(value, str)) and value in names
+
+
 def acts_now(body: Mapping[str, Any], plain_tools: Collection[str | None]) -> str | None:
     """Return why a request with tools that are not called by the application is not for the cache, if it has any."""
     tools = body.get("tools")
     if isinstance(tools, list) and any(
-        isinstance(tool, dict) and tool.get("type") not in plain_tools for tool in tools
+        isinstance(tool, dict) and not is_one_of(tool.get("type"), plain_tools) for tool in tools
     ):
         return "a tool of the provider acts, or looks something up now"
     return None
@@ -238,7 +243,7 @@ def has_media(history: Iterable[Mapping[str, Any]]) -> bool:
     for message in history:
         content = message.get("content")
         if isinstance(content, list) and any(
-            not isinstance(part, dict) or part.get("type") not in PLAIN_PARTS | TURN_PARTS for part in content
+            not isinstance(part, dict) or not is_one_of(part.get("type"), PLAIN_PARTS | TURN_PARTS) for part in content
         ):
             return True
     return False

@@ -21,6 +21,7 @@ from cache_management.gateway.dialects.base import (
     check_text,
     exact_only,
     has_media,
+    is_one_of,
     kept,
     objects,
     shown,
@@ -168,7 +169,7 @@ class MessagesCollector:
         if not isinstance(at, int) or not 0 <= at < len(self._blocks):
             raise NotUnderstood("a piece of no block")
         block, kind = self._blocks[at], delta.get("type")
-        if kind in _GROWING:
+        if is_one_of(kind, _GROWING):
             name = _GROWING[str(kind)]
             parts = self._texts.setdefault((at, name), [str(block.get(name) or "")])
             parts.append(str(delta.get(name) or ""))

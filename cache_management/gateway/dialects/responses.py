@@ -22,6 +22,7 @@ from cache_management.gateway.dialects.base import (
     check_text,
     exact_only,
     has_media,
+    is_one_of,
     kept,
     missing,
     objects,
@@ -160,7 +161,7 @@ class ResponsesCollector:
         kind = said.get("type")
         if kind == "error" or said.get("error"):
             raise NotUnderstood("an error in the stream")
-        if kind in _LAST:
+        if is_one_of(kind, _LAST):
             body = said.get("response")
             if not isinstance(body, dict):
                 raise NotUnderstood("a last event without its response")
@@ -199,7 +200,7 @@ def _items(given: object) -> list[dict[str, Any]]:
 
 def _turn(item: dict[str, Any]) -> dict[str, Any]:
     """Return an item of the input as a turn of a conversation; what is no message is a turn of a tool."""
-    if item.get("type", "message") == "message" and item.get("role") in ROLES:
+    if item.get("type", "message") == "message" and is_one_of(item.get("role"), ROLES):
         return {name: value for name, value in item.items() if name != "type"}
     return {"role": "tool", "content": [{"type": "item", **item}]}
 
