@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from typing import Generic, TypeVar
 
 from cache_management.cache.backends.base import Leases
@@ -25,6 +26,8 @@ _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.25
 _MARK_SECONDS = 2.0  # more than anybody sleeps between two looks
 _FAILED = "failed"
+_computed_here: ContextVar[frozenset[str]] = ContextVar("computed_here", default=frozenset())
+"""Names of the flights that this code is a part of: a computation that asks for itself must not wait for itself."""
 
 
 class Flight(Generic[T]):
@@ -68,10 +71,12 @@ class SingleFlight(Generic[T]):
         cancelled when all of them are.
 
         Args:
-            name: What is computed; equal names are joined.
+            name: What is computed; equal names are joined, but for one that is asked for within its own computation.
             compute: Gets the right under which it runs; asks it before it stores.
             look: Reads the stored value, None while there is none.
         """
+        if name in _computed_here.get():
+            return await compute(ALONE)
         loop = asyncio.get_running_loop()
         # One for each caller: whoever is cancelled cancels what it waits for, and that must be nobody else's.
         waiter: asyncio.Future[T] = loop.create_future()
@@ -126,6 +131,7 @@ class SingleFlight(Generic[T]):
         compute: Callable[[Holder], Awaitable[T]],
         look: Callable[[], Awaitable[T | None]],
     ) -> None:
+        _computed_here.set(_computed_here.get() | {name})  # of this task and all that it begins
         # The waiters are told here: a callback of the task would cost each of them another turn of the loop.
         try:
             holder, found = await self.turn(name, look)

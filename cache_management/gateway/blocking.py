@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import socket
 import threading
 import weakref
@@ -64,7 +65,8 @@ class _Transfer:
 
     async def begin(self, done: Callable[[_Transfer], None]) -> Reply:
         try:
-            threading.Thread(target=self._run, args=(done,), name="cache-upstream", daemon=True).start()
+            context = contextvars.copy_context()  # whose computation this is a part of
+            threading.Thread(target=context.run, args=(self._run, done), name="cache-upstream", daemon=True).start()
         except RuntimeError:
             done(self)
             raise

@@ -7,6 +7,8 @@ It serves `httpx2`, which those clients use now, and `httpx`, which older ones u
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -80,11 +82,11 @@ class CachingTransport:
         call, caller = _call_of(request, await request.aread()), _Caller()
 
         async def upstream(sent: Call) -> Reply:
-            caller.has_asked = True
+            caller.asks()
             response = await inner.handle_async_request(_request_of(library, request, sent))
             return Reply(response.status_code, decoded(response.headers.raw), _Stream(response.stream))
 
-        reply = await self._answer(call, upstream, caller)
+        reply = await self._in_time(call, upstream, caller, request)
         body = _async_body(library)(reply.body)
         return library.Response(reply.status, headers=encoded(reply.headers), stream=body)
 
@@ -97,7 +99,7 @@ class CachingTransport:
         call, caller = _call_of(request, request.read()), _Caller()
 
         async def upstream(sent: Call) -> Reply:
-            caller.has_asked = True
+            caller.asks()
             return await self._transfers.ask(
                 lambda: inner.handle_request(_request_of(library, request, sent)),
                 is_left=lambda: caller.has_left,
@@ -105,7 +107,7 @@ class CachingTransport:
             )
 
         try:
-            reply = sync.run(self._answer(call, upstream, caller))
+            reply = sync.run(self._in_time(call, upstream, caller, request))
         except BaseException:
             caller.has_left = True
             raise
@@ -136,6 +138,21 @@ class CachingTransport:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    async def _in_time(self, call: Call, upstream: Upstream, caller: _Caller, request: Any) -> Reply:
+        """Answer within the time that the client gives an answer to begin, also when somebody else asked for it."""
+        seconds = (request.extensions.get("timeout") or {}).get("read")
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                caller.limit = limit
+                return await self._answer(call, upstream, caller)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            message = "an answer that is under way does not come in time"
+            raise _library_of(request).ReadTimeout(message, request=request) from exc
+        finally:
+            caller.limit = None  # it knows the answer, and would keep it as long as the thread that brings it
+
     async def _answer(self, call: Call, upstream: Upstream, caller: _Caller) -> Reply:
         try:
             return await self._exchange.send(call, upstream, namespace=self._namespace)
@@ -155,6 +172,14 @@ class _Caller:
     def __init__(self) -> None:
         self.has_asked = False
         self.has_left = False  # also with the whole answer
+        self.limit: asyncio.Timeout | None = None
+
+    def asks(self) -> None:
+        """Note that the provider is asked for it: from now on the other transport counts its time."""
+        self.has_asked = True
+        if self.limit is not None:
+            with contextlib.suppress(RuntimeError):  # it has left
+                self.limit.reschedule(None)
 
 
 def _library_of(request: Any) -> ModuleType:

@@ -46,6 +46,25 @@ async def test_callers_of_one_process_share_one_computation() -> None:
     assert work.runs == 1
 
 
+@pytest.mark.parametrize("leases", [None, LocalLeases])
+async def test_a_computation_that_asks_for_itself_computes_and_does_not_wait_for_itself(
+    leases: type[LocalLeases] | None,
+) -> None:
+    shared = None if leases is None else leases(clock=ManualClock())
+    work, flights, others = Work(), SingleFlight[str](shared), SingleFlight[str](shared)
+    work.go.set()
+
+    async def outer(_: Holder) -> str:
+        same = await flights.run("k", work.compute, work.look)
+        in_a_task = await asyncio.create_task(others.run("k", work.compute, work.look))
+        return f"{same}, {in_a_task}"
+
+    async with asyncio.timeout(5):
+        assert await flights.run("k", outer, work.look) == "value 1, value 2"
+        work.stored = None
+        assert await flights.run("k", work.compute, work.look) == "value 3"
+
+
 async def test_other_names_are_computed_apart() -> None:
     work, flights = Work(), SingleFlight[str]()
     work.go.set()

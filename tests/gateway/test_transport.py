@@ -551,3 +551,54 @@ def test_clients_of_the_older_library_are_served(upstream: LocalUpstream) -> Non
 async def test_what_is_no_client_is_refused(manager: CacheManager) -> None:
     with pytest.raises(InvalidInput, match="str"):
         cached_openai("client", manager)
+
+
+async def test_a_client_that_is_wrapped_twice_asks_once(upstream: LocalUpstream, manager: CacheManager) -> None:
+    given = openai.AsyncOpenAI(api_key="sk-1", base_url=upstream.url, max_retries=0, timeout=20)
+    async with cached_openai(cached_openai(given, manager), manager) as client:
+        for text in ("hello", "hello"):
+            await client.chat.completions.create(**ask(text))
+        first = await client.embeddings.create(model="e", input=["a"])
+        assert await client.embeddings.create(model="e", input=["a"]) is not first
+
+    assert len(upstream.seen) == 2
+
+
+def test_a_plain_client_that_is_wrapped_twice_asks_once(upstream: LocalUpstream) -> None:
+    given = openai.OpenAI(api_key="sk-1", base_url=upstream.url, max_retries=0, timeout=20)
+    manager = sync.CacheManager(sync.LLMCache(CacheConfig(url="memory://")))
+    with manager, cached_openai(cached_openai(given, manager), manager) as client:
+        for text in ("hello", "hello"):
+            client.chat.completions.create(**ask(text))
+
+    assert len(upstream.seen) == 1
+
+
+async def test_who_waits_for_somebody_else_s_answer_has_a_time_limit_too(
+    client: openai.AsyncOpenAI, upstream: LocalUpstream
+) -> None:
+    upstream.act = lambda _: Act(waits=0)
+    upstream.hold()
+    first = asyncio.create_task(client.chat.completions.create(**ask("hello")))
+
+    async def is_asked() -> bool:
+        return len(upstream.seen) == 1
+
+    await eventually(is_asked)
+
+    with pytest.raises(openai.APITimeoutError):
+        await client.chat.completions.create(**ask("hello"), timeout=0.1)
+    upstream.release()
+
+    assert (await first).choices[0].message.content == answer_to("hello")
+    assert len(upstream.seen) == 1
+
+
+async def test_an_answer_that_is_asked_for_has_the_time_of_each_of_its_parts(
+    client: openai.AsyncOpenAI, upstream: LocalUpstream
+) -> None:
+    upstream.act = lambda _: Act(waits=0)
+    upstream.hold()
+    with pytest.raises(openai.APITimeoutError):
+        await client.chat.completions.create(**ask("hello"), timeout=0.2)
+    upstream.release()
