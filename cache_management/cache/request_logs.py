@@ -40,10 +40,14 @@ class LoggedRequest(msgspec.Struct, frozen=True):
 
 
 class Log(msgspec.Struct):
-    """The requests of a log in the order of their time, and how many rows were left out, by reason."""
+    """The requests of a log in the order of their time, and how many rows were left out, by reason.
+
+    `untimed` of the requests had no time of their own and have that of the row before, where any row has one.
+    """
 
     requests: list[LoggedRequest]
     left_out: dict[str, int]
+    untimed: int = 0
 
 
 class _LeftOut(Exception):
@@ -98,12 +102,27 @@ def read_logs(paths: Sequence[Path], *, shape: Shape | None = None) -> Log:
     if lonely:
         left_out["results of a batch without its requests: name that file too"] = lonely
     if not found:
-        said = "; ".join(f"{count:,} rows: {reason}" for reason, count in left_out.most_common(3))
+        said = "; ".join(f"{rows(count)}: {reason}" for reason, count in left_out.most_common(3))
         raise InvalidInput(f"{', '.join(map(str, paths))}: nothing can be replayed ({said or 'no rows'})")
-    # Stable: rows without a time stay where they are among their neighbours.
-    if all(each.at is not None for each in found):
-        found.sort(key=lambda each: each.at or 0.0)
-    return Log(found, dict(left_out))
+    untimed = sum(each.at is None for each in found)
+    return Log(_in_order(found), dict(left_out), untimed)
+
+
+def _in_order(requests: list[LoggedRequest]) -> list[LoggedRequest]:
+    """Sort by time. Who has none comes at that of the row before, or at the first known one; none stays none."""
+    now = next((each.at for each in requests if each.at is not None), None)
+    if now is None:
+        return requests
+    timed = []
+    for each in requests:
+        now = now if each.at is None else each.at
+        timed.append(each if each.at is not None else msgspec.structs.replace(each, at=now))
+    return sorted(timed, key=lambda each: each.at or 0.0)  # stable: equal ones stay in the order of the rows
+
+
+def rows(count: int) -> str:
+    """Say how many rows."""
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -116,8 +135,8 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     except UnicodeDecodeError as exc:
         raise InvalidInput(f"{path} is not UTF-8 at byte {exc.start}") from None
     if text.lstrip()[:1] == "[":
-        rows = _loaded(text, f"{path}")
-        numbered = enumerate(rows if isinstance(rows, list) else [], start=1)
+        loaded = _loaded(text, f"{path}")
+        numbered = enumerate(loaded if isinstance(loaded, list) else [], start=1)
         yield from (_mapping(row, f"{path}, row {number}") for number, row in numbered)
         return
     # Not by `splitlines`, which also cuts at separators inside of a text.
@@ -295,6 +314,8 @@ def _micro(dollars: Any) -> int:
 
 def _moment(value: Any) -> float | None:
     """Return Unix seconds of a number of seconds or milliseconds, or of ISO 8601; naive moments are in UTC."""
+    if value is None:
+        return None
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
@@ -303,4 +324,4 @@ def _moment(value: Any) -> float | None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
         return float(value) / 1000 if value > 1e11 else float(value)
-    return None
+    raise _LeftOut("a time that is no Unix seconds")

@@ -77,18 +77,21 @@ class Replayed(msgspec.Struct, frozen=True):
 
 
 class _LogClock:
-    """The time of the log; a second a request where it has none."""
+    """The time of the log, which stands still at requests without one; a second a request where none has one."""
 
     def __init__(self, requests: Sequence[LoggedRequest]) -> None:
-        self._timed = all(each.at is not None for each in requests)
-        first = requests[0].at if self._timed else None
+        first = next((each.at for each in requests if each.at is not None), None)
+        self._timed = first is not None
         self.now = 1e9 if first is None else first  # a log may count from 0
 
     def __call__(self) -> float:
         return self.now
 
     def turn_to(self, logged: LoggedRequest) -> None:
-        self.now = max(self.now, logged.at) if self._timed and logged.at is not None else self.now + 1.0
+        if not self._timed:
+            self.now += 1.0
+        elif logged.at is not None:
+            self.now = max(self.now, logged.at)
 
 
 async def replay(

@@ -11,7 +11,7 @@ import click
 
 from cache_management.cache.config import EvictionPolicy
 from cache_management.cache.errors import InvalidInput
-from cache_management.cache.request_logs import SHAPES, LoggedRequest, Shape, read_logs
+from cache_management.cache.request_logs import SHAPES, LoggedRequest, Shape, read_logs, rows
 from cache_management.cache.simulation import Replayed, Scenario, replay
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
@@ -63,7 +63,11 @@ def simulate(
     scenarios = _scenarios(cli.settings, thresholds, exact, no_gates, policies, sizes, lives)
     log = read_logs(files, shape=shape)
     for reason, count in log.left_out.items():
-        note(f"{count:,} rows are left out: {reason}")
+        note(f"{rows(count)} {'is' if count == 1 else 'are'} left out: {reason}")
+    if log.untimed == len(log.requests):
+        note("No row has a time: a request comes each second.")
+    elif log.untimed:
+        note(f"{rows(log.untimed)} {'has' if log.untimed == 1 else 'have'} no time: the row before says it.")
     found = asyncio.run(_replay_all(log.requests, scenarios, cli.settings, quiet=as_json))
     if page is not None:
         from cache_management.cli.simulation_page import render
@@ -74,7 +78,14 @@ def simulate(
             {**plain(each), "hit_rate": each.hit_rate, "saved_usd": each.saved_micro / 1e6, "name": each.scenario.name}
             for each in found
         ]
-        print_json({"requests": len(log.requests), "left_out": log.left_out, "scenarios": scenes})
+        print_json(
+            {
+                "requests": len(log.requests),
+                "left_out": log.left_out,
+                "untimed": log.untimed,
+                "scenarios": scenes,
+            }
+        )
         return ExitCode.OK
     print_table(f"{len(log.requests):,} requests replayed", COLUMNS, rows_of(found))
     if page is not None:

@@ -84,6 +84,10 @@ def test_each_shape_tells_the_same_request(files: tuple[list[Any], ...], tmp_pat
         ({"prompt": "", "messages": [], "response": "r"}, "no messages"),
         (OWN | {"cost_usd": "dear"}, "a cost that is no number of dollars"),
         (OWN | {"timestamp": "yesterday"}, "a time that is no ISO 8601"),
+        (OWN | {"timestamp": -5}, "a time that is no Unix seconds"),
+        (OWN | {"timestamp": 1e300}, "a time that is no Unix seconds"),
+        (OWN | {"timestamp": float("nan")}, "a time that is no Unix seconds"),
+        (OWN | {"timestamp": True}, "a time that is no Unix seconds"),
         (LITELLM | {"call_type": "aembedding"}, "a call of LiteLLM that is no completion"),
         (LITELLM | {"status": "failure"}, "an error instead of an answer"),
         (OWN | {"params": "t=1"}, "parameters that are no object"),
@@ -99,6 +103,30 @@ def test_what_cannot_be_replayed_is_left_out_with_its_reason(row: dict[str, Any]
 
     assert len(log.requests) == 1
     assert list(log.left_out) == [reason]
+
+
+def test_rows_without_a_time_have_that_of_the_row_before_and_are_counted(tmp_path: Path) -> None:
+    def row(said: str, **more: Any) -> dict[str, Any]:
+        return {"prompt": said, "response": said, **more}
+
+    rows = [row("first"), row("late", timestamp=200), row("with late", timestamp=None), row("early", timestamp=100)]
+
+    log = read(tmp_path, rows)
+
+    assert [(each.response, each.at) for each in log.requests] == [
+        ("early", 100.0),
+        ("first", 200.0),
+        ("late", 200.0),
+        ("with late", 200.0),
+    ]
+    assert log.untimed == 2
+
+
+def test_a_log_without_times_stays_without(tmp_path: Path) -> None:
+    log = read(tmp_path, [{"prompt": "a", "response": "b"}] * 2)
+
+    assert [each.at for each in log.requests] == [None, None]
+    assert log.untimed == 2
 
 
 def test_requests_come_in_the_order_of_their_time(tmp_path: Path) -> None:

@@ -44,6 +44,14 @@ async def test_lives_end_in_the_time_of_the_log() -> None:
     assert (short.exact, long.exact) == (1, 2)
 
 
+async def test_one_request_without_a_time_leaves_the_others_theirs() -> None:
+    log = [asked("a", at=1_000.0), asked("b"), asked("a", at=100_000.0)]
+
+    found = await replay(log, Scenario(None, ttl_seconds=10), embedder=None)
+
+    assert found.exact == 0
+
+
 @pytest.mark.parametrize("first", [0.0, 1.0])
 async def test_a_log_may_begin_at_zero(first: float) -> None:
     log = [asked("a", at=first + 1_000.0 * at) for at in range(4)]

@@ -30,7 +30,7 @@ def test_configurations_stand_beside_each_other(cli: Cli, log: Path, tmp_path: P
     assert found.code == 0, found.err
     assert "20 requests replayed" in found.out
     assert found.out.count("exact only") == 2
-    assert "1 rows are left out: no answer" in found.err
+    assert "1 row is left out: no answer" in found.err
     text = page.read_text()
     assert text.count("<svg") == 2
     assert "http" not in text.replace("http://www.w3.org", "")
@@ -61,3 +61,20 @@ def test_too_many_configurations_are_refused(cli: Cli, log: Path) -> None:
     found = cli("simulate", log, *sizes)
 
     assert (found.code, "too many at once" in found.err) == (2, True)
+
+
+def test_it_is_said_which_rows_have_no_time_of_their_own(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    rows = [{"prompt": "a", "response": "b", "timestamp": 1_700_000_000}, {"prompt": "z", "response": "b"}]
+    rows.append({"prompt": "a", "response": "b", "timestamp": 1_700_100_000})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    found = cli("simulate", path, "--exact", "--ttl", 10)
+    as_json = cli("simulate", path, "--exact", "--ttl", 10, "--json")
+    path.write_text(json.dumps({"prompt": "a", "response": "b"}))
+    without = cli("simulate", path, "--exact")
+
+    assert "0.0%" in found.out
+    assert "1 row has no time: the row before says it" in found.err
+    assert (as_json.data["untimed"], as_json.data["scenarios"][0]["exact"]) == (1, 0)
+    assert "No row has a time: a request comes each second" in without.err
