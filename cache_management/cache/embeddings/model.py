@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # English has about four characters a token: a prefix this much longer than the limit tells nearly always.
 _CHARACTERS_A_TOKEN = 12
+_MOST_CHARACTERS_A_TOKEN = 100  # of the longest word that WordPiece knows; a text beyond would be spaces, or no words
 _RETRY_SECONDS = 10.0  # between two attempts to load a model that is not there
 _embedders: weakref.WeakSet[ModelEmbedder] = weakref.WeakSet()
 
@@ -91,6 +92,8 @@ class ModelEmbedder:
         loaded = self._model()
         if not text.isascii() and not _is_unicode(text):
             return False
+        if len(text) > loaded.limit * _MOST_CHARACTERS_A_TOKEN:
+            return False  # a text without spaces is one unknown token: reading all of it takes seconds
         most = loaded.limit * _CHARACTERS_A_TOKEN
         if len(text) > most and not _reads_whole(loaded, text[:most], slack=8):
             return False  # without the time that a whole book takes

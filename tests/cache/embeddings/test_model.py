@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,3 +55,17 @@ async def test_those_who_wait_for_a_model_that_is_not_there_share_one_look_for_i
     await embedder.load()
 
     assert (looks, embedder.dims) == (3, 1)
+
+
+async def test_a_long_text_without_spaces_is_not_read_to_its_end() -> None:
+    read: list[int] = []
+
+    def one_unknown_token(text: str) -> Any:
+        read.append(len(text))
+        return SimpleNamespace(ids=[1])
+
+    found = loaded()._replace(measure=SimpleNamespace(encode=one_unknown_token))
+    embedder = ModelEmbedder("m", lambda: found)
+
+    assert not embedder.fits("x" * 10_000_000)
+    assert sum(read) <= 10_000
