@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from cache_management.cache.config import explain_validation
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.payloads import check_metadata
+from cache_management.cache.requests import entry_key, make_request
 from cache_management.cache.values import CachedResponse, SimilarityMatch
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
@@ -60,22 +61,29 @@ def set_cache(
 
 @click.command("get-cache")
 @click.argument("prompt")
-@click.option("-m", "--model", help="Insist on an answer of this model.")
+@click.option("-m", "--model", help="Insist on this model, which an app may have asked with.")
 @click.option("-f", "--format", "form", type=click.Choice(["json", "text", "yaml"]), default="text", show_default=True)
 @json_option
 @pass_cli
 def get_cache(cli: CliContext, prompt: str, model: str | None, form: str, as_json: bool) -> int:
-    """Print the answer stored for PROMPT; exit code 1 when there is none."""
+    """Print the answer stored for PROMPT; exit code 1 when there is none.
 
-    async def work(platform: Platform) -> CachedResponse | None:
-        return await platform.llm_cache.get(prompt)
+    With -m that is what is stored for the prompt alone and comes from this model, else what an app or `migrate -m`
+    stored for the prompt and this model. `cache-cli explain` looks with a system prompt, parameters and history.
+    """
 
-    found = cli.run(work)
-    if found is None:
-        note("There is no entry for this prompt.")
+    async def work(platform: Platform) -> tuple[CachedResponse | None, CachedResponse | None]:
+        alone = await platform.llm_cache.get(prompt)
+        if model is None or (alone is not None and alone.model == model):
+            return alone, alone
+        return await platform.llm_cache.get(entry_key(make_request(prompt, model=model))), alone
+
+    found, alone = cli.run(work)
+    if found is None and alone is not None:
+        note(f"The entry for this prompt is of model {alone.model}, not {model}.")
         return ExitCode.FAILED
-    if model is not None and found.model != model:
-        note(f"The entry for this prompt is of model {found.model}, not {model}.")
+    if found is None:
+        note("There is no entry for this prompt; `cache-cli explain` looks with what else its request had.")
         return ExitCode.FAILED
     if as_json or form == "json":
         print_json(found)

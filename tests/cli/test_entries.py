@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cache_management import CacheConfig, LLMCache
+from cache_management import CacheConfig, CachedResponse, LLMCache
 from cache_management.cache.embeddings.hashing import HashingEmbedder
 from cache_management.settings import load_settings
 from cache_management.wiring import open_platform
@@ -73,6 +74,20 @@ def test_another_model_is_a_miss_when_one_insists(cli: Cli) -> None:
 
     assert cli("get-cache", "q", "-m", "gpt-4").code == 0
     assert cli("get-cache", "q", "-m", "claude").code == 1
+
+
+def test_what_an_app_stored_for_a_model_is_got_with_it(cli: Cli) -> None:
+    async def store() -> None:
+        answer = CachedResponse(prompt="q", response="of the app", model="gpt-4-0613", timestamp=datetime.now(UTC))
+        platform = open_platform(load_settings().settings)
+        await platform.manager.store("q", answer, model="gpt-4")
+        await platform.aclose()
+
+    asyncio.run(store())
+
+    assert cli("get-cache", "q", "-m", "gpt-4").out == "of the app\n"
+    assert cli("get-cache", "q", "-m", "claude").code == 1
+    assert cli("get-cache", "q").code == 1
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,16 @@ def test_what_all_of_it_was_asked_with_can_be_said(cli: Cli, tmp_path: Path) -> 
 
     assert cli("explain", "What is a loan?", *request).code == ExitCode.OK
     assert "hit: exact" in cli("explain", "What is a loan?", *request).out
+    assert "cache-cli explain" in cli("get-cache", "What is a loan?", "-m", "gpt-4").err
     assert "hit" not in cli("explain", "What is a loan?").out.partition("\n")[0]
+
+
+def test_what_was_brought_for_a_model_is_got_with_it(cli: Cli, tmp_path: Path) -> None:
+    file = gptcache(tmp_path / "sqlite.db", [("What is a loan?", [("Money lent.", 0)])])
+
+    cli("migrate", file, "--from", "gptcache", "--yes", "-m", "gpt-4")
+
+    assert cli("get-cache", "What is a loan?", "-m", "gpt-4").out == "Money lent.\n"
 
 
 def test_a_langchain_app_goes_on_with_its_answers(cli: Cli, tmp_path: Path, data_dir: Path) -> None:
