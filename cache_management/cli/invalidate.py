@@ -83,5 +83,5 @@ def is_wanted(question: str) -> bool:
         # Ctrl-C is the same to click as an input that has ended.
         if isinstance(exc.__context__, EOFError) and not sys.stdin.isatty():
             click.echo(err=True)  # ends the line of the question
-            raise InvalidInput("nobody can be asked without a terminal: give --no-confirm to do it at once") from None
+            raise InvalidInput("nobody can be asked without a terminal: give --yes to do it at once") from None
         raise

@@ -80,7 +80,7 @@ def serve(
         return make_server(host, port, _for_head(answer), _Server, handler_class=_Quiet)
     except OSError as exc:
         raise ConfigurationError(
-            f"metrics cannot be served at {host}:{port}: {exc.strerror}; choose another port (--port, metrics.port)"
+            f"nothing can be served at {host}:{port}: {exc.strerror}; choose another port (--port)"
         ) from exc
 
 

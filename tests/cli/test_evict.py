@@ -71,7 +71,7 @@ def test_a_choice_is_asked_about_and_removed_here_without_a_broker(
     refused = filled("evict", "run", "--pattern", "q 1*")
     removed = filled("evict", "run", "--pattern", "q 1*", "--no-confirm")
 
-    assert (refused.code, "give --no-confirm" in refused.err) == (2, True)
+    assert (refused.code, "give --yes" in refused.err) == (2, True)
     assert removed.code == 0
     assert "removed: chosen" in removed.out
     assert keys(filled) == 9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,16 @@ def test_a_port_in_use_is_named(cli: Cli, redis_url: str) -> None:
     assert found.code == 1
     assert f"port {port}" in found.err
     assert "in use" in found.err
+
+
+def test_a_port_that_the_dashboard_cannot_have_is_no_matter_of_metrics(cli: Cli) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+
+        found = cli("dashboard", "-p", taken.getsockname()[1])
+
+    assert (found.code, "--port" in found.err, "metrics" in found.err) == (ExitCode.USAGE, True, False)
 
 
 def test_a_server_of_another_kind_is_a_wrong_configuration(

@@ -231,7 +231,7 @@ def test_a_loss_is_accepted_only_when_somebody_says_so(
     accepted = on_nodes("nodes", "accept-loss", "--yes", "--json")
 
     assert without_a_loss.code == 1
-    assert (refused.code, "give --no-confirm" in refused.err) == (2, True)
+    assert (refused.code, "give --yes" in refused.err) == (2, True)
     assert (accepted.code, sorted(accepted.data["back"])) == (0, sorted(nodes[:2]))
     assert set(states(on_nodes).values()) == {"member"}
     assert "cluster.data_loss_possible" in on_nodes("audit", "tail").out

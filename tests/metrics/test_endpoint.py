@@ -55,7 +55,7 @@ def test_a_port_that_is_taken_is_named() -> None:
         taken.listen()
         port = taken.getsockname()[1]
 
-        with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port}"):
+        with pytest.raises(ConfigurationError, match=f"nothing can be served at 127.0.0.1:{port}.*--port"):
             serve(MetricsCollector().families, host="127.0.0.1", port=port, path="/metrics")
 
 
