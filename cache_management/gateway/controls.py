@@ -39,6 +39,12 @@ def read_wishes(headers: Headers, in_body: Mapping[str, Any] | None = None) -> W
         if _SECONDS.fullmatch(life) is None:
             raise BadRequest("x-cache-ttl must be a whole number of seconds, or -1 for ever", param="x-cache-ttl")
         controls["ttl"] = int(life)
+        try:
+            parse_controls({"ttl": controls["ttl"]})
+        except InvalidInput as exc:
+            raise BadRequest(
+                f"x-cache-ttl: {str(exc).removeprefix('cache control ttl: ')}", param="x-cache-ttl"
+            ) from None
     try:
         parse_controls(controls)
     except InvalidInput as exc:

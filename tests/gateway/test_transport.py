@@ -230,6 +230,9 @@ async def test_no_store_keeps_nothing(client: openai.AsyncOpenAI, upstream: Loca
     ("headers", "body", "said"),
     [
         ({"X-Cache-TTL": "soon"}, {}, "x-cache-ttl"),
+        ({"X-Cache-TTL": "0"}, {}, "x-cache-ttl"),
+        ({"X-Cache-TTL": "-5"}, {}, "x-cache-ttl"),
+        ({"X-Cache-TTL": "999999999999"}, {}, "x-cache-ttl"),
         ({"X-Cache-Threshold": "2"}, {}, "x-cache-threshold"),
         ({"X-Cache-Namespace": "a b"}, {}, "namespace"),
         ({}, {"cache": {"tll": 4}}, "ttl"),
