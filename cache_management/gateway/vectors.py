@@ -41,6 +41,7 @@ logger = logging.getLogger("cache_management")
 
 Found = tuple[Vector, str | None]
 _NO_USAGE = {"prompt_tokens": 0, "total_tokens": 0}
+_OF_A_BODY = ("content-", "etag", "digest", "repr-digest", "last-modified", "accept-ranges")
 
 
 class AskedVectors(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,13 +125,15 @@ class VectorExchange:
         told = _Told(_NO_USAGE)
         if absent:
             told = await self._complete(work, absent, found)
-        counted = (
-            ("x-cache", "miss" if absent else "hit-exact"),
-            ("x-cache-hits", f"{len(work.given) - len(absent)}/{len(work.given)}"),
-        )
-        if told.raw is not None and told.asked == len(asked.keys):
-            status, headers, came = told.raw  # all of it was asked for by this caller
-            return whole(status, (*marked(headers, "miss")[:-1], *counted), came)
+        label = "bypass" if asked.wishes.controls.get("no-cache") else "miss" if absent else "hit-exact"
+        hits: Headers = (("x-cache-hits", f"{len(work.given) - len(absent)}/{len(work.given)}"),)
+        said: Headers = (("content-type", "application/json"),)
+        if told.raw is not None:
+            status, headers, came = told.raw
+            if told.asked == len(asked.keys):  # all of it was asked for by this caller
+                return whole(status, (*marked(headers, label), *hits), came)
+            # It is put together here; what the provider says of its own body does not hold.
+            said += tuple(pair for pair in headers if not pair[0].startswith(_OF_A_BODY))
         body = self._api.answer(
             [found[key][0] for key in asked.keys],
             packs=asked.wanted.packs,
@@ -138,7 +141,7 @@ class VectorExchange:
             usage=told.usage,
             is_hit=not absent,
         )
-        return encoded_whole(200, (("content-type", "application/json"), *counted), body)
+        return encoded_whole(200, (*marked(said, label), *hits), body)
 
     async def _held(self, work: _Work) -> dict[str, Found]:
         asked, wanted = work.asked, work.asked.wanted

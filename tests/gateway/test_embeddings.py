@@ -43,6 +43,30 @@ async def test_only_what_is_missing_is_asked_for_and_all_stand_in_their_order(
     assert (found.headers["x-cache"], found.headers["x-cache-hits"]) == ("miss", "2/4")
 
 
+async def test_what_the_provider_says_beside_the_vectors_that_were_missing_is_told(
+    client: openai.AsyncOpenAI, upstream: LocalUpstream
+) -> None:
+    await client.embeddings.create(model="e", input="b")
+    upstream.act = lambda _: Act(headers=(("x-ratelimit-remaining-requests", "7"), ("etag", "w"), ("digest", "d")))
+
+    found = await client.embeddings.with_raw_response.create(model="e", input=["a", "b"])
+
+    assert [each.embedding for each in found.parse().data] == [right("a"), right("b")]
+    assert (found.headers["x-request-id"], found.headers["x-ratelimit-remaining-requests"]) == ("req_1", "7")
+    assert found.headers["content-length"] == str(len(found.http_response.content))
+    assert {"etag", "digest"}.isdisjoint(found.headers)
+
+
+async def test_who_wants_nothing_from_the_cache_is_told_that_it_had_no_part(client: openai.AsyncOpenAI) -> None:
+    await client.embeddings.create(model="e", input="a")
+
+    found = await client.embeddings.with_raw_response.create(
+        model="e", input="a", extra_headers={"Cache-Control": "no-cache"}
+    )
+
+    assert (found.headers["x-cache"], found.headers["x-cache-hits"]) == ("bypass", "0/1")
+
+
 async def test_a_hit_costs_nothing(client: openai.AsyncOpenAI, upstream: LocalUpstream) -> None:
     for _ in range(2):
         found = await client.embeddings.with_raw_response.create(model="e", input="a")
