@@ -87,6 +87,7 @@ class Application:
             Route(ROOT + "/{path:path}", self.proxy),
         ]
         self.asgi = Starlette(routes=routes, exception_handlers={HTTPException: _nothing_here}, lifespan=self._life)
+        self.asgi.router.redirect_slashes = False  # `/v1` would be an answer without words
 
     async def is_loaded(self) -> None:
         """Wait for the model, for those who want to know."""
@@ -189,4 +190,5 @@ async def _nothing_here(request: Request, exc: Exception) -> Response:
     message = f"There is nothing at {request.url.path[:80]}." if status == 404 else "This method is not known here."
     reply = failure(request.url.path, message, status=status, code="unknown_url")
     body = b"".join([part async for part in reply.body])
-    return Response(body, status, media_type="application/json")
+    given = exc.headers if isinstance(exc, HTTPException) else None
+    return Response(body, status, media_type="application/json", headers=given)

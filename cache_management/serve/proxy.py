@@ -43,6 +43,10 @@ _TAKING_SECONDS = 120.0
 _DISCARDED_BYTES = 200 * 10**6
 _SEPARATORS = re.compile(r"[/\\]")
 _DECODED_TIMES = 5
+# TRACE is none: it may show the proxy's own key.
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_NOT_THEIRS = frozenset({b"transfer-encoding", b"date", b"server"})
+"""Headers of the provider's that are told by the server of this proxy, or of none but the provider's."""
 
 
 class _Refused(Exception):
@@ -167,6 +171,12 @@ class Proxy:
                 plain = tuple(pair for pair in kept if not pair[0].startswith(OURS))
                 reply = await self._asking.send(msgspec.structs.replace(call, headers=plain))
                 reply = Reply(reply.status, marked(without_hops(reply.headers), "bypass"), reply.body)
+            elif (form := (header(call.headers, "content-encoding") or "identity").strip().lower()) != "identity":
+                raise _Refused(
+                    f"A body with content-encoding {form[:40]!r} is not read here: send it uncompressed.",
+                    status=415,
+                    code="unsupported_content_encoding",
+                )
             else:
                 reply = await self._exchange.send(call, self._asking.send, namespace=namespace)
         except TimeoutError:
@@ -190,6 +200,13 @@ class Proxy:
             query = scope["query_string"].decode("ascii")
         except UnicodeDecodeError:
             raise _Refused("The address is not ASCII.", status=400, code="invalid_url") from None
+        if scope["method"] not in _METHODS:
+            raise _Refused(
+                f"The method {scope['method'][:20]} is not known here.",
+                status=405,
+                code="method_not_allowed",
+                headers=(("allow", ", ".join(_METHODS)),),
+            )
         path = path.partition("?")[0]
         if not path.startswith(ROOT + "/") or _climbs(path):
             raise _Refused(f"There is nothing at {path[:80]}.", status=404, code="unknown_url")
@@ -289,7 +306,7 @@ async def _hangs_up(receive: Receive) -> None:
 
 
 async def _send_reply(send: Send, reply: Reply) -> None:
-    headers = [(name.lower(), value) for name, value in encoded(reply.headers) if name.lower() != b"transfer-encoding"]
+    headers = [(name.lower(), value) for name, value in encoded(reply.headers) if name.lower() not in _NOT_THEIRS]
     try:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         async for part in reply.body:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import json
 import random
@@ -98,7 +99,8 @@ async def test_other_addresses_are_passed_on(
 
     assert [seen.path for seen in upstream.seen] == ["/v1/files/a/b"] * 2
     assert "x-cache-ttl" not in upstream.seen[0].headers
-    assert (await http.get(f"{proxy.url}/models")).status_code == 200
+    listed = await http.get(f"{proxy.url}/models")
+    assert (listed.status_code, listed.headers["x-cache"]) == (200, "bypass")
 
 
 async def test_nothing_else_is_reached(proxy: RunningProxy, upstream: LocalUpstream) -> None:
@@ -302,6 +304,65 @@ async def test_a_fault_of_the_proxy_s_own_is_an_answer_and_a_line_in_the_log(
     assert (found.status_code, found.json()["error"]["code"]) == (500, "proxy_error")
     assert "ZeroDivisionError" in caplog.text
     assert "private words" not in caplog.text
+
+
+@pytest.mark.parametrize("form", ["gzip", "br, gzip"])
+async def test_a_compressed_body_is_refused_and_the_way_out_is_said(
+    proxy: RunningProxy, upstream: LocalUpstream, http: httpx2.AsyncClient, form: str
+) -> None:
+    body = gzip.compress(json.dumps(ask("hello")).encode())
+
+    found = await http.post(f"{proxy.url}/chat/completions", content=body, headers={"content-encoding": form})
+    plain = await http.post(
+        f"{proxy.url}/chat/completions", json=ask("hello"), headers={"content-encoding": "identity"}
+    )
+    passed = await http.post(f"{proxy.url}/files", content=body, headers={"content-encoding": form})
+
+    error = found.json()["error"]
+    assert (found.status_code, error["code"]) == (415, "unsupported_content_encoding")
+    assert f"content-encoding {form!r}" in error["message"]
+    assert "send it uncompressed" in error["message"]
+    assert (plain.status_code, passed.status_code) == (200, 200)
+    assert [seen.raw for seen in upstream.seen][1:] == [body]
+
+
+@pytest.mark.parametrize("method", ["TRACE", "BREW"])
+async def test_a_method_that_is_none_is_refused_in_the_words_of_the_api(
+    proxy: RunningProxy, upstream: LocalUpstream, http: httpx2.AsyncClient, method: str
+) -> None:
+    for path in ("/models", "/chat/completions"):
+        found = await http.request(method, proxy.url + path)
+
+        assert (found.status_code, found.json()["error"]["code"]) == (405, "method_not_allowed"), path
+        assert "POST" in found.headers["allow"]
+    anthropic = await http.request(method, f"{proxy.url}/messages")
+    assert anthropic.json()["type"] == "error"
+    assert upstream.seen == []
+
+
+@pytest.mark.parametrize("path", ["", "?x=1"])
+async def test_the_root_alone_is_nothing(proxy: RunningProxy, http: httpx2.AsyncClient, path: str) -> None:
+    found = await http.post(proxy.url + path, json={})
+
+    assert (found.status_code, found.json()["error"]["code"]) == (404, "unknown_url")
+
+
+async def test_what_tells_of_the_provider_s_server_is_told_of_the_proxy_s(
+    proxy: RunningProxy, upstream: LocalUpstream, http: httpx2.AsyncClient
+) -> None:
+    theirs = (("server", "theirs"), ("date", "Thu, 01 Jan 1970 00:00:00 GMT"))
+    upstream.act = lambda _: Act(headers=theirs)
+
+    passed = await http.get(f"{proxy.url}/models")
+    plain = await http.post(f"{proxy.url}/chat/completions", json=ask("hello"))
+    streamed = await http.post(f"{proxy.url}/chat/completions", json=ask("other", stream=True))
+    vectors = await http.post(f"{proxy.url}/embeddings", json={"model": "e", "input": "a"})
+
+    for found in (passed, plain, streamed, vectors):
+        assert "server" not in found.headers
+        (date,) = found.headers.get_list("date")
+        assert "1970" not in date
+        assert found.headers["x-request-id"] == "req_1"
 
 
 async def test_fifty_megabytes_are_refused(proxy: RunningProxy, upstream: LocalUpstream) -> None:
