@@ -43,6 +43,10 @@ _HOT = 10
 _TEXT = 160
 
 
+_Key = tuple[str, str]
+"""A namespace and the digest of a key in it."""
+
+
 class _Kept(msgspec.Struct, frozen=True):
     """What the database said; `counted` is how far it knows the notes of the applications."""
 
@@ -91,8 +95,8 @@ class Dashboard:
         self._kept: _Kept | None = None
         self._uncounted = Uncounted(settings)
         self._notes = Question(self._with_uncounted, "cache store, of its use,", answer_seconds / 2)
-        self._names: dict[str, str] = {}
-        self._unknown: list[str] = []
+        self._names: dict[_Key, str] = {}
+        self._unknown: list[_Key] = []
         self._asked_names = Question(
             lambda: asyncio.run(_names(settings, self._unknown)), "names of keys", answer_seconds / 2
         )
@@ -142,11 +146,11 @@ class Dashboard:
     def _ask_database(self) -> _Kept:
         if self._stores.is_unmade:
             return _Kept(datetime.now(UTC), "", [], [], [], [], [], [], [])
-        while True:
+        kept = self._read_database()
+        # Once more when a job added up notes meanwhile: they would be shown twice, or not at all.
+        if self._stores.operations.usage_cursor(self._uncounted.stream) != kept.counted:
             kept = self._read_database()
-            # Once more when a job added up notes meanwhile: they would be shown twice, or not at all.
-            if self._stores.operations.usage_cursor(self._uncounted.stream) == kept.counted:
-                return kept
+        return kept
 
     def _read_database(self) -> _Kept:
         operations = self._stores.operations
@@ -163,9 +167,7 @@ class Dashboard:
             days=operations.usage_over_time(since=days, period_seconds=DAY_SECONDS, namespace=namespace),
             models=[each for each in models if namespace in (None, each.namespace)],
             ever=[each for each in ever if namespace in (None, each.namespace)],
-            hot=[]
-            if namespace is None
-            else operations.hot_keys(namespace=namespace, since=now - timedelta(days=2), limit=_HOT),
+            hot=operations.hot_keys(namespace=namespace, since=now - timedelta(days=2), limit=_HOT),
             jobs=self._stores.jobs.list(limit=_JOBS),
             marks=operations.marks(),
         )
@@ -185,7 +187,7 @@ class Dashboard:
             models=[each for each in models if namespace in (None, each.namespace)],
             ever=[each for each in ever if namespace in (None, each.namespace)],
             refused=refused,
-            hot=[] if namespace is None else uncounted.hot_keys(kept.hot, namespace=namespace, limit=_HOT),
+            hot=uncounted.hot_keys(kept.hot, namespace=namespace, limit=_HOT),
         )
 
     async def _look(self, kept: _Kept) -> list[NearMiss]:
@@ -218,7 +220,7 @@ class Dashboard:
 
     def _hot(self, kept: _Kept, store: StoreView | None) -> list[dict[str, Any]]:
         """Return the keys asked for most with their names, as far as the store knows them: this is the owner's page."""
-        shown = [each.key_digest for each in kept.hot]
+        shown = [(each.namespace, each.key_digest) for each in kept.hot]
         self._names = {name: self._names[name] for name in shown if name in self._names}
         self._unknown = [name for name in shown if name not in self._names]
         if self._unknown and store is not None and not is_unmade(self._settings):
@@ -228,7 +230,11 @@ class Dashboard:
                 # What the store does not know is not asked again at each look.
                 self._names |= dict.fromkeys(asked, "") | answered
         return [
-            {"key": self._names.get(each.key_digest) or each.key_digest, "hits": each.hits, "misses": each.misses}
+            {
+                "key": self._names.get((each.namespace, each.key_digest)) or each.key_digest,
+                "hits": each.hits,
+                "misses": each.misses,
+            }
             for each in kept.hot
         ]
 
@@ -238,16 +244,18 @@ def _since(now: datetime) -> tuple[datetime, datetime]:
     return now - timedelta(days=1), now - timedelta(days=_DAYS)
 
 
-async def _names(settings: Settings, digests: Sequence[str]) -> dict[str, str]:
+async def _names(settings: Settings, keys: Sequence[_Key]) -> dict[_Key, str]:
     platform = open_platform(settings.model_copy(update={"timeout_seconds": 1.0}))
+    found = {}
     try:
-        asks = await load_asks(platform.llm_cache.backend, settings.namespace, digests)
+        for namespace in {namespace for namespace, _ in keys}:
+            wanted = [name for within, name in keys if within == namespace]
+            for name, ask in (await load_asks(platform.llm_cache.backend, namespace, wanted)).items():
+                said = (ask.request.last_text if ask.request is not None else None) or ask.key
+                found[namespace, name] = on_one_line(said, _TEXT)
     finally:
         await platform.aclose()
-    return {
-        name: on_one_line((ask.request.last_text if ask.request is not None else None) or ask.key, _TEXT)
-        for name, ask in asks.items()
-    }
+    return found
 
 
 def _usage(kept: _Kept) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class HotKeyView(msgspec.Struct, frozen=True):
     key_digest: str
     hits: int
     misses: int
+    namespace: str = "default"
 
 
 class UsageRow(msgspec.Struct, frozen=True):

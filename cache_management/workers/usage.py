@@ -120,14 +120,14 @@ class Uncounted:
                 _add(found.setdefault(start, {}), amounts)
         return sorted(found.items())
 
-    def hot_keys(self, counted: Sequence[HotKeyView], *, namespace: str, limit: int) -> list[HotKeyView]:
-        """Add it to what the database says of the keys of a namespace, those with most hits first."""
-        found = {view.key_digest: (view.hits, view.misses) for view in counted}
-        for (where, key), (hits, misses) in self._keys.items():
-            if where == namespace:
-                had = found.get(key, (0, 0))
-                found[key] = (had[0] + hits, had[1] + misses)
-        views = [HotKeyView(key, *seen) for key, seen in found.items() if seen[0]]
+    def hot_keys(self, counted: Sequence[HotKeyView], *, namespace: str | None, limit: int) -> list[HotKeyView]:
+        """Add it to what the database says of the keys of a namespace, or of all, those with most hits first."""
+        found = {(view.namespace, view.key_digest): (view.hits, view.misses) for view in counted}
+        for name, (hits, misses) in self._keys.items():
+            if namespace in (None, name[0]):
+                had = found.get(name, (0, 0))
+                found[name] = (had[0] + hits, had[1] + misses)
+        views = [HotKeyView(key, *seen, where) for (where, key), seen in found.items() if seen[0]]
         return sorted(views, key=lambda view: (-view.hits, view.key_digest))[:limit]
 
     def _begin(self, cursor: str) -> None:

@@ -92,11 +92,11 @@ def test_a_model_is_listed_once_for_all_namespaces(used: Dashboard, tmp_path: Pa
 class Names:
     """Answers for the names of keys, one after the other; None did not come in time."""
 
-    def __init__(self, *answers: dict[str, str] | None) -> None:
+    def __init__(self, *answers: dict[Any, str] | None) -> None:
         self.asked: list[list[str]] = []
         self._answers = list(answers)
 
-    def ask(self) -> Callable[[], dict[str, str] | None]:
+    def ask(self) -> Callable[[], dict[Any, str] | None]:
         return lambda: self._answers.pop(0)
 
 
@@ -106,18 +106,19 @@ def test_names_of_keys_that_did_not_come_in_time_are_asked_for_again(
     monkeypatch.setattr("cache_management.dashboard.state.is_unmade", lambda settings: False)
     keys = {("default", "abc"): (1, 0), ("default", "def"): (1, 0)}
     used._stores.operations.count_usage("a stream", ("", "1"), {}, keys)
-    used._asked_names = Names(None, {"abc": "What is Python?"})  # type: ignore[assignment]
+    used._asked_names = Names(None, {("default", "abc"): "What is Python?"})  # type: ignore[assignment]
 
     shown = [[each["key"] for each in used.state()["hot_keys"]] for _ in range(3)]
 
     assert [sorted(each) for each in shown] == [["abc", "def"], *[["What is Python?", "def"]] * 2]
-    assert used._names.keys() == {"abc", "def"}
+    assert used._names.keys() == {("default", "abc"), ("default", "def")}
 
 
 async def ask_twice(settings: Settings, *, refuse: bool = False) -> None:
     """What an application does: a miss and a hit, and something that is near enough and refused."""
     cache = LLMCache(settings)
-    async with CacheManager(cache, SimilarityMatcher(MEANING, backend=cache.backend)) as manager:
+    meaning = MEANING.model_copy(update={"namespace": settings.namespace})
+    async with CacheManager(cache, SimilarityMatcher(meaning, backend=cache.backend)) as manager:
         for _ in range(2):
             await manager.answer("how do I reset my password", lambda: "by the link", model="gpt-4")
         if refuse:
@@ -163,6 +164,20 @@ def test_who_looks_live_is_told_keys_and_what_was_refused_by_other_processes(tmp
     assert second["hot_keys"][0]["key"] == "how do I reset my password"
     assert [each["vetoes"] for each in second["refused"]] == [("polarity",)]
     assert not (tmp_path / "metadata.db").exists(), "looking makes no database"
+
+
+def test_where_all_namespaces_are_shown_so_are_their_keys(tmp_path: Path) -> None:
+    settings = settings_at(tmp_path)
+    shown = Dashboard(settings, everywhere=True, is_live=True)
+    try:
+        for namespace in ("one", "two", "one", "two"):
+            asyncio.run(ask_twice(settings.model_copy(update={"namespace": namespace})))
+            state = shown.state()
+    finally:
+        shown.close()
+
+    assert [each["key"] for each in state["hot_keys"]] == ["how do I reset my password"] * 2
+    assert [model["model"] for model in state["usage"]["models"]] == ["gpt-4"]
 
 
 def test_what_is_away_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:

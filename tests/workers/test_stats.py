@@ -179,7 +179,7 @@ def test_keys_of_a_day_stay_bounded_and_the_top_is_right(on_disk: Inline, monkey
     hot = operations.hot_keys(namespace="n", since=LONG_AGO, limit=100)
 
     assert len(hot) <= 10
-    assert hot[0] == HotKeyView("hot", 100, 0)
+    assert hot[0] == HotKeyView("hot", 100, 0, "n")
 
 
 @pytest.mark.parametrize(

@@ -274,21 +274,23 @@ class OperationsStore:
             return True
 
     def hot_keys(
-        self, *, namespace: str, since: datetime, by: Literal["hits", "misses"] = "hits", limit: int = 20
+        self, *, namespace: str | None, since: datetime, by: Literal["hits", "misses"] = "hits", limit: int = 20
     ) -> list[HotKeyView]:
-        """List the keys with most hits or misses over the days that begin at `since` or later."""
+        """List the keys of a namespace, or of all, with most hits or misses over the days since `since`."""
         hits, misses = func.sum(HotKey.hits), func.sum(HotKey.misses)
         order = hits if by == "hits" else misses
         query = (
-            select(HotKey.key_digest, hits, misses)
-            .where(HotKey.namespace == namespace, HotKey.day >= since)
-            .group_by(HotKey.key_digest)
+            select(HotKey.key_digest, hits, misses, HotKey.namespace)
+            .where(HotKey.day >= since)
+            .group_by(HotKey.namespace, HotKey.key_digest)
             .having(order > 0)
             .order_by(order.desc(), HotKey.key_digest)
             .limit(limit)
         )
+        if namespace is not None:
+            query = query.where(HotKey.namespace == namespace)
         with self._database.read() as connection:
-            return [HotKeyView(each, int(hit), int(miss)) for each, hit, miss in connection.execute(query)]
+            return [HotKeyView(key, int(hit), int(miss), where) for key, hit, miss, where in connection.execute(query)]
 
     def usage(self, *, since: datetime, period_seconds: int = 3600) -> list[UsageRow]:
         """Sum what happened by namespace and model, over periods of one length that begin at `since` or later."""
