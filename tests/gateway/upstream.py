@@ -1,7 +1,9 @@
 """A provider of language models on a loopback port, which does what a test tells it, and what it does by itself.
 
 It answers in the words of OpenAI's and Anthropic's APIs, written out here and not by the code under test. What it says
-to a request follows from the request alone, so that a wrong answer shows.
+follows from the text that was asked last, of embeddings from each input, so that the answer to another text shows. The
+answer to another request with that text (system prompt, parameters) shows by its `id`, a digest of the whole body, and
+by what was `seen`.
 """
 
 from __future__ import annotations
