@@ -12,22 +12,18 @@ others wait for goes on. A cache that is broken is as if it were not there.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
-from typing import Any, NoReturn, cast
-
-import msgspec
+from collections.abc import AsyncIterator, Collection
+from typing import Any, NoReturn
 
 from cache_management.cache.compute import Computed
-from cache_management.cache.errors import InvalidInput
 from cache_management.cache.identity import digest
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.payloads import PAYLOADS
-from cache_management.cache.requests import entry_key, is_reserved_key, make_request
+from cache_management.cache.requests import is_reserved_key
 from cache_management.cache.values import Answered
 from cache_management.gateway import sse
-from cache_management.gateway.bodies import encode, read_answer, read_request
+from cache_management.gateway.bodies import encode, read_answer
 from cache_management.gateway.calls import (
     AsItCame,
     BadRequest,
@@ -39,61 +35,27 @@ from cache_management.gateway.calls import (
     Upstream,
     UpstreamFailed,
     close,
-    for_upstream,
     header,
     marked,
     whole,
     without_hops,
 )
-from cache_management.gateway.controls import Wishes, read_wishes
+from cache_management.gateway.collecting import Collected
 from cache_management.gateway.dialects import dialect_of
-from cache_management.gateway.dialects.base import Api, Collector, Dialect, Reading, stored_body
-from cache_management.gateway.dialects.embeddings import Embeddings
-from cache_management.gateway.headers import telling_headers
+from cache_management.gateway.dialects.base import Api, stored_body
 from cache_management.gateway.pipe import LiveBody, Pipe
+from cache_management.gateway.reading import Asked, Reader
 from cache_management.gateway.streams import chain, read_up_to
 from cache_management.gateway.vectors import AskedVectors, VectorExchange
 
 logger = logging.getLogger("cache_management")
 
-LITELLM_FIELD = "cache"
 _ATTEMPTS = 3
 _VECTORS_TIMES = 4  # 2,048 vectors of 3,072 numbers are 140 MB of JSON
 _LARGE_BYTES = 64 * 1024
 _PATIENCE_SECONDS = 5.0
 _OWN_ERRORS = frozenset({401, 402, 403, 404})
 _SHARED_HEADERS = frozenset({"content-type", "content-encoding", "retry-after"})
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that the cache may answer."""
-
-    dialect: Dialect
-    reading: Reading
-    call: Call
-    wishes: Wishes
-    namespace: str | None
-    key: str
-    label: str = "miss"
-
-    def anew(self) -> Asked:
-        """Return the same, to be asked of the provider whatever is stored."""
-        wishes = msgspec.structs.replace(self.wishes, controls={**self.wishes.controls, "no-cache": True})
-        return msgspec.structs.replace(self, wishes=wishes)
-
-    def finished(self, body: dict[str, Any]) -> Computed:
-        """Return what is stored of an answer; see `Dialect.finished`."""
-        return self.dialect.finished(body, choices=self.reading.choices)
-
-
-class _Opened(msgspec.Struct, frozen=True):
-    """A request whose body and wishes are read; `place` counts beside the body."""
-
-    call: Call
-    body: dict[str, Any]
-    wishes: Wishes
-    namespace: str | None
-    place: dict[str, Any]
 
 
 class _Foreign(Exception):
@@ -140,11 +102,13 @@ class Exchange:
         limit_bytes: int = 64 * 2**20,
         ignored_headers: Collection[str] = (),
     ) -> None:
-        self._ignored_headers = frozenset(ignored_headers)
         self.manager = manager
-        self._namespace = namespace
-        self._may_choose = may_choose_namespace
-        self._answers_bad_bodies = answers_bad_bodies
+        self._reader = Reader(
+            namespace=namespace,
+            may_choose_namespace=may_choose_namespace,
+            answers_bad_bodies=answers_bad_bodies,
+            ignored_headers=ignored_headers,
+        )
         self._limit_seconds = limit_seconds
         self._limit_bytes = limit_bytes
         self._running: set[asyncio.Task[Any]] = set()
@@ -164,9 +128,9 @@ class Exchange:
             return await upstream(call)
         try:
             if len(call.body) > _LARGE_BYTES:  # it may take a second, in which nobody else would be served
-                asked = await asyncio.to_thread(self._read, dialect, call, namespace)
+                asked = await asyncio.to_thread(self._reader.read, dialect, call, namespace)
             else:
-                asked = self._read(dialect, call, namespace)
+                asked = self._reader.read(dialect, call, namespace)
         except BadRequest as exc:
             return _error_reply(dialect, exc)
         if isinstance(asked, Call):
@@ -189,67 +153,6 @@ class Exchange:
             task.cancel()
         if mine:
             await asyncio.wait(mine)
-
-    def _read(self, dialect: Api, call: Call, namespace: str | None) -> Asked | AskedVectors | Call:
-        """Return what is asked, or the call as it goes to the provider when that is nothing for the cache.
-
-        Raises:
-            BadRequest: It is not to be sent.
-        """
-        sent = msgspec.structs.replace(call, headers=for_upstream(call.headers))
-        try:
-            body = read_request(call.body)
-        except BadRequest:
-            if self._answers_bad_bodies:
-                raise
-            return sent
-        # A field of that name which is no object is somebody else's.
-        ours = isinstance(body.get(LITELLM_FIELD), dict)
-        wishes = read_wishes(call.headers, body[LITELLM_FIELD] if ours else None)
-        if ours:
-            body = {name: value for name, value in body.items() if name != LITELLM_FIELD}
-            sent = msgspec.structs.replace(sent, body=json.dumps(body).encode())  # any text, also half a character
-        within = self._namespace_of(wishes, self._namespace if namespace is None else namespace)
-        opened = _Opened(sent, body, wishes, within, _place(dialect, call, self._ignored_headers))
-        try:
-            if isinstance(dialect, Embeddings):
-                return self._read_vectors(dialect, opened)
-            return _read_question(cast("Dialect", dialect), opened)
-        except BadRequest:
-            if self._answers_bad_bodies:
-                raise
-            return sent
-        except InvalidInput:
-            return sent  # of a shape that is not known here; the provider may take it
-
-    def _read_vectors(self, api: Embeddings, opened: _Opened) -> AskedVectors | Call:
-        wanted = api.read(opened.body)
-        if wanted.bypass is not None:
-            return opened.call
-        wanted = msgspec.structs.replace(wanted, params={**wanted.params, **opened.place})
-        return AskedVectors(
-            call=opened.call,
-            body=opened.body,
-            wanted=wanted,
-            wishes=opened.wishes,
-            namespace=opened.namespace,
-            keys=self._vectors.keys(wanted),
-        )
-
-    def _namespace_of(self, wishes: Wishes, given: str | None) -> str | None:
-        """Return the namespace of a request: one that is chosen lies within the given one.
-
-        Raises:
-            BadRequest: None may be chosen here.
-        """
-        chosen = wishes.namespace
-        if chosen is None:
-            return given
-        if not self._may_choose:
-            raise BadRequest(
-                "a namespace cannot be chosen here", param="x-cache-namespace", code="namespace_not_allowed", status=403
-            )
-        return chosen if given is None else nested(given, chosen)
 
     async def _embed(self, asked: AskedVectors, upstream: Upstream) -> Reply:
         try:
@@ -370,7 +273,7 @@ class Exchange:
         is_plain = header(headers, "content-encoding") in {None, "", "identity"}
         good = 200 <= reply.status < 300 and is_plain
         if good and asked.reading.streams and kind.startswith("text/event-stream"):
-            collected = _Collected(asked.dialect.collector(), self._limit_bytes)
+            collected = Collected(asked.dialect.collector(), self._limit_bytes)
             await self._pass_along(reply.body, (reply.status, headers), turn, limit, collected)
             return collected.finish(asked.finished)
         parts, is_whole = await read_up_to(reply.body, self._limit_bytes)
@@ -399,7 +302,7 @@ class Exchange:
         head: tuple[int, Headers],
         turn: _Turn | None,
         limit: asyncio.Timeout,
-        collected: _Collected | None,
+        collected: Collected | None,
     ) -> None:
         """Hand a body to the caller of a turn as it comes; while that one reads, silence alone counts as too long.
 
@@ -450,101 +353,6 @@ class Exchange:
         events = dialect.events(body, includes_usage=asked.reading.includes_usage)
         data = b"".join(map(sse.write, events))
         return whole(200, (("content-type", "text/event-stream; charset=utf-8"), *told), data)
-
-
-class _Collected:
-    """A stream that is put together; what cannot be spoils it, and the rest is only passed on."""
-
-    def __init__(self, collector: Collector, limit_bytes: int) -> None:
-        self._collector = collector
-        self._parser = sse.Parser()
-        self._left = limit_bytes
-        self._why: str | None = None
-
-    def add(self, data: bytes) -> None:
-        self._left -= len(data)
-        if self._left < 0:
-            self._why = self._why or "it is too long"
-        if self._why is not None:
-            return
-        try:
-            for event in self._parser.feed(data):
-                self._collector.take(event)
-        except (NotUnderstood, sse.StreamSyntaxError) as exc:
-            self._why = str(exc)
-        except Exception as exc:
-            logger.warning("a stream is not kept, for it could not be read", exc_info=True)
-            self._why = type(exc).__name__
-
-    def check(self) -> None:
-        """Look whether it came to its end.
-
-        Raises:
-            BrokenStream: It did not, or cannot be put together.
-        """
-        if not self._collector.has_ended:
-            self.add(b"\n\n")  # some close behind their last line, without the empty one that ends an event
-        if self._why is None and not self._collector.has_ended:
-            self._why = "it ended before its end"
-        if self._why is not None:
-            raise BrokenStream(self._why)
-
-    def finish(self, finished: Callable[[dict[str, Any]], Computed]) -> Computed:
-        """Return what was collected.
-
-        Raises:
-            BrokenStream: It cannot be kept.
-        """
-        try:
-            return finished(self._collector.body())
-        except NotUnderstood as exc:
-            raise BrokenStream(str(exc)) from exc
-        except Exception as exc:
-            logger.warning("a stream is not kept, for it could not be read", exc_info=True)
-            raise BrokenStream(type(exc).__name__) from exc
-
-
-def nested(namespace: str, chosen: str) -> str:
-    """Return the name of a namespace within another one: no two pairs have the same."""
-    return "in-" + digest(f"{namespace}\0{chosen}")
-
-
-def _read_question(dialect: Dialect, opened: _Opened) -> Asked | Call:
-    reading = dialect.read(opened.body)
-    if reading.bypass is not None:
-        return opened.call
-    if opened.place:
-        reading = msgspec.structs.replace(reading, params={**reading.params, **opened.place})
-    request = make_request(
-        reading.prompt, model=reading.model, system=reading.system, history=reading.history, params=reading.params
-    )
-    key = entry_key(request)
-    return Asked(
-        dialect=dialect,
-        reading=reading,
-        call=opened.call,
-        wishes=opened.wishes,
-        namespace=opened.namespace,
-        key=key if is_reserved_key(key) else digest(key),
-        label="bypass" if opened.wishes.controls.get("no-cache") else "miss",
-    )
-
-
-def _place(api: Api, call: Call, ignored: Collection[str]) -> dict[str, Any]:
-    """Return what counts beside the body: an unusual address, a query, and headers that may change an answer."""
-    found: dict[str, Any] = {}
-    path, _, query = call.path.partition("?")
-    address = call.base + path.removesuffix(api.suffix)
-    if address and address != api.home:
-        found["base_url"] = address
-    if call.host is not None:
-        found["host"] = call.host
-    if query:
-        found["query"] = query
-    told = telling_headers(call.headers, ignored)
-    if told:
-        found["headers"] = told
-    return found
 
 
 def _shared(headers: Headers) -> Headers:

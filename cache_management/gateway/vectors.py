@@ -84,6 +84,18 @@ class _Work(msgspec.Struct, frozen=True):
         return asyncio.get_running_loop(), self.asked.namespace, key
 
 
+def keys_of(wanted: Wanted) -> list[str]:
+    """Return the key of each input.
+
+    Raises:
+        InvalidInput: One of them cannot be one.
+    """
+    return [
+        entry_key(make_request(None, model=wanted.model, history=wanted.turn(given), params=wanted.params))
+        for given in wanted.inputs
+    ]
+
+
 class VectorExchange:
     """The part of an exchange that answers requests for embeddings.
 
@@ -99,17 +111,6 @@ class VectorExchange:
         self._limit_seconds = limit_seconds
         self._limit_bytes = limit_bytes
         self._flights: dict[tuple[asyncio.AbstractEventLoop, str | None, str], asyncio.Future[Found]] = {}
-
-    def keys(self, wanted: Wanted) -> list[str]:
-        """Return the key of each input.
-
-        Raises:
-            InvalidInput: One of them cannot be one.
-        """
-        return [
-            entry_key(make_request(None, model=wanted.model, history=wanted.turn(given), params=wanted.params))
-            for given in wanted.inputs
-        ]
 
     async def answer(self, manager: CacheManager, asked: AskedVectors, upstream: Upstream) -> Reply:
         """Return the vectors of a request.
