@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
@@ -470,6 +471,29 @@ def test_an_interrupted_command_says_so_and_leaves_nothing_half_done(data_dir: P
     assert {name: process.returncode for name, process in running.items()} == dict.fromkeys(calls, 130)
     assert {name: said.splitlines()[-1] for name, said in errors.items()} == dict.fromkeys(calls, "interrupted")
     assert run(["get-cache", "q"]) == 1
+
+
+INTERRUPTED_EARLY = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "click":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from cache_management.cli import start
+start()
+"""
+
+
+def test_a_command_that_is_interrupted_while_it_loads_shows_no_traceback() -> None:
+    (script,) = entry_points(group="console_scripts", name="cache-cli")
+    assert script.value == "cache_management.cli:start"
+
+    found = subprocess.run([sys.executable, "-c", INTERRUPTED_EARLY], capture_output=True, text=True, check=False)
+
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "")
 
 
 def _queued_job() -> str:
