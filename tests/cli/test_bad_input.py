@@ -11,8 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from cache_management.cli.main import cli as program
 from cache_management.cli.main import run
 from cache_management.services.provider import free_port
 from tests.cli.conftest import Cli
+from tests.conftest import PROJECT_ROOT
 from tests.migration_sources.stores import langchain
 from tests.waiting import wait_until
 
@@ -488,8 +489,8 @@ start()
 
 
 def test_a_command_that_is_interrupted_while_it_loads_shows_no_traceback() -> None:
-    (script,) = entry_points(group="console_scripts", name="cache-cli")
-    assert script.value == "cache_management.cli:start"
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"cache-cli": "cache_management.cli:start"}
 
     found = subprocess.run([sys.executable, "-c", INTERRUPTED_EARLY], capture_output=True, text=True, check=False)
 
