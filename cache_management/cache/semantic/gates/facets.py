@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 
 import msgspec
 
@@ -28,6 +27,7 @@ from cache_management.cache.semantic.gates.dates import Part, dates
 from cache_management.cache.semantic.gates.moments import depends_on_now, moments
 from cache_management.cache.semantic.gates.numbers import Quantity, quantities
 from cache_management.cache.semantic.gates.phrases import PERIODS, shortened
+from cache_management.cache.semantic.gates.placed import Placed, read_placed
 from cache_management.cache.semantic.gates.requests import Request, read_request
 from cache_management.cache.semantic.gates.signs import Signs, signs
 from cache_management.cache.semantic.gates.tokens import Kind, Token, tokens
@@ -62,7 +62,7 @@ class Facets(msgspec.Struct, frozen=True, gc=False):
     question: str  # the one question word that opens it or closes it, or ""
     scopes: tuple[tuple[str, str], ...]  # "all", "any" or "one", and of what
     signs: Signs
-    numbered: frozenset[tuple[str, str]]  # what a number stands behind, and the number: "Postgres 15"
+    placed: tuple[Placed, ...]  # numbers, dates and identifiers in their order; empty where there is one only
     now: bool
     tail: frozenset[tuple[str, int]]  # words beyond the limit, with their number
 
@@ -72,7 +72,7 @@ def _read(text: str) -> Facets:
     found = shortened(found)
     parts, dated = dates(found)
     undated = [_blank(token) if at in dated else token for at, token in enumerate(found)] if dated else found
-    amounts, counted = quantities(undated)
+    amounts, counted, spans = quantities(undated)
     taken = dated | counted
     ids = tuple(token.text for token in found if token.kind is Kind.ID)
     shouting = _shouts(found)
@@ -103,7 +103,7 @@ def _read(text: str) -> Facets:
         question=read_question(texts),
         scopes=read_scopes(texts, content_at),
         signs=signs(text),
-        numbered=_numbered(found),
+        placed=read_placed(found, amounts, spans, dated),
         now=depends_on_now(texts),
         tail=_tail(rest),
     )
@@ -124,14 +124,6 @@ def _base_form(token: Token) -> str:
     if len(word) > 2 and token.raw[-1] == "s" and token.raw[:-1].isupper():
         return word[:-1]  # "APIs"
     return lexicon.lemma(word)
-
-
-def _numbered(found: Sequence[Token]) -> frozenset[tuple[str, str]]:
-    return frozenset(
-        (before.text, token.text)
-        for before, token in pairwise(found)
-        if token.kind is Kind.NUMBER and before.kind is Kind.WORD and before.text not in _GRAMMAR
-    )
 
 
 def _blank(token: Token) -> Token:

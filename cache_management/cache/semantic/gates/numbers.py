@@ -114,12 +114,15 @@ def is_number_word(word: str) -> bool:
     return word in _UNITS or word in _TENS or word in _SCALES or any(each.isdigit() for each in word)
 
 
-def quantities(found: Sequence[Token]) -> tuple[list[Quantity], set[int]]:
-    """Return the quantities of a text in their order, and the places of the tokens they were read from."""
+def quantities(found: Sequence[Token]) -> tuple[list[Quantity], set[int], list[tuple[int, int]]]:
+    """Return the quantities of a text in their order, the tokens they were read from, and the span of each."""
     out: list[Quantity] = []
     used: set[int] = set()
-    at = 0
+    spans: list[tuple[int, int]] = []
+    at = start = 0
     while at < len(found):
+        spans.extend([(start, at)] * (len(out) - len(spans)))
+        start = at
         token = found[at]
         if token.kind is Kind.NUMBER:
             at = _read_number(found, at, out, used)
@@ -141,7 +144,8 @@ def quantities(found: Sequence[Token]) -> tuple[list[Quantity], set[int]]:
             at += 1
         else:
             at += 1
-    return out, used
+    spans.extend([(start, at)] * (len(out) - len(spans)))
+    return out, used, spans
 
 
 def _read_number(found: Sequence[Token], at: int, out: list[Quantity], used: set[int]) -> int:

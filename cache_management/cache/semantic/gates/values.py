@@ -11,6 +11,7 @@ from cache_management.cache.semantic.gates.alignment import Pair
 from cache_management.cache.semantic.gates.closed_classes import AUXILIARIES, NEGATORS, STOP
 from cache_management.cache.semantic.gates.facets import Facets
 from cache_management.cache.semantic.gates.numbers import POUND_GRAMS, Quantity
+from cache_management.cache.semantic.gates.order import exchanged
 from cache_management.cache.semantic.gates.tokens import without_accents
 
 
@@ -22,7 +23,7 @@ def _differ(ours: Iterable[Hashable], theirs: Iterable[Hashable]) -> bool:
 
 def number(pair: Pair) -> bool:
     """Refuse when each text has a number that the other has not. A number on one side only is an addition."""
-    if _scope_differs(pair) or _ordinals_differ(pair) or _numbers_exchanged(pair):
+    if _scope_differs(pair) or _ordinals_differ(pair) or exchanged(pair):
         return True
     left, right = _unmatched(pair)
     if not left or not right:
@@ -30,13 +31,6 @@ def number(pair: Pair) -> bool:
     if all(amount.year for amount in (*left, *right)):
         return False  # two years are the business of `date`
     return not _same_written(left, right)
-
-
-def _numbers_exchanged(pair: Pair) -> bool:
-    """Tell "Postgres 15 with Django 4" from "Postgres 4 with Django 15"."""
-    ours, theirs = pair.asked.numbered, pair.stored.numbered
-    words = {word for word, _ in ours - theirs} & {word for word, _ in theirs - ours}
-    return len(words) > 1
 
 
 def symbol(pair: Pair) -> bool:

@@ -12,6 +12,32 @@ LONG = (
 
 REFUSED = {
     "number": """
+        Divide 10 by 2 | Divide 2 by 10
+        Is 3 greater than 7? | Is 7 greater than 3?
+        What is 20 minus 5? | What is 5 minus 20?
+        20 - 5 | 5 - 20
+        2^3 | 3^2
+        2 to the power of 3 | 3 to the power of 2
+        log base 2 of 8 | log base 8 of 2
+        Does 5 divide 10? | Does 10 divide 5?
+        ten divided by two | two divided by ten
+        Subtract 4 from 9 | Subtract 9 from 4
+        From 9 subtract 4 | Subtract 9 from 4
+        What is 10 percent of 50? | What is 50 percent of 10?
+        2 + 3 * 4 | 3 + 2 * 4
+        What is 2 plus 3 squared? | What is 3 plus 2 squared?
+        sort 2 2 3 | sort 2 3 2
+        Divide a by b | Divide b by a
+        2 or fewer apples and 5 pears | 5 or fewer apples and 2 pears
+        If 3 workers need 6 days, how long do 2 workers need? | If 2 workers need 6 days, how long do 3 workers need?
+        Set the width to 3 and the height to 5 | Set the width to 5 and the height to 3
+        a flight for two adults and one child | a flight for one adult and two children
+        Move row 3 to row 7 | Move row 7 to row 3
+        rename A1 to B2 | rename B2 to A1
+        copy /a/b to /c/d | copy /c/d to /a/b
+        flights from March 5 to March 9 | flights from March 9 to March 5
+        Is it open from Monday to Friday? | Is it open from Friday to Monday?
+        Is it busy from 7:30 to 8:30? | Is it busy from 8:30 to 7:30?
         upgrade Redis 7 with Python 3 | upgrade Redis 3 with Python 7
         What is the largest lake? | What is the second largest lake?
         What was sold in the first quarter? | What was sold in the third quarter?
@@ -445,6 +471,24 @@ REFUSED = {
 REFUSED = {gate: lines.replace("LONG", LONG) for gate, lines in REFUSED.items()}
 
 SERVED = """
+    What is 5 + 3? | What is 3 + 5?
+    What is 4 times 3? | What is 3 times 4?
+    What is the sum of 3 and 5? | What is the sum of 5 and 3?
+    Subtract 4 from 9 | From 9 subtract 4
+    Why were 500 and 1000 rupee notes banned? | Why were 1000 and 500 rupee notes banned?
+    Python 2 vs Python 3 | Python 3 vs Python 2
+    Difference between Python 2 and 3 | Difference between Python 3 and 2
+    Does E12 mean the same as E13? | Does E13 mean the same as E12?
+    Book a table for 2 people at 8 | Book a table at 8 for 2 people
+    a flight for 2 adults and 3 children | a flight for 3 children and 2 adults
+    Is $100 enough for 3 days? | For 3 days, is $100 enough?
+    Can I use a 4 ohm amplifier with 8 ohm speakers? | Can I use 8 ohm speakers with a 4 ohm amplifier?
+    What were the top 10 films of 2023? | In 2023, what were the top 10 films?
+    meeting on Monday at 10:30 | meeting at 10:30 on Monday
+    flight from Rome on 5 May to Oslo on 9 May | flight to Oslo on May 9 from Rome on May 5
+    How do I convert 5 from base 10 to base 2? | How do I convert 5 to base 2 from base 10?
+    Which one of the 2 is better? | Of the 2, which one is better?
+    What is 7 - 1? | What is 7 minus 1?
     Where do I get a café latte? | Where do I get a cafe latte?
     what is 5 + 3 | what is 5 plus 3
     Is 2 × 3 even? | Is 2 * 3 even?
@@ -676,5 +720,4 @@ STILL_SERVED = """
     Translate 'hello' into Spanish | Translate 'goodbye' into Spanish
     Classify this review as positive: great food | Classify this review as positive: terrible food
     Is Mark Hill an actor? | Is Mark Hill an accredited actor?
-    a flight for two adults and one child | a flight for one adult and two children
 """

@@ -13,7 +13,7 @@ DATA = Path(__file__).resolve().parents[3] / "data"
 
 
 @pytest.mark.parametrize(
-    ("name", "most_wrong_passed", "most_right_refused"), [("pairs_read", 196, 16), ("pairs_unread", 65, 4)]
+    ("name", "most_wrong_passed", "most_right_refused"), [("pairs_read", 195, 16), ("pairs_unread", 65, 4)]
 )
 def test_traps_are_refused_and_paraphrases_pass(name: str, most_wrong_passed: int, most_right_refused: int) -> None:
     rows = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()]

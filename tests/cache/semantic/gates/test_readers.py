@@ -131,3 +131,16 @@ def test_sisters_are_kinds_of_one_thing() -> None:
 
 def test_facets_are_read_once() -> None:
     assert facets("Where is my parcel?") is facets("Where is my parcel?")
+
+
+def test_values_are_read_with_what_tells_them_apart() -> None:
+    placed = facets("Move 5 kg from B12 to B14 on 9 March").placed
+
+    assert [each.value for each in placed] == ["5000", "b12", "b14", "9 march"]
+    assert [sorted(each.ties) for each in placed] == [["<move", "in gram"], ["<from"], ["<to"], ["<on"]]
+    assert [each.link for each in placed] == ["", "from", "to", "on"]
+
+
+@pytest.mark.parametrize("text", ["", "no value", "only 5 of them", "which one of them", "a plan for one child"])
+def test_one_value_has_nothing_to_change_places_with(text: str) -> None:
+    assert facets(text).placed == ()
