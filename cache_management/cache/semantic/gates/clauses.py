@@ -11,6 +11,7 @@ from cache_management.cache.semantic.gates.closed_classes import (
     DETERMINERS,
     DOWN,
     NEGATORS,
+    NO,
     OWNERS,
     PREPOSITIONS,
     PRONOUNS,
@@ -18,6 +19,7 @@ from cache_management.cache.semantic.gates.closed_classes import (
     SAYING,
     SUBJECTS,
     UP,
+    YES,
     word_set,
 )
 from cache_management.cache.semantic.gates.tokens import Token
@@ -59,6 +61,12 @@ def read_negated(texts: Sequence[str], content_at: Mapping[int, Word], opens: fr
             if stopped is not None:
                 out.append(stopped.lemma)  # "stop taking it"
     return tuple(out)
+
+
+def read_reply(texts: Sequence[str]) -> str:
+    """Return "yes" or "no" where a text has one of them, as in "click no"; of "yes or no" neither."""
+    yes, no = not YES.isdisjoint(texts), not NO.isdisjoint(texts)
+    return "" if yes is no else "yes" if yes else "no"
 
 
 _HAVING = word_set("get do make have go contain include involve require")

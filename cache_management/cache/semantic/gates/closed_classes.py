@@ -33,6 +33,28 @@ OWNERS = {
 }
 # Behind them a "no" is what somebody says, not a negator.
 SAYING = word_set("say says said saying answer reply tell told vote voted hear yes or")
+# Behind them stands what is said, clicked or quoted, whatever it means elsewhere; by base form.
+MENTIONING = word_set(
+    "say answer reply respond tell vote hear word write type enter translate press click tap hit choose pick select "
+    "button option key"
+)
+YES = word_set("yes yeah yep yup aye")
+NO = word_set("no nope nah nay")
+# What is said on its own, or says little elsewhere; each line says one thing.
+REMARKS = {
+    word: at
+    for at, words in enumerate(
+        (
+            *(YES, NO),
+            *map(
+                word_set, ("hi hello hey", "bye goodbye", "ok okay", "thanks thank", "maybe perhaps sometimes", "none")
+            ),
+            *map(word_set, ("always", "never", "now", "later", "here", "there", "next", "back", "and", "or", "like")),
+            *map(word_set, ("even", "odd")),
+        )
+    )
+    for word in words
+}
 OTHER_PRONOUNS = word_set(
     "it its itself one ones oneself someone somebody anyone anybody everyone everybody something anything everything"
 )

@@ -15,6 +15,7 @@ from cache_management.cache.semantic.gates.clauses import (
     read_negated,
     read_owners,
     read_question,
+    read_reply,
     read_roles,
     read_scopes,
     read_subjects,
@@ -63,6 +64,7 @@ class Facets(msgspec.Struct, frozen=True, gc=False):
     scopes: tuple[tuple[str, str], ...]  # "all", "any" or "one", and of what
     signs: Signs
     placed: tuple[Placed, ...]  # numbers, dates and identifiers in their order; empty where there is one only
+    reply: str  # "yes" or "no" where it has one of them
     now: bool
     tail: frozenset[tuple[str, int]]  # words beyond the limit, with their number
 
@@ -104,6 +106,7 @@ def _read(text: str) -> Facets:
         scopes=read_scopes(texts, content_at),
         signs=signs(text),
         placed=read_placed(found, amounts, spans, dated),
+        reply=read_reply(texts),
         now=depends_on_now(texts),
         tail=_tail(rest),
     )

@@ -18,6 +18,8 @@ from cache_management.cache.semantic.gates.roles import roles_differ, swapped
 
 def polarity(pair: Pair) -> bool:
     """Refuse when the texts differ by an odd number of turns: negators, antonyms, more against less."""
+    if pair.asked.reply and pair.stored.reply and pair.asked.reply != pair.stored.reply:
+        return True  # "say yes", "say no"
     flips = _turns(pair)
     if flips % 2 == 0:
         return flips == len(pair.opposed) and _two_things_turned(pair)

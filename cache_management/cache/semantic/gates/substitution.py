@@ -9,7 +9,9 @@ from cache_management.cache.semantic.gates.alignment import Pair
 from cache_management.cache.semantic.gates.closed_classes import (
     DESTRUCTIVE,
     DETERMINERS,
+    MENTIONING,
     OWNERS,
+    REMARKS,
     SAME_USE,
     STOP,
     TO_A_PLACE,
@@ -52,7 +54,7 @@ def variant(pair: Pair) -> bool:
     """Refuse when one thing stands in the place of another kind of it: gold card, platinum card."""
     if tail_differs(pair):
         return True
-    if _light_replaced(pair):
+    if _said_otherwise(pair) or _light_replaced(pair):
         return True
     left, right = pair.heavy_left, pair.heavy_right
     if not left or not right or len(left) > _LONG_PHRASE or len(right) > _LONG_PHRASE:
@@ -65,6 +67,20 @@ def variant(pair: Pair) -> bool:
         return True
     framed = _share_of_the_same(pair) >= _FRAME
     return _kind_replaced(left, right, framed=framed) or (framed and _phrase_replaced(pair, left, right))
+
+
+def _said_otherwise(pair: Pair) -> bool:
+    """Tell "click OK" from "click Cancel", "say hello" from "say goodbye", though the words say little elsewhere."""
+    ours, theirs = pair.asked.lemmas, pair.stored.lemmas
+    if len(ours) != len(theirs) or ours == theirs:
+        return False
+    places = [at for at, (one, two) in enumerate(zip(ours, theirs, strict=True)) if one != two]
+    if len(places) != 1 or not places[0]:
+        return False
+    at = places[0]
+    if ours[at - 1] not in MENTIONING and not (ours[at - 1] == "to" and "set" in ours):
+        return False
+    return REMARKS.get(ours[at]) != REMARKS.get(theirs[at])
 
 
 def _light_replaced(pair: Pair) -> bool:

@@ -144,6 +144,17 @@ REFUSED = {
         Does the Lite edition have ads? | Does the Ultimate edition have ads?
     """,
     "polarity": """
+        Reply with the word yes | Reply with the word no
+        Draft an email saying yes to the invitation | Draft an email saying no to the invitation
+        Write a reply that says yes to the meeting | Write a reply that says no to the meeting
+        Should I answer yes to the survey? | Should I answer no to the survey?
+        What happens if I click yes? | What happens if I click no?
+        How do I say yes in Japanese? | How do I say nope in Japanese?
+        Reply with the word true | Reply with the word false
+        What does it mean if the light is on? | What does it mean if the light is off?
+        What happens if I click accept? | What happens if I click decline?
+        What happens if I press allow? | What happens if I press deny?
+        Should I press up? | Should I press down?
         Can I return it within 30 days? | Can I return it after 30 days?
         Is coffee fine during pregnancy? | Is coffee fine after pregnancy?
         What are the benefits of leasing a car? | What are the drawbacks of leasing a car?
@@ -370,6 +381,11 @@ REFUSED = {
         Would he reject her if they were alone? | Would she reject him if they were alone?
     """,
     "variant": """
+        Should I click OK? | Should I click Cancel?
+        Translate 'hello' into Spanish | Translate 'goodbye' into Spanish
+        What if I choose none? | What if I choose all?
+        Reply with the word always | Reply with the word never
+        Should I set it to all? | Should I set it to none?
         How do I report damage to my garage? | I want to report damage to my boat, how does that go?
         What documents are needed for a mortgage? | What documents are needed for a car loan?
         What happens if I miss a repayment on my personal loan? | What happens if I miss a repayment on my credit card?
@@ -488,6 +504,8 @@ SERVED = """
     flight from Rome on 5 May to Oslo on 9 May | flight to Oslo on May 9 from Rome on May 5
     How do I convert 5 from base 10 to base 2? | How do I convert 5 to base 2 from base 10?
     Which one of the 2 is better? | Of the 2, which one is better?
+    Is it raining? Answer yes or no | Answer yes or no: is it raining?
+    Say hi to my boss | Say hello to my boss
     What is 7 - 1? | What is 7 minus 1?
     Where do I get a café latte? | Where do I get a cafe latte?
     what is 5 + 3 | what is 5 plus 3
@@ -717,7 +735,6 @@ STILL_SERVED = """
     How do I roll back a deployment? | How do I start a deployment?
     Is ibuprofen safe during pregnancy? | Is ibuprofen safe while breastfeeding?
     How do I hide my last name? | How do I hide my phone number?
-    Translate 'hello' into Spanish | Translate 'goodbye' into Spanish
     Classify this review as positive: great food | Classify this review as positive: terrible food
     Is Mark Hill an actor? | Is Mark Hill an accredited actor?
 """
