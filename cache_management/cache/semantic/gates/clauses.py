@@ -13,6 +13,7 @@ from cache_management.cache.semantic.gates.closed_classes import (
     NEGATORS,
     NO,
     OWNERS,
+    POLITE,
     PREPOSITIONS,
     PRONOUNS,
     QUESTION_WORDS,
@@ -67,6 +68,27 @@ def read_reply(texts: Sequence[str]) -> str:
     """Return "yes" or "no" where a text has one of them, as in "click no"; of "yes or no" neither."""
     yes, no = not YES.isdisjoint(texts), not NO.isdisjoint(texts)
     return "" if yes is no else "yes" if yes else "no"
+
+
+def read_anew(texts: Sequence[str], lemmas: Sequence[str]) -> bool:
+    """Tell whether a text asks for something else than was given: "tell me another joke", "give me one more"."""
+    for at, word in enumerate(texts[:_OPENING]):
+        before, after = texts[at - 1] if at else "", at + 1 < len(texts) and texts[at + 1]
+        if (
+            word == "another"
+            or (word == "different" and before in {"a", "some"})
+            or (word == "more" and (before == "one" or (after and after != lemmas[at + 1] and after.endswith("s"))))
+            or (word == "other" and after and after != lemmas[at + 1])
+        ):
+            verbs = [lemma for lemma in lemmas[:at] if lemma not in _ASKING_FOR]
+            orders = texts[0] not in AUXILIARIES or (not verbs and texts[0] in _MAY) or "you" in texts[1:2]
+            return orders and len(verbs) <= 1 and all(lexicon.can_be(verb, lexicon.VERB) for verb in verbs)
+    return False
+
+
+_OPENING = 9
+_MAY = word_set("can could may")
+_ASKING_FOR = POLITE | PRONOUNS | AUXILIARIES | word_set("want need like give get hear to for a some two three few")
 
 
 _HAVING = word_set("get do make have go contain include involve require")

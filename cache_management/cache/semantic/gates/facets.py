@@ -10,6 +10,7 @@ import msgspec
 from cache_management.cache.semantic.gates import lexicon
 from cache_management.cache.semantic.gates.clauses import (
     read_agent,
+    read_anew,
     read_aspect,
     read_degrees,
     read_negated,
@@ -65,6 +66,7 @@ class Facets(msgspec.Struct, frozen=True, gc=False):
     signs: Signs
     placed: tuple[Placed, ...]  # numbers, dates and identifiers in their order; empty where there is one only
     reply: str  # "yes" or "no" where it has one of them
+    anew: bool  # asks for another than was given
     now: bool
     tail: frozenset[tuple[str, int]]  # words beyond the limit, with their number
 
@@ -107,6 +109,7 @@ def _read(text: str) -> Facets:
         signs=signs(text),
         placed=read_placed(found, amounts, spans, dated),
         reply=read_reply(texts),
+        anew=read_anew(texts, lemmas),
         now=depends_on_now(texts),
         tail=_tail(rest),
     )

@@ -12,6 +12,11 @@ _OPERATOR = re.compile(
     r"|(?<=[\d)\]])[ \t]*([-−/])[ \t]*(?=[\d(])"  # between words a hyphen and a stroke join
     r"|(?<=\w)[ \t]+(/)[ \t]+(?=[\w(])"
 )
+# What stands on both sides of a sign that holds one way only; a hyphen and a stroke stand between letters.
+_ONE_WAY = re.compile(
+    r"\b([A-Za-z_]\w*)[ \t]*(\*\*|\^|<=|>=|->|=>|<<|>>|[<>%])[ \t]*([A-Za-z_]\w*)"
+    r"|\b([A-Za-z])[ \t]*([-−/÷])[ \t]*([A-Za-z])\b"
+)
 _SAME_SIGN = {"×": "*", "÷": "/", "−": "-", "≤": "<=", "≥": ">=", "≠": "!="}
 _FLAG = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*|\\[A-Za-z]")
 _UNIT = re.compile(r"\b[kKmMgGtTpPu]?(?:[bB](?:ps)?|W|Wh|V|A|Hz|HZ|N|J)\b")
@@ -23,12 +28,13 @@ class Signs(msgspec.Struct, frozen=True, gc=False):
     """The signs of a text in their order."""
 
     operators: tuple[str, ...]  # with the brackets around them; empty where there are brackets only
+    sides: frozenset[tuple[str, ...]]  # of each sign that holds one way only: left, sign, right
     flags: frozenset[str]
     units: frozenset[str]  # as they are written
     accented: frozenset[str]  # words with letters beyond ASCII, in lower case
 
 
-_NONE = Signs((), frozenset(), frozenset(), frozenset())
+_NONE = Signs((), frozenset(), frozenset(), frozenset(), frozenset())
 
 
 def signs(text: str) -> Signs:
@@ -40,6 +46,11 @@ def signs(text: str) -> Signs:
     operators = tuple(_SAME_SIGN.get(sign, sign) for sign in found[:_MOST])
     if not any(sign not in "()" for sign in operators):
         operators = ()
+    sides = frozenset(tuple(part for part in sides if part) for sides in _ONE_WAY.findall(text)[:_MOST])
     return Signs(
-        operators, frozenset(_FLAG.findall(text)[:_MOST]), frozenset(_UNIT.findall(text)[:_MOST]), frozenset(accented)
+        operators,
+        sides,
+        frozenset(_FLAG.findall(text)[:_MOST]),
+        frozenset(_UNIT.findall(text)[:_MOST]),
+        frozenset(accented),
     )

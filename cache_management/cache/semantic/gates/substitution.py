@@ -54,7 +54,7 @@ def variant(pair: Pair) -> bool:
     """Refuse when one thing stands in the place of another kind of it: gold card, platinum card."""
     if tail_differs(pair):
         return True
-    if _said_otherwise(pair) or _light_replaced(pair):
+    if pair.asked.anew != pair.stored.anew or _said_otherwise(pair) or _light_replaced(pair):
         return True
     left, right = pair.heavy_left, pair.heavy_right
     if not left or not right or len(left) > _LONG_PHRASE or len(right) > _LONG_PHRASE:

@@ -38,6 +38,8 @@ def symbol(pair: Pair) -> bool:
     ours, theirs = pair.asked.signs, pair.stored.signs
     if ours == theirs:
         return False
+    if _only_sign(pair) or any((right, sign, left) in theirs.sides for left, sign, right in ours.sides - theirs.sides):
+        return True
     if ours.operators and theirs.operators and ours.operators != theirs.operators:
         return True
     if _differ(ours.flags, theirs.flags):
@@ -46,6 +48,26 @@ def symbol(pair: Pair) -> bool:
         return True
     lone, other = ours.units - theirs.units, theirs.units - ours.units
     return not {unit.lower() for unit in lone}.isdisjoint(unit.lower() for unit in other)  # MB, Mb
+
+
+def _only_sign(pair: Pair) -> bool:
+    """Tell "ls -l" from "ls" and from "ls l", and "7 - 1" from "7 1": only one text has the sign."""
+    ours, theirs = pair.asked.signs, pair.stored.signs
+    lone = ours.flags ^ theirs.flags
+    if any(sign.startswith("--") or (sign[0] == "-" and len(sign) <= _SHORT_FLAG) for sign in lone):
+        return True
+    operators = ours.operators or theirs.operators
+    if bool(ours.operators) == bool(theirs.operators) or _says_nothing(operators, counted=bool(pair.asked.quantities)):
+        return False
+    return (pair.asked.lemmas, pair.asked.quantities) == (pair.stored.lemmas, pair.stored.quantities)
+
+
+_SHORT_FLAG = 4  # signs: "-xzf"; a longer one may be a word behind a dash
+
+
+def _says_nothing(operators: tuple[str, ...], *, counted: bool) -> bool:
+    """Tell a telephone number from a difference, and *words* that are stressed from a product."""
+    return (len(operators) > 1 and set(operators) == {"-"}) or (not counted and set(operators) <= {"*", "**"})
 
 
 def _accents_differ(ours: frozenset[str], theirs: frozenset[str], pair: Pair) -> bool:

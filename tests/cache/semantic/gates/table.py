@@ -86,6 +86,15 @@ REFUSED = {
         report for Q1 | report for Q2
     """,
     "symbol": """
+        grep -v foo | grep v foo
+        ls -l | ls l
+        rm -r | rm r
+        git push -f | git push
+        docker run --rm ubuntu | docker run ubuntu
+        7 - 1 | 7 1
+        x^y | y^x
+        a - b | b - a
+        a == b | a b
         Ist das Haus schon fertig gebaut | Ist das Haus schön fertig gebaut
         Cuántos años cumple hoy nuestro vecino | Cuántos anos cumple hoy nuestro vecino
         Is 5 > 3 true in Lua? | Is 5 < 3 true in Lua?
@@ -386,6 +395,11 @@ REFUSED = {
         What if I choose none? | What if I choose all?
         Reply with the word always | Reply with the word never
         Should I set it to all? | Should I set it to none?
+        suggest a name for my cat | suggest another name for my cat
+        tell me a joke | tell me another joke
+        Write a poem about rain | Write a different poem about rain
+        Can you give me an example? | Can you give me one more example?
+        give me two ideas | give me two more ideas
         How do I report damage to my garage? | I want to report damage to my boat, how does that go?
         What documents are needed for a mortgage? | What documents are needed for a car loan?
         What happens if I miss a repayment on my personal loan? | What happens if I miss a repayment on my credit card?
@@ -493,6 +507,7 @@ SERVED = """
     Subtract 4 from 9 | From 9 subtract 4
     Why were 500 and 1000 rupee notes banned? | Why were 1000 and 500 rupee notes banned?
     Python 2 vs Python 3 | Python 3 vs Python 2
+    Is it *really* good? | Is it really good?
     Difference between Python 2 and 3 | Difference between Python 3 and 2
     Does E12 mean the same as E13? | Does E13 mean the same as E12?
     Book a table for 2 people at 8 | Book a table at 8 for 2 people
@@ -506,7 +521,11 @@ SERVED = """
     Which one of the 2 is better? | Of the 2, which one is better?
     Is it raining? Answer yes or no | Answer yes or no: is it raining?
     Say hi to my boss | Say hello to my boss
+    call 1-800-555-1234 | call 1 800 555 1234
     What is 7 - 1? | What is 7 minus 1?
+    How do I undo git push -f? | How can I undo git push -f?
+    tell me another joke | tell me one more joke
+    Is there another way to pay? | Is there any other way to pay?
     Where do I get a café latte? | Where do I get a cafe latte?
     what is 5 + 3 | what is 5 plus 3
     Is 2 × 3 even? | Is 2 * 3 even?
@@ -726,6 +745,8 @@ SERVED = """
 # What no gate sees: measured, not hidden. A change here is news..replace("LONG", LONG)
 
 STILL_SERVED = """
+    tell me a joke | tell me a new joke
+    Give me an example of a metaphor | Give me a second example of a metaphor
     Was she murdered by him? | Did she murder him?
     How do I dispute a charge? | How do I dispute a credit score?
     What is the routing number for wire transfers? | What is the routing number for direct deposit?
