@@ -59,6 +59,9 @@ def _only_sign(pair: Pair) -> bool:
     operators = ours.operators or theirs.operators
     if bool(ours.operators) == bool(theirs.operators) or _says_nothing(operators, counted=bool(pair.asked.quantities)):
         return False
+    bare = pair.stored if ours.operators else pair.asked
+    if any(sign in each.link for each in bare.placed for sign in operators):
+        return False  # "nine/11" has the sign of "9/11"
     return (pair.asked.lemmas, pair.asked.quantities) == (pair.stored.lemmas, pair.stored.quantities)
 
 

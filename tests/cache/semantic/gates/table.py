@@ -521,6 +521,7 @@ SERVED = """
     Which one of the 2 is better? | Of the 2, which one is better?
     Is it raining? Answer yes or no | Answer yes or no: is it raining?
     Say hi to my boss | Say hello to my boss
+    What happened on 9/11? | What happened on nine/11?
     call 1-800-555-1234 | call 1 800 555 1234
     What is 7 - 1? | What is 7 minus 1?
     How do I undo git push -f? | How can I undo git push -f?
