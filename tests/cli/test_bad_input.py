@@ -515,5 +515,5 @@ def test_an_input_that_ends_is_no_yes(cli: Cli, files: None, monkeypatch: pytest
     found = cli("invalidate", "--all")
 
     assert found.code == 2
-    assert "--no-confirm" in found.err
+    assert "--yes" in found.err
     assert cli("get-cache", "q").code == 0

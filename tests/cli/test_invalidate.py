@@ -64,7 +64,7 @@ def test_without_an_answer_nothing_is_removed(filled: Cli, monkeypatch: pytest.M
 
     found = filled("invalidate", "--all")
 
-    assert (found.code, "--no-confirm" in found.err) == (2, True)
+    assert (found.code, "--yes" in found.err) == (2, True)
     assert filled("stats", "--json").data["total_entries"] == 3
 
 
