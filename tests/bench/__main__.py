@@ -101,17 +101,16 @@ def _measure_all(names: Sequence[str], *, quick: bool, out: Path) -> None:
     console = Console()
     # A pipe has no width of its own; a table that is folded at 80 columns cannot be read.
     console.width = max(console.width, 150)
-    found = environment()
-    reports = []
+    run = publish.Run(date=started, quick=quick, environment=environment(), load_average_after=[], tables=[])
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{started:%Y-%m-%dT%H%M%SZ}{'-quick' if quick else ''}.json"
     for name in names:
         report = asyncio.run(_measure(TABLES[name], quick=quick))
         console.print(as_table(report))
-        reports.append(report)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{started:%Y-%m-%dT%H%M%SZ}{'-quick' if quick else ''}.json"
-    load_after = environment()["load_average"]
-    run = publish.Run(date=started, quick=quick, environment=found, load_average_after=load_after, tables=reports)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(run)))
+        run.tables.append(report)
+        run.load_average_after = environment()["load_average"]
+        # After each table: one that fails must not take along half an hour of others.
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(run)))
     console.print(f"written to {path}")
 
 

@@ -53,6 +53,17 @@ class Wire:
         Raises:
             RuntimeError: It is no good answer.
         """
+        is_new = self._streams is None
+        try:
+            return await self._exchange(body)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            if is_new:
+                raise
+            # Servers close what was idle for some seconds, while the other side was measured.
+            await self.aclose()
+            return await self._exchange(body)
+
+    async def _exchange(self, body: bytes) -> bytes:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -69,9 +80,10 @@ class Wire:
 
     async def aclose(self) -> None:
         if self._streams is not None:
-            self._streams[1].close()
+            writer, self._streams = self._streams[1], None
+            writer.close()
             with suppress(OSError):
-                await self._streams[1].wait_closed()
+                await writer.wait_closed()
 
 
 async def _chunks(reader: asyncio.StreamReader) -> bytes:
