@@ -325,11 +325,13 @@ class RedisEviction:
             freed = await self._remove_unnoted(surplus_bytes)  # older than anything that was noted
             if freed:
                 return freed
-        # What is unnoted now may be noted, by those who stored it, while we look for it.
+        # What is unnoted now may be noted, by those who stored it, while we look for it; what was stored here a moment
+        # ago goes only when there is nothing else.
         return (
             await self._remove_noted(surplus_bytes)
             or await self._remove_unnoted(surplus_bytes)
             or await self._remove_noted(surplus_bytes)
+            or await self._remove_unnoted(surplus_bytes, spares_newest=False)
         )
 
     async def _remove_noted(self, surplus_bytes: float) -> int:
@@ -370,8 +372,11 @@ class RedisEviction:
         for name in (queue.queue, queue.state):
             await self._node.call("PEXPIRE", name, LIFE_MS)
 
-    async def _remove_unnoted(self, surplus_bytes: float) -> int:
-        """Remove entries that are not in the queue, whichever, from a few pages; return the bytes that went."""
+    async def _remove_unnoted(self, surplus_bytes: float, *, spares_newest: bool = True) -> int:
+        """Remove entries that are not in the queue, whichever, from a few pages; return the bytes that went.
+
+        The newest ones of this process are not there either: their notes wait to be told.
+        """
         freed = 0
         removed: list[bytes] = []
         is_from_the_start = int(self._cursor) == 0
@@ -380,7 +385,11 @@ class RedisEviction:
             self._cursor = cursor
             if page:
                 scores = await self._node.call("ZMSCORE", self._queue.queue, *page)
-                unnoted = [key for key, score in zip(page, scores, strict=True) if score is None][:_REMOVED_AT_ONCE]
+                unnoted = [
+                    key
+                    for key, score in zip(page, scores, strict=True)
+                    if score is None and not (spares_newest and key.decode() in self._notes)
+                ][:_REMOVED_AT_ONCE]
                 sizes = await self._node.pipeline([("MEMORY", "USAGE", key) for key in unnoted])
                 for key, size in zip(unnoted, sizes, strict=True):
                     if freed >= surplus_bytes:

@@ -53,6 +53,9 @@ class Notes:
             self._forks_seen = self._forks[0]
         return len(self._notes)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._notes
+
     def stored(self, key: str, record: Record, size_bytes: int) -> None:
         """Note that a record was written."""
         note = self._note(key)

@@ -362,6 +362,21 @@ async def test_notes_that_are_lost_while_entries_are_adopted_are_not_forgotten(
     assert nearly.client.hexists(state, "adopted")
 
 
+async def test_what_was_stored_a_moment_ago_goes_last(nearly: Nearly) -> None:
+    """Its note is not told yet, which does not make it older than what is noted."""
+    backend = nearly.backend()
+    await backend.put_many({f"{PREFIX}old{at}": record(10) for at in range(50)})
+    await tell(backend)
+    await backend.put(PREFIX + "new", record(10))
+
+    for _ in range(50):
+        assert await backend._eviction._free(1) > 0
+    assert nearly.client.exists(PREFIX + "new")
+
+    assert await backend._eviction._free(1) > 0
+    assert not nearly.client.exists(PREFIX + "new")
+
+
 @pytest.mark.parametrize("policy", ["noeviction without a limit", "allkeys-lru"])
 async def test_a_server_that_needs_no_help_is_left_alone(own_redis: OwnRedisFactory, policy: str) -> None:
     server = own_redis()
