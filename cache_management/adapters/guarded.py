@@ -5,9 +5,8 @@ Only a store that is down is raised, and only with `strict`; removing fails clos
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -194,9 +193,3 @@ def mark_of(found: Lookup) -> dict[str, Any]:
         "similarity": None if found.similarity is None else round(found.similarity, 4),
         "age_seconds": round(found.age_seconds or 0.0, 3),
     }
-
-
-def shown(text: str, calls: Iterable[Mapping[str, Any]]) -> str:
-    """Return an answer as a text: what people see, and what is compared when an answer is computed again."""
-    named = [{"name": each.get("name"), "args": each.get("args")} for each in calls]
-    return "\n".join(filter(None, (text, json.dumps(named, sort_keys=True, default=str) if named else "")))

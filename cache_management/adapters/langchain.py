@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cache_management import sync
-from cache_management.adapters.guarded import MARK, GuardedManager, mark_of, shown
+from cache_management.adapters.guarded import MARK, GuardedManager, mark_of
 from cache_management.adapters.langchain_answers import finish_reason, is_streaming, lacks_its_word
 from cache_management.adapters.langchain_identity import ask_of
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.payloads import LANGCHAIN, is_text_alone
+from cache_management.cache.shown import shown
 from cache_management.cache.values import CachedResponse, Lookup
 
 try:

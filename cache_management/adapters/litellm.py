@@ -17,12 +17,13 @@ import msgspec
 from pydantic import BaseModel
 
 from cache_management import sync
-from cache_management.adapters.guarded import Asked, GuardedManager, shown
+from cache_management.adapters.guarded import Asked, GuardedManager
 from cache_management.cache.admission import Controls, parse_controls
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.manager import CacheManager
 from cache_management.cache.payloads import LITELLM, is_text_alone
 from cache_management.cache.requests import IGNORED, entry_key, make_request
+from cache_management.cache.shown import shown
 from cache_management.cache.values import CachedResponse, Lookup
 
 try:

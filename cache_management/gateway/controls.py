@@ -24,6 +24,16 @@ class Wishes(msgspec.Struct, frozen=True):
     threshold: float | None = None
     namespace: str | None = None
 
+    @property
+    def bypasses(self) -> bool:
+        """Tell whether the provider is to be asked whatever is stored."""
+        return bool(self.controls.get("no-cache"))
+
+    @property
+    def label(self) -> str:
+        """Return the `x-cache` of an answer that is not stored."""
+        return "bypass" if self.bypasses else "miss"
+
 
 def read_wishes(headers: Headers, in_body: Mapping[str, Any] | None = None) -> Wishes:
     """Read what is wished; a header wins over the body.

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from cache_management.cache.compute import Computed
 from cache_management.cache.identity import digest
 from cache_management.cache.manager import CacheManager
-from cache_management.cache.payloads import PAYLOADS
+from cache_management.cache.payloads import is_text_alone
 from cache_management.cache.requests import is_reserved_key
 from cache_management.cache.values import Answered
 from cache_management.gateway import sse
@@ -71,6 +71,12 @@ class _Turn:
         self.raw: tuple[int, Headers, bytes] | None = None
         self.failure: BaseException | None = None
         self.is_over = False
+        self.answering: asyncio.Task[Answered] | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        """Tell whether nobody waits for what is computed: it only refreshes what is stored."""
+        return self.answering is not None and self.answering.done()
 
     def end(self) -> None:
         """Take nothing more: the caller has its answer, or has left. What is computed is for the cache alone."""
@@ -112,7 +118,7 @@ class Exchange:
         self._limit_seconds = limit_seconds
         self._limit_bytes = limit_bytes
         self._running: set[asyncio.Task[Any]] = set()
-        self._computing: list[asyncio.Task[Answered]] = []  # for each computation, what it was begun for
+        self._computing: list[_Turn] = []  # for each computation, the one in which it was begun
         self._vectors = VectorExchange(
             self._keep, limit_seconds=limit_seconds, limit_bytes=_VECTORS_TIMES * limit_bytes
         )
@@ -142,7 +148,7 @@ class Exchange:
     @property
     def under_way(self) -> int:
         """Return how many answers are being found or computed, refreshes that nobody waits for included."""
-        return len(self._running) + sum(answering.done() for answering in self._computing)
+        return len(self._running) + sum(turn.is_answered for turn in self._computing)
 
     async def aclose(self, *, wait_seconds: float = 0.0) -> None:
         """Wait for what is being computed, then give it up."""
@@ -158,7 +164,7 @@ class Exchange:
         try:
             return await self._vectors.answer(self.manager, asked, upstream)
         except AsItCame as exc:
-            return whole(exc.status, marked(exc.headers, "miss"), exc.body)
+            return whole(exc.status, marked(exc.headers, asked.wishes.label), exc.body)
         except UpstreamFailed as exc:
             raise exc.cause from exc
         except NotUnderstood as exc:
@@ -213,7 +219,7 @@ class Exchange:
             # Called again later, to refresh an answer, it gives to nobody but the cache.
             mine = None if turn.began else turn
             turn.began = True
-            self._computing.append(answering)
+            self._computing.append(turn)
             try:
                 return await self._compute(asked, upstream, mine)
             except BaseException as exc:
@@ -221,7 +227,7 @@ class Exchange:
                     mine.failure = exc
                 raise
             finally:
-                self._computing.remove(answering)
+                self._computing.remove(turn)
 
         answering = asyncio.get_running_loop().create_task(
             self.manager.answer(
@@ -236,6 +242,7 @@ class Exchange:
                 controls=wishes.controls,
             )
         )
+        turn.answering = answering
         self._keep(answering)
         return answering
 
@@ -339,7 +346,7 @@ class Exchange:
             return _raw_reply(asked, turn.raw)
         dialect, response = asked.dialect, answered.response
         body = stored_body(response, dialect.name)
-        if body is None and PAYLOADS & response.metadata.keys():
+        if body is None and not is_text_alone(response.metadata):
             raise _Foreign
         body = dialect.as_hit(body or dialect.from_text(response))
         told: Headers = (

@@ -19,6 +19,7 @@ _IGNORED = IGNORED_HEADERS | {
     *("te", "trailer", "transfer-encoding", "upgrade", "upgrade-insecure-requests", "via", "warning", "x-title"),
     *("b3", "baggage", "cdn-loop", "correlation-id", "newrelic", "sentry-trace", "uber-trace-id", "true-client-ip"),
     *("x-client-ip", "x-client-name", "x-client-version", "x-correlation-id", "x-http-client", "x-real-ip"),
+    "x-idempotency-key",
     *("x-requested-with", "x-retry-count", "x-scheme", "x-session-affinity", "x-trace-id", "x-cloud-trace-context"),
 }
 _IGNORED_BEGINNINGS = (
@@ -32,7 +33,7 @@ _IGNORED_BEGINNINGS = (
 
 def is_credential(name: str) -> bool:
     """Tell whether a header, in lower case, says who asks: a key, a token, a cookie."""
-    return name != "idempotency-key" and _CREDENTIALS.search(name) is not None
+    return not name.endswith("idempotency-key") and _CREDENTIALS.search(name) is not None
 
 
 def telling_headers(headers: Headers, ignored: Collection[str] = ()) -> dict[str, str]:

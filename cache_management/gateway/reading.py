@@ -159,7 +159,7 @@ def _read_question(dialect: Dialect, opened: _Opened) -> Asked | Call:
         wishes=opened.wishes,
         namespace=opened.namespace,
         key=key if is_reserved_key(key) else digest(key),
-        label="bypass" if opened.wishes.controls.get("no-cache") else "miss",
+        label=opened.wishes.label,
     )
 
 

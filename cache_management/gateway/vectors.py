@@ -121,12 +121,12 @@ class VectorExchange:
             NotUnderstood: What it says does not fit what was asked.
         """
         work = _Work(manager, asked, dict(zip(asked.keys, asked.wanted.inputs, strict=True)), upstream)
-        found = {} if asked.wishes.controls.get("no-cache") else await self._held(work)
+        found = {} if asked.wishes.bypasses else await self._held(work)
         absent = [key for key in work.given if key not in found]
         told = _Told(_NO_USAGE)
         if absent:
             told = await self._complete(work, absent, found)
-        label = "bypass" if asked.wishes.controls.get("no-cache") else "miss" if absent else "hit-exact"
+        label = asked.wishes.label if absent else "hit-exact"
         hits: Headers = (("x-cache-hits", f"{len(work.given) - len(absent)}/{len(work.given)}"),)
         said: Headers = (("content-type", "application/json"),)
         if told.raw is not None:

@@ -12,12 +12,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from cache_management.adapters.guarded import shown as as_text
 from cache_management.adapters.langchain_answers import finish_reason, is_streaming, lacks_its_word
 from cache_management.adapters.langchain_identity import ask_of
 from cache_management.cache.admission import Refusal, may_store
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.payloads import LANGCHAIN
+from cache_management.cache.shown import shown as as_text
 from cache_management.migration_sources.found import Found, LeftOut, left_out_for
 from cache_management.migration_sources.sqlite_files import SqliteFile, why_no_text
 

@@ -597,11 +597,29 @@ async def test_who_waits_for_somebody_else_s_answer_has_a_time_limit_too(
     assert len(upstream.seen) == 1
 
 
-async def test_an_answer_that_is_asked_for_has_the_time_of_each_of_its_parts(
-    client: openai.AsyncOpenAI, upstream: LocalUpstream
+class Trickling(httpx2.AsyncBaseTransport):
+    """A provider that is never silent for long, and takes its time."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        async def parts() -> AsyncIterator[bytes]:
+            for at in range(0, len(GOOD), 10):
+                await asyncio.sleep(0.03)  # the provider's own time
+                yield GOOD[at : at + 10]
+
+        class Body(httpx2.AsyncByteStream):
+            def __aiter__(self) -> AsyncIterator[bytes]:
+                return parts()
+
+        return httpx2.Response(200, headers={"content-type": "application/json"}, stream=Body())
+
+
+GOOD = b'{"choices": [{"index": 0, "message": {"content": "yes"}, "finish_reason": "stop"}]}' + b" " * 60
+
+
+async def test_an_answer_that_is_asked_for_has_the_time_limit_of_each_of_its_parts(
+    manager: CacheManager,
 ) -> None:
-    upstream.act = lambda _: Act(waits=0)
-    upstream.hold()
-    with pytest.raises(openai.APITimeoutError):
-        await client.chat.completions.create(**ask("hello"), timeout=0.2)
-    upstream.release()
+    async with httpx2.AsyncClient(transport=CachingTransport(manager, Trickling()), timeout=0.2) as client:
+        found = await client.post("http://p/v1/chat/completions", json=ask("hello"))
+
+    assert found.content == GOOD, "it took longer than the limit, and none of its parts did"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ import msgspec
 from cache_management.cache.compute import Computed
 from cache_management.cache.payloads import GATEWAY
 from cache_management.cache.values import CachedResponse
-from cache_management.gateway.bodies import encode, kind_of
+from cache_management.gateway.bodies import kind_of
 from cache_management.gateway.calls import BadRequest, NotUnderstood
 from cache_management.gateway.sse import Event
 
@@ -117,25 +116,6 @@ def as_params(body: Mapping[str, Any], without: Iterable[str]) -> dict[str, Any]
     """Return the rest of a body as `params`; names that mean something else there are prefixed."""
     gone = set(without)
     return {f"body.{name}" if name in _OWN_NAMES else name: value for name, value in body.items() if name not in gone}
-
-
-def shown(text: str, calls: Sequence[Mapping[str, Any]]) -> str:
-    """Return an answer as a text: what people see, and what is compared when an answer is computed again.
-
-    Calls of tools are a line of JSON behind it, with the arguments as values where they can be read.
-    """
-    if not calls:
-        return text
-    return "\n".join(
-        filter(None, (text, encode([{**call, "args": _value(call.get("args"))} for call in calls]).decode()))
-    )
-
-
-def _value(arguments: object) -> object:
-    if isinstance(arguments, str):
-        with contextlib.suppress(ValueError, RecursionError):
-            return msgspec.json.decode(arguments)
-    return arguments
 
 
 def is_one_of(value: object, names: Collection[str | None]) -> bool:

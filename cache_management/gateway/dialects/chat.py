@@ -10,6 +10,7 @@ import msgspec
 from cache_management.cache.admission import looks_like_refusal
 from cache_management.cache.compute import Computed
 from cache_management.cache.identity import digest
+from cache_management.cache.shown import shown
 from cache_management.cache.values import CachedResponse
 from cache_management.gateway.bodies import pieces, read_answer, zeroed
 from cache_management.gateway.calls import NotUnderstood
@@ -25,7 +26,6 @@ from cache_management.gateway.dialects.base import (
     kept,
     objects,
     openai_error,
-    shown,
     tokens,
     usage_wanted,
 )

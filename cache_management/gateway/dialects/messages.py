@@ -9,6 +9,7 @@ import msgspec
 
 from cache_management.cache.compute import Computed
 from cache_management.cache.identity import digest
+from cache_management.cache.shown import shown
 from cache_management.cache.values import CachedResponse
 from cache_management.gateway.bodies import encode, pieces, read_answer, zeroed
 from cache_management.gateway.calls import NotUnderstood
@@ -24,7 +25,6 @@ from cache_management.gateway.dialects.base import (
     is_one_of,
     kept,
     objects,
-    shown,
     tokens,
     wrong_type,
 )

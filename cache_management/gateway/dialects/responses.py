@@ -10,6 +10,7 @@ import msgspec
 from cache_management.cache.compute import Computed
 from cache_management.cache.identity import digest
 from cache_management.cache.requests import ROLES
+from cache_management.cache.shown import shown
 from cache_management.cache.values import CachedResponse
 from cache_management.gateway.bodies import pieces, read_answer, zeroed
 from cache_management.gateway.calls import NotUnderstood
@@ -27,7 +28,6 @@ from cache_management.gateway.dialects.base import (
     missing,
     objects,
     openai_error,
-    shown,
     tokens,
     usage_wanted,
 )
