@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from celery import Task, shared_task
 
 from cache_management.cache.backends.base import Journal
-from cache_management.cache.errors import JournalGap
+from cache_management.cache.errors import BackendRefused, JournalGap
 from cache_management.cache.usage import STREAM, decode_note, mark_as_read
 from cache_management.models.store.results import Claim, Counts
 from cache_management.wiring import Platform
@@ -25,6 +27,8 @@ async def rollup(platform: Platform, claim: Claim) -> Progress:
     stream = stream_of(platform.settings)
     before = operations.usage_cursor(stream)
     try:
+        if claim.cursor == 0:
+            await _trim(backend, before)
         data, after = await backend.read_after(STREAM, before, limit=_NOTES_AT_ONCE)
     except JournalGap:
         # Notes are gone that nobody counted: no job ran for a week, or the store was emptied.
@@ -38,6 +42,13 @@ async def rollup(platform: Platform, claim: Claim) -> Progress:
         counts=Counts(done=len(notes) if counted else 0, skipped=len(data) - len(notes) if counted else 0),
         last=len(data) < _NOTES_AT_ONCE,
     )
+
+
+async def _trim(backend: Journal, counted: str) -> None:
+    # Up to where the last job ended, and not this one: another database that counts the same store may be a little
+    # behind. Who gave the server's user its rights before there was this command is not bothered.
+    with suppress(BackendRefused):
+        await backend.trim(STREAM, counted)
 
 
 @shared_task(name="control.rollup", bind=True)

@@ -315,6 +315,10 @@ class JournalContract(ABC):
     async def lose_beginning(self, journal: Journal, stream: str) -> None:
         """Make the oldest notes of a stream go; the newest stays."""
 
+    @abstractmethod
+    async def count_notes(self, journal: Journal, stream: str) -> int:
+        """Return how many notes of a stream take room, at the node that holds most of them."""
+
     @pytest.fixture
     async def journal(self) -> AsyncIterator[Journal]:
         journal = await self.make_journal()
@@ -409,6 +413,40 @@ class JournalContract(ABC):
         await journal.append("s", [b"new"])
 
         assert (await journal.read_after("s", cursor, limit=10))[0] == [b"new"]
+
+    async def test_trimming_lets_go_of_what_was_read_and_of_nothing_else(self, journal: Journal) -> None:
+        notes = [b"%d" % at * 1000 for at in range(9)]
+        await journal.append("s", notes)
+        _, cursor = await journal.read_after("s", "", limit=8)
+
+        await journal.trim("s", cursor)
+        await journal.trim("s", cursor)
+
+        assert await self.count_notes(journal, "s") <= 5, "a server lets go of four notes of this size at a time"
+        rest, end = await journal.read_after("s", cursor, limit=10)
+        assert rest == notes[8:]
+        await journal.trim("s", end)
+        await journal.append("s", [b"new"])
+        assert (await journal.read_after("s", end, limit=10))[0] == [b"new"]
+
+    async def test_who_stands_before_what_was_trimmed_misses_nothing_unknowingly(self, journal: Journal) -> None:
+        notes = [b"%d" % at * 1000 for at in range(8)]
+        early = await journal.append("s", notes[:1])
+        await journal.trim("s", await journal.append("s", notes[1:]))
+
+        try:
+            found, _ = await journal.read_after("s", early, limit=10)
+        except JournalGap:
+            return
+        assert found == notes[1:]
+
+    async def test_trimming_to_the_beginning_takes_nothing(self, journal: Journal) -> None:
+        await journal.append("s", [b"1", b"2"])
+
+        await journal.trim("s", "")
+        await journal.trim("empty", "")
+
+        assert (await journal.read_after("s", "", limit=10))[0] == [b"1", b"2"]
 
     async def test_cursor_that_a_lost_journal_gave_is_a_gap(self, journal: Journal) -> None:
         cursor = await journal.append("lost", [b"1", b"2", b"3"])

@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from cache_management import CacheConfig, LLMCache
+from cache_management.cache.backends.base import Journal
+from cache_management.cache.errors import BackendRefused, JournalGap
 from cache_management.cache.identity import digest
 from cache_management.cache.prices import price_of
 from cache_management.cache.usage import STREAM, Counts, UsageNote, mark_as_read
@@ -101,6 +103,32 @@ def test_more_notes_than_a_page_are_all_counted(on_disk: Inline, monkeypatch: py
         on_disk.do(use(on_disk.settings.url or ""))
 
     assert on_disk.run("stats").done == 5
+
+
+def test_the_notes_that_the_last_job_counted_are_let_go(on_disk: Inline) -> None:
+    backend = on_disk.platform.llm_cache.backend
+    assert isinstance(backend, Journal)
+    for _ in range(2):
+        on_disk.do(use(on_disk.settings.url or ""))
+        on_disk.run("stats")
+
+    with pytest.raises(JournalGap):
+        on_disk.do(backend.read_after(STREAM, "", limit=10))
+    on_disk.do(use(on_disk.settings.url or ""))
+    assert on_disk.run("stats").done == 1
+    assert sum(row.hits for row in on_disk.stores.operations.usage(since=LONG_AGO)) == 6
+
+
+def test_a_store_that_lets_go_of_nothing_is_counted_all_the_same(
+    on_disk: Inline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise BackendRefused("redis", "NOPERM")
+
+    monkeypatch.setattr("cache_management.cache.backends.guarded.GuardedBackend.trim", refuse)
+    on_disk.do(use(on_disk.settings.url or ""))
+
+    assert on_disk.run("stats").done == 1
 
 
 def test_a_note_that_cannot_be_read_is_passed_over(on_disk: Inline) -> None:

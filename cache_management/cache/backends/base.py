@@ -108,6 +108,16 @@ class Journal(ABC):
             JournalGap: Notes behind the cursor are no longer held.
         """
 
+    @abstractmethod
+    async def trim(self, stream: str, cursor: str) -> None:
+        """Let go of what stands before a cursor, some of it by and by; nothing behind it.
+
+        Whoever reads from further back hears of a gap, or still gets what is there.
+
+        Raises:
+            JournalGap: The stream never gave this cursor, where the store can tell.
+        """
+
 
 class Leases(ABC):
     """Rights with an end: who holds a name, until when, and in which order holders came.

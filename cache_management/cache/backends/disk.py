@@ -197,6 +197,10 @@ class DiskBackend(FullBackend):
         notes, last = await self._run(lambda db: tables.read_notes(db, stream, int(cursor or 0), limit))
         return notes, str(last)
 
+    async def trim(self, stream: str, cursor: str) -> None:
+        if cursor:
+            await self._write(lambda db: tables.drop_notes(db, stream, int(cursor)))
+
     async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
         now = self._clock()
         return await self._write(lambda db: tables.acquire_lease(db, name, owner, now, now + ttl_seconds))

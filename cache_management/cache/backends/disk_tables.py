@@ -19,9 +19,7 @@ def append_notes(db: sqlite3.Connection, stream: str, items: Sequence[bytes]) ->
     last = last_note(db, stream)
     oldest = db.execute("SELECT min(id) FROM notes WHERE stream = ?", (stream,)).fetchone()[0]
     if oldest is not None and last - oldest > 2 * NOTES_KEPT:
-        upto = last - NOTES_KEPT
-        db.execute("DELETE FROM notes WHERE stream = ? AND id <= ?", (stream, upto))
-        db.execute("INSERT OR REPLACE INTO notes_dropped VALUES (?, ?)", (stream, upto))
+        drop_notes(db, stream, last - NOTES_KEPT)
     return last
 
 
@@ -49,6 +47,17 @@ def read_notes(db: sqlite3.Connection, stream: str, start: int, limit: int) -> t
     if not rows and start > (last := last_note(db, stream)):
         raise JournalGap(f"stream {stream!r} ends at {last}, asked for {start}: it began anew")
     return [row[1] for row in rows], rows[-1][0] if rows else start
+
+
+def drop_notes(db: sqlite3.Connection, stream: str, upto: int) -> None:
+    """Forget the notes of a stream up to an id, and that they were there."""
+    upto = min(upto, last_note(db, stream))  # ids are never used twice: beyond the last, the next would be a gap
+    db.execute("DELETE FROM notes WHERE stream = ? AND id <= ?", (stream, upto))
+    db.execute(
+        "INSERT INTO notes_dropped VALUES (?, ?)"
+        " ON CONFLICT (stream) DO UPDATE SET upto = max(notes_dropped.upto, excluded.upto)",
+        (stream, upto),
+    )
 
 
 def acquire_lease(db: sqlite3.Connection, name: str, owner: str, now: float, until: float) -> int | None:

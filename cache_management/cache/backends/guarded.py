@@ -140,6 +140,9 @@ class GuardedBackend(WrappedBackend):
     async def read_after(self, stream: str, cursor: str, *, limit: int) -> tuple[list[bytes], str]:
         return await self._guard(lambda: self.inner.read_after(stream, cursor, limit=limit))
 
+    async def trim(self, stream: str, cursor: str) -> None:
+        await self._guard(self.inner.trim, stream, cursor)
+
     async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
         return await self._guard(lambda: self.inner.acquire(name, owner=owner, ttl_seconds=ttl_seconds))
 

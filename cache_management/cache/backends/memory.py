@@ -204,6 +204,10 @@ class MemoryBackend(LocalLeases, LocalTags, LocalStash, FullBackend):
             items = [notes.items[at - first] for at in range(start, min(start + limit, notes.next))]
         return items, str(start + len(items))
 
+    async def trim(self, stream: str, cursor: str) -> None:
+        with self._lock:
+            self._streams.setdefault(stream, _Stream()).drop_before(int(cursor or 0))
+
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
         return None  # nobody else can change what lies in this process
 
@@ -429,3 +433,7 @@ class _Stream:
     def add(self, items: Sequence[bytes]) -> None:
         self.items.extend(items)
         self.next += len(items)
+
+    def drop_before(self, start: int) -> None:
+        while self.items and self.next - len(self.items) < start:
+            self.items.popleft()

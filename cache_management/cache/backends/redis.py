@@ -219,6 +219,10 @@ class RedisBackend(FullBackend):
         rows = rows[:limit]
         return [fields[1] for _, fields in rows], rows[-1][0].decode() if rows else cursor
 
+    async def trim(self, stream: str, cursor: str) -> None:
+        if cursor:  # the note at the cursor itself stays, so that its reader finds it again
+            await self._node.call("XTRIM", stream, "MINID", "~", cursor)
+
     async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
         token = await self._node.run_script(
             "acquire_lease", [name, f"{name}:token"], [owner, ms(ttl_seconds), ms(_TOKEN_LIFE_SECONDS)]

@@ -126,6 +126,15 @@ class ReplicatedJournal:
             return [], ""
         return notes, _Cursor(places, left).text()
 
+    async def trim(self, stream: str, cursor: str) -> None:
+        held = _read_cursor(stream, cursor)
+        if held.places:
+            await ask_enough(
+                self._membership,
+                slot_of(stream),
+                lambda node: asyncio.ensure_future(_trim(node, stream, held.places.get(node.id))),
+            )
+
     def _voters(self, stream: str) -> Sequence[Node]:
         return self._membership.route(slot_of(stream)).nodes
 
@@ -155,6 +164,12 @@ class ReplicatedJournal:
             if length >= _NOTES_KEPT or length != about.get(b"entries-added", length):
                 return _Page(admission, [], is_gap=True)
         return _Page(admission, [(row[0].decode(), *_note_of(row)) for row in rows[:limit]])
+
+
+async def _trim(node: Node, stream: str, place: _Place | None) -> None:
+    # Of a voter that was restarted, or joined, since it was read nobody knows how far: the next cursor says it.
+    if place is not None and place.entry and place.admission == node.admission:
+        await node.only("XTRIM", STREAM + stream, "MINID", "~", place.entry)
 
 
 def note_in(row: Any) -> tuple[bytes, bytes] | None:

@@ -310,6 +310,9 @@ class ReplicatedBackend(FullBackend):
     async def read_after(self, stream: str, cursor: str, *, limit: int) -> tuple[list[bytes], str]:
         return await self._journal.read_after(stream, cursor, limit=limit)
 
+    async def trim(self, stream: str, cursor: str) -> None:
+        await self._journal.trim(stream, cursor)
+
     async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
         self.keeper.begin()
         return await self._coordination.acquire(name, owner=owner, ttl_seconds=ttl_seconds)

@@ -60,6 +60,10 @@ class TestDiskJournal(JournalContract):
     async def lose_beginning(self, journal: Journal, stream: str) -> None:
         await journal.append(stream, [b"more"] * 30)
 
+    async def count_notes(self, journal: Journal, stream: str) -> int:
+        with closing(sqlite3.connect(self.folder / "cache.sqlite")) as db:
+            return int(db.execute("SELECT count(*) FROM notes WHERE stream = ?", (stream,)).fetchone()[0])
+
     async def journal_after_a_loss(self, journal: Journal, stream: str) -> Journal:
         assert isinstance(journal, DiskBackend)
         await journal.aclose()

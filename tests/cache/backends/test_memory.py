@@ -42,6 +42,10 @@ class TestMemoryJournal(JournalContract):
     async def lose_beginning(self, journal: Journal, stream: str) -> None:
         await journal.append(stream, [b"more"] * 10)
 
+    async def count_notes(self, journal: Journal, stream: str) -> int:
+        assert isinstance(journal, MemoryBackend)
+        return len(journal._streams[stream].items)
+
     async def journal_after_a_loss(self, journal: Journal, stream: str) -> Journal:
         return MemoryBackend(max_size=10)
 

@@ -57,6 +57,10 @@ class TestRedisJournal(JournalContract):
         with redis.Redis.from_url(self.url) as client:
             client.xtrim(stream, maxlen=1, approximate=False)
 
+    async def count_notes(self, journal: Journal, stream: str) -> int:
+        with redis.Redis.from_url(self.url) as client:
+            return int(client.xlen(stream))
+
     async def journal_after_a_loss(self, journal: Journal, stream: str) -> Journal:
         with redis.Redis.from_url(self.url) as client:
             client.delete(stream)

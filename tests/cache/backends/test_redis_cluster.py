@@ -76,6 +76,9 @@ class TestJournal(OnCluster, JournalContract):
     async def lose_beginning(self, journal: Journal, stream: str) -> None:
         self.cluster.ask(self.cluster.owner(stream), "XTRIM", stream, "MAXLEN", 1)
 
+    async def count_notes(self, journal: Journal, stream: str) -> int:
+        return int(self.cluster.ask(self.cluster.owner(stream), "XLEN", stream))
+
     async def journal_after_a_loss(self, journal: Journal, stream: str) -> Journal:
         delete(self.cluster, stream)
         return journal

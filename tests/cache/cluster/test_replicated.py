@@ -70,6 +70,13 @@ class TestReplicatedJournal(JournalContract):
             with Redis.from_url(f"redis://{node}") as client:
                 client.xtrim("j:" + stream, maxlen=1, approximate=False)
 
+    async def count_notes(self, journal: Journal, stream: str) -> int:
+        counts = []
+        for node in self.nodes:
+            with Redis.from_url(f"redis://{node}") as client:
+                counts.append(int(client.xlen("j:" + stream)))
+        return max(counts)
+
     async def journal_after_a_loss(self, journal: Journal, stream: str) -> Journal:
         for node in self.nodes:
             with Redis.from_url(f"redis://{node}") as client:
