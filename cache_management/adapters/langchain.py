@@ -47,9 +47,9 @@ class ManagedCache(BaseCache):
     """A `CacheManager` as the cache of LangChain's chat models and LLMs.
 
     The prompt and the whole description of the model count. A manager with a matcher also answers by meaning: the
-    last message of the user may be worded differently, all else must be the same. An answer from here says so in
-    `response_metadata["cache_management"]` (of an LLM in `generation_info`), and has no message id: an id names one
-    message. Synchronous calls run on the loop of `cache_management.sync`.
+    last message of the user may be worded differently, all else must be the same. A message from here has no id,
+    for an id names one message, and says in `response_metadata["cache_management"]` where it came from; the mark is no
+    difference to `==`. All else is as it was stored. Synchronous calls run on the loop of `cache_management.sync`.
 
     Args:
         namespace: By default that of the manager. `clear` removes all of it.
@@ -182,14 +182,28 @@ def _loaded(payload: str) -> list[Generation]:
     return found
 
 
+class _Metadata(dict[str, Any]):
+    """What a provider says of an answer, with our mark, which makes no other answer of it."""
+
+    __hash__ = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, dict) and _unmarked(self) == _unmarked(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
+def _unmarked(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metadata.items() if name != MARK}
+
+
 def _mark(generation: Generation, found: Lookup) -> None:
-    mark = mark_of(found)
+    # The answer of a plain LLM is a text, and LangChain has no place for what is said of it.
     if isinstance(generation, ChatGeneration):
         message = generation.message
         message.id = None
-        message.response_metadata = {**message.response_metadata, MARK: mark}
-    else:
-        generation.generation_info = {**(generation.generation_info or {}), MARK: mark}
+        message.response_metadata = _Metadata({**message.response_metadata, MARK: mark_of(found)})
 
 
 def _places(generation: Generation) -> list[dict[str, Any]]:

@@ -104,14 +104,16 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
     All that is given counts, also what a provider alone knows, in any order; of what LiteLLM keeps to itself only
     what can change an answer. A manager with a matcher also answers by meaning. The controls of a call are
     honoured: `cache={"no-cache", "no-store", "ttl", "s-maxage", "namespace", "use-cache"}`. Streams are answered from
-    here and not stored, as LiteLLM does not tell whether a provider's stream came to its end. Embeddings, images and
-    other calls go past it.
+    here, and stored with `store_streams`. Embeddings, images and other calls go past it.
 
     Args:
         namespace: By default that of the manager.
         ttl: The life of answers in seconds; by default that of the cache.
         threshold: Cosine similarity, -1 to 1; by default the configured one.
         tags: Given to every entry, to invalidate them together.
+        store_streams: Store what was streamed, too. A stream whose connection breaks is an error to LiteLLM, and never
+            stored. Of one that its provider, or a gateway in between, ends in good order in the middle LiteLLM says
+            "stop" as of a whole one: say True where that does not happen.
         mode: `CacheMode.default_off` asks for calls with `cache={"use-cache": True}` only.
 
     Raises:
@@ -126,12 +128,14 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
         ttl: int | None = None,
         threshold: float | None = None,
         tags: Sequence[str] = (),
+        store_streams: bool = False,
         mode: CacheMode | None = CacheMode.default_on,
     ) -> None:
         _check_that_hits_work()
         self._guarded = GuardedManager(
             manager, namespace=namespace, ttl_seconds=ttl, threshold=threshold, tags=tags, adapter="litellm"
         )
+        self._store_streams = store_streams
         super().__init__(type=LiteLLMCacheType.LOCAL, mode=mode, ttl=ttl, supported_call_types=_ANSWERED)
 
     def get_cache(self, dynamic_cache_object: object = None, **kwargs: Any) -> dict[str, Any] | None:
@@ -164,9 +168,9 @@ class ManagedCache(Cache):  # type: ignore[misc, unused-ignore]
         return completion
 
     async def async_add_cache(self, result: Any, dynamic_cache_object: object = None, **kwargs: Any) -> None:
-        """Store the completion of a call, unless it was streamed, is cut off, refused or empty."""
-        if kwargs.get("stream"):
-            return  # of a stream that its provider closed in the middle LiteLLM says "stop", too
+        """Store the completion of a call, unless it is cut off, refused or empty, or a stream not to be stored."""
+        if kwargs.get("stream") and not self._store_streams:
+            return
         asked, controls = self._read(kwargs)
         if asked is None:
             return

@@ -27,6 +27,9 @@ from cache_management.cache.manager import CacheManager
 from cache_management.cache.payloads import DSPY_RECORD, GATEWAY, LANGCHAIN, LITELLM
 from tests.adapters.making import ASKED, OPPOSITE, REWORDED, manager_on, store_with_payload
 from tests.contracts.broken import BreakableBackend
+from tests.gateway.conftest import upstream as upstream  # noqa: PLC0414 - a fixture is passed on
+from tests.gateway.conftest import upstream_server as upstream_server  # noqa: PLC0414
+from tests.gateway.upstream import BROKEN, Act, LocalUpstream
 from tests.waiting import eventually
 
 # LiteLLM's own: its types are newer than what pydantic warns of.
@@ -168,6 +171,43 @@ async def test_what_was_streamed_is_not_kept_as_its_end_cannot_be_known(provider
 
     assert len(await manager.llm_cache.list_keys()) == 1
     assert text_of(await litellm.acompletion(**call)) == "answer 4"
+
+
+async def test_streams_are_stored_where_that_is_wanted(provider: Provider) -> None:
+    manager = manager_on()
+    litellm.cache = ManagedCache(manager, store_streams=True)
+    call: dict[str, Any] = {"model": "fake/m", "messages": [{"role": "user", "content": "hi"}]}
+
+    first = [piece.choices[0].delta.content or "" async for piece in await litellm.acompletion(**call, stream=True)]
+    await stored(manager)
+    again = [piece.choices[0].delta.content or "" async for piece in await litellm.acompletion(**call, stream=True)]
+    plain = litellm.completion(**call)
+    other = {**call, "messages": [{"role": "user", "content": "there"}]}
+    list(litellm.completion(**other, stream=True))
+    await stored(manager, 2)
+
+    assert "".join(first) == "".join(again) == text_of(plain) == text_of(litellm.completion(**other)) == "answer"
+    assert len(provider.calls) == 2
+
+
+async def test_a_stream_whose_connection_breaks_is_not_stored(provider: Provider, upstream: LocalUpstream) -> None:
+    manager = manager_on()
+    litellm.cache = ManagedCache(manager, store_streams=True)
+    here: dict[str, Any] = {"model": "openai/gpt-4", "api_base": upstream.url, "api_key": "k", "max_retries": 0}
+    upstream.act = lambda seen: Act(dies_after=3) if seen.text == "break" else Act()
+
+    broken = {**here, "messages": [{"role": "user", "content": "break"}]}
+    with pytest.raises(BROKEN):
+        async for _ in await litellm.acompletion(**broken, stream=True):
+            pass
+    with pytest.raises(BROKEN):
+        list(litellm.completion(**broken, stream=True))
+    list(litellm.completion(**here, messages=[{"role": "user", "content": "hold"}], stream=True))
+    await stored(manager)
+
+    assert len(await manager.llm_cache.list_keys()) == 1
+    assert is_hit(litellm.completion(**here, messages=[{"role": "user", "content": "hold"}]))
+    assert [seen.text for seen in upstream.seen] == ["break", "break", "hold"]
 
 
 class City(BaseModel):
