@@ -20,7 +20,7 @@ from cache_management.cache.transfer.stream_files import StreamReader, StreamWri
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.invalidate import is_wanted
-from cache_management.cli.output import json_option, note, print_json, print_pairs, print_table, progress
+from cache_management.cli.output import counted, json_option, note, print_json, print_pairs, print_table, progress
 from cache_management.cli.request_context import read_request
 from cache_management.cli.transfer import import_source, tell_trouble
 from cache_management.cli.watching import import_rows
@@ -105,7 +105,8 @@ def migrate(
         if dry_run or not found:
             note("Nothing was changed." if dry_run else "There is nothing to bring in.")
             return _end(cli, where, None, report, found=found, as_json=as_json)
-        if confirm and not is_wanted(f"Merge {found:,} entries of {where} into namespace {cli.settings.namespace}?"):
+        what = f"{counted(found, 'entry', 'entries')} of {where}"
+        if confirm and not is_wanted(f"Merge {what} into namespace {cli.settings.namespace}?"):
             note("Nothing was imported.")
             return ExitCode.FAILED
         reader = StreamReader(file, entry_limit_bytes=cli.settings.max_entry_bytes)

@@ -16,7 +16,7 @@ from cache_management.cache.errors import InvalidInput
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.jobs import known_jobs
-from cache_management.cli.output import json_option, note, plain, print_json, print_table
+from cache_management.cli.output import counted, json_option, note, plain, print_json, print_table
 from cache_management.cli.pages import new_page, refuse_to_overwrite
 from cache_management.workers.messages import QUEUES
 
@@ -116,9 +116,7 @@ def export_log(cli: CliContext, file: Path, after: int, force: bool, as_json: bo
     if as_json:
         print_json({"file": file, "entries": count, "intact": broken is None, **head})
     else:
-        click.echo(
-            f"{count} {'entry' if count == 1 else 'entries'} written to {file}; the head is {head_id}:{head_hash}"
-        )
+        click.echo(f"{counted(count, 'entry', 'entries')} written to {file}; the head is {head_id}:{head_hash}")
     return ExitCode.OK if broken is None else ExitCode.FAILED
 
 

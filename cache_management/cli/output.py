@@ -190,6 +190,11 @@ def age_text(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} days"
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Say how many there are of something; `many` is `one` with an s unless said."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def note(text: str) -> None:
     """Tell the person something on standard error; where that cannot be written, the work goes on."""
     with suppress(OSError):

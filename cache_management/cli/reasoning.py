@@ -17,6 +17,7 @@ from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import (
     console,
+    counted,
     json_option,
     note,
     plain,
@@ -94,7 +95,7 @@ def set_reasoning(
             }
         )
     else:
-        click.echo(f"Stored {_count(len(result.steps), 'step')} in namespace {cli.settings.namespace}.")
+        click.echo(f"Stored {counted(len(result.steps), 'step')} in namespace {cli.settings.namespace}.")
 
 
 def _tell_warnings(warnings: Sequence[Finding]) -> None:
@@ -107,10 +108,6 @@ def _tell_warnings(warnings: Sequence[Finding]) -> None:
     for rule, count in told.items():
         if count > _WARNINGS_OF_A_KIND:
             note(f"warning: {count - _WARNINGS_OF_A_KIND} more like it ({rule})")
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _parsed(given: str) -> object:
@@ -342,8 +339,8 @@ def prune(
         print_json({"steps": pruned.steps, "results": list(pruned.results), "dry_run": dry_run})
     else:
         verb = "would go" if dry_run else "went"
-        results = f", and {_count(len(pruned.results), 'result')} with them" if pruned.results else ""
-        click.echo(f"{_count(pruned.steps, 'step')} {verb}{results}.")
+        results = f", and {counted(len(pruned.results), 'result')} with them" if pruned.results else ""
+        click.echo(f"{counted(pruned.steps, 'step')} {verb}{results}.")
     return ExitCode.OK
 
 

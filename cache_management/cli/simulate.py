@@ -11,7 +11,7 @@ import click
 
 from cache_management.cache.config import EvictionPolicy
 from cache_management.cache.errors import InvalidInput
-from cache_management.cache.request_logs import SHAPES, LoggedRequest, Shape, read_logs, rows
+from cache_management.cache.request_logs import SHAPES, Log, LoggedRequest, Shape, read_logs, rows
 from cache_management.cache.simulation import Replayed, Scenario, replay
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
@@ -62,17 +62,14 @@ def simulate(
     check_pages({"--html": page}, reads=files)
     scenarios = _scenarios(cli.settings, thresholds, exact, no_gates, policies, sizes, lives)
     log = read_logs(files, shape=shape)
-    for reason, count in log.left_out.items():
-        note(f"{rows(count)} {'is' if count == 1 else 'are'} left out: {reason}")
-    if log.untimed == len(log.requests):
-        note("No row has a time: a request comes each second.")
-    elif log.untimed:
-        note(f"{rows(log.untimed)} {'has' if log.untimed == 1 else 'have'} no time: the row before says it.")
+    remarks = _remarks(log)
+    for each in remarks:
+        note(each)
     found = asyncio.run(_replay_all(log.requests, scenarios, cli.settings, quiet=as_json))
     if page is not None:
         from cache_management.cli.simulation_page import render
 
-        write_page(page, render(found, ", ".join(file.name for file in files)))
+        write_page(page, render(found, ", ".join(file.name for file in files), remarks))
     if as_json:
         scenes = [
             {**plain(each), "hit_rate": each.hit_rate, "saved_usd": each.saved_micro / 1e6, "name": each.scenario.name}
@@ -91,6 +88,18 @@ def simulate(
     if page is not None:
         note(f"The page is {page}.")
     return ExitCode.OK
+
+
+def _remarks(log: Log) -> list[str]:
+    """Say what a reader of the result has to know of the log."""
+    remarks = [
+        f"{rows(count)} {'is' if count == 1 else 'are'} left out: {reason}" for reason, count in log.left_out.items()
+    ]
+    if log.untimed == len(log.requests):
+        remarks.append("No row has a time: a request comes each second.")
+    elif log.untimed:
+        remarks.append(f"{rows(log.untimed)} {'has' if log.untimed == 1 else 'have'} no time: the row before says it.")
+    return remarks
 
 
 def _scenarios(

@@ -17,11 +17,12 @@ _ABOUT = (
 )
 
 
-def render(found: Sequence[Replayed], source: str) -> str:
-    """Return the page."""
+def render(found: Sequence[Replayed], source: str, remarks: Sequence[str] = ()) -> str:
+    """Return the page. `remarks` say what a reader has to know of the log."""
     best = max(found, key=lambda each: each.hit_rate)
     body = "\n".join(
         (
+            *(f"<p>{escape(each)}</p>" for each in remarks),
             _bars(found),
             _line(best),
             table("All configurations", COLUMNS, rows_of(found)),

@@ -37,7 +37,7 @@ from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.invalidate import is_wanted
 from cache_management.cli.numbers import Number
-from cache_management.cli.output import note, print_json, print_pairs, progress
+from cache_management.cli.output import counted, note, print_json, print_pairs, progress
 from cache_management.cli.watching import export_rows, follow, import_rows, waiting_options
 from cache_management.wiring import Platform
 
@@ -271,7 +271,11 @@ def import_cache(
 
 
 def _question(cli: CliContext, file: Path, header: Header, source: Source, *, merge: bool) -> str:
-    what = f"{len(source)} entries of {file}" if isinstance(source, ListSource) else f"the entries of {file}"
+    what = (
+        f"{counted(len(source), 'entry', 'entries')} of {file}"
+        if isinstance(source, ListSource)
+        else f"the entries of {file}"
+    )
     into = f"namespace {cli.settings.namespace}"
     whence = f"exported {header.created_at:%Y-%m-%d %H:%M} UTC from namespace {header.namespace}"
     if merge:

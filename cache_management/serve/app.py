@@ -89,8 +89,8 @@ class Application:
         self.asgi = Starlette(routes=routes, exception_handlers={HTTPException: _nothing_here}, lifespan=self._life)
         self.asgi.router.redirect_slashes = False  # `/v1` would be an answer without words
 
-    async def is_loaded(self) -> None:
-        """Wait for the model, for those who want to know."""
+    async def wait_for_model(self) -> None:
+        """Return once questions are also answered by meaning, if ever."""
         if self._loading is not None:
             await self._loading
 

@@ -33,6 +33,7 @@ def test_configurations_stand_beside_each_other(cli: Cli, log: Path, tmp_path: P
     assert "1 row is left out: no answer" in found.err
     text = page.read_text()
     assert text.count("<svg") == 2
+    assert "1 row is left out: no answer" in text
     assert "http" not in text.replace("http://www.w3.org", "")
 
 

@@ -80,7 +80,7 @@ async def test_answers_are_found_by_meaning_once_the_model_is_there(
     proxy = make_proxy(by_meaning=True)
     async with of_openai(proxy) as client:
         await client.models.list()
-        future = asyncio.run_coroutine_threadsafe(proxy.application.is_loaded(), proxy.loop)
+        future = asyncio.run_coroutine_threadsafe(proxy.application.wait_for_model(), proxy.loop)
         await asyncio.wrap_future(future)
         await client.chat.completions.create(**ask("How many transfers are free each month?"))
         found = await client.chat.completions.with_raw_response.create(**ask("how many transfers are free each month"))
@@ -603,7 +603,7 @@ async def test_a_drain_has_an_end(make_proxy: MakeProxy, upstream: LocalUpstream
 async def test_pages_are_shown_on_this_machine_alone(make_proxy: MakeProxy, http: httpx2.AsyncClient) -> None:
     proxy = make_proxy(by_meaning=True)
     proxy.application.show({"/": lambda: (200, "text/html", b"<h1>page</h1>")})
-    await eventually(lambda: _is_loaded(proxy))
+    await eventually(lambda: _has_its_model(proxy))
     async with of_openai(proxy) as client:
         await client.chat.completions.create(**ask("how do I reset my password"))
         await client.chat.completions.create(**ask("how do I not reset my password"))
@@ -619,6 +619,6 @@ async def test_pages_are_shown_on_this_machine_alone(make_proxy: MakeProxy, http
     assert (refused.asked, refused.vetoes) == ("how do I not reset my password", ("polarity",))
 
 
-async def _is_loaded(proxy: RunningProxy) -> bool:
-    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(proxy.application.is_loaded(), proxy.loop))
+async def _has_its_model(proxy: RunningProxy) -> bool:
+    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(proxy.application.wait_for_model(), proxy.loop))
     return True

@@ -51,6 +51,7 @@ class JobWorld:
             "CACHE_BROKER_URL": broker_url,
             "CACHE_DATA_DIR": str(folder),
             "CACHE_EMBEDDING_MODEL": "hashing",
+            "TMPDIR": str(folder),  # what a killed worker cannot clear away goes with the test
         }
         if nodes:
             self.env |= {"CACHE_DISTRIBUTED__ENABLED": "true", "CACHE_DISTRIBUTED__NODES": ",".join(nodes)}

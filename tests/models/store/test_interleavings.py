@@ -6,6 +6,7 @@ happens. The last tests plant bugs in the store and watch this machine find them
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from contextlib import suppress
@@ -50,7 +51,9 @@ def empty_database(folder: Path) -> LossyDatabase:
     """Copy a migrated file, which is quicker than to migrate one for each example."""
     global _template
     if _template is None:
-        _template = Path(tempfile.mkdtemp(prefix="cm-template-")) / "metadata.db"
+        made = Path(tempfile.mkdtemp(prefix="cm-template-"))
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        _template = made / "metadata.db"
         schema.upgrade(f"sqlite:///{_template}")
     shutil.copy(_template, folder / "metadata.db")
     database = LossyDatabase(f"sqlite:///{folder}/metadata.db")
