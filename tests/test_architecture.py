@@ -215,6 +215,17 @@ def test_a_command_loads_only_what_it_uses(command: list[str], code: int, unload
     assert loaded & (unloaded | HEAVY - {"click"}) == set()
 
 
+@pytest.mark.parametrize("command", [["jobs", "list"], ["audit", "tail"], ["stats"], ["db", "check"]])
+def test_a_command_on_a_database_loads_that_and_no_more(command: list[str], tmp_path: Path) -> None:
+    run = "from cache_management.cli.main import run; assert run({}) == 0"
+    modules_after(run.format(["db", "upgrade"]), CACHE_DATA_DIR=str(tmp_path))
+
+    loaded = modules_after(run.format(command), CACHE_DATA_DIR=str(tmp_path))
+
+    unwanted = OF_OTHER_COMMANDS - {"cache_management.models.store", "rich"} | HEAVY - {"click", "sqlalchemy"}
+    assert loaded & (unwanted | {"cache_management.cache.warm_items"}) == set()
+
+
 def test_importing_the_package_reads_no_environment_and_opens_nothing() -> None:
     code = (
         "import os, socket\n"

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache_management.cache.warm_items import read_warm_file
 from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
 from cache_management.cli.exit_codes import ExitCode
-from cache_management.cli.files import as_file, print_dry_run
 from cache_management.cli.numbers import Seconds
 from cache_management.cli.output import json_option, note, plain, print_json, print_pairs, print_table
 from cache_management.cli.watching import exit_code_of, follow, print_job, waiting_options, watch_job
@@ -83,6 +81,8 @@ def submit(
     as_json: bool,
 ) -> int:
     """Submit a job of any KIND with its parameters, such as `prune -p jobs_days=7`."""
+    from cache_management.cache.warm_items import read_warm_file
+    from cache_management.cli.items_files import as_file, print_dry_run
     from cache_management.workers.client import submit_warm_file
     from cache_management.workers.messages import check_params
 

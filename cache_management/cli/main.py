@@ -39,7 +39,7 @@ _COMMANDS = {
     "tune": ("evaluate:tune_command", "Find the threshold for a wanted precision on labelled pairs."),
     "simulate": ("simulate:simulate", "Replay a log of requests on several configurations."),
     "invalidate": ("invalidate:invalidate", "Remove entries by key, age, tag or model, or all."),
-    "warm": ("files:warm", "Store the prompts and responses of a file."),
+    "warm": ("warm:warm", "Store the prompts and responses of a file."),
     "embed": ("embed:embed", "Make every entry findable by meaning."),
     "evict": ("evict:evict", "Make room: by policy, past their life, or chosen entries."),
     "export": ("transfer:export", "Write the entries to a file."),
