@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import BaseModel
 
@@ -17,6 +18,7 @@ with pytest.MonkeyPatch.context() as patch:
 
 from litellm.caching import caching_handler
 
+from cache_management import CachingTransport
 from cache_management.adapters.litellm import ManagedCache
 from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.config import CacheConfig
@@ -29,7 +31,7 @@ from tests.adapters.making import ASKED, OPPOSITE, REWORDED, manager_on, store_w
 from tests.contracts.broken import BreakableBackend
 from tests.gateway.conftest import upstream as upstream  # noqa: PLC0414 - a fixture is passed on
 from tests.gateway.conftest import upstream_server as upstream_server  # noqa: PLC0414
-from tests.gateway.upstream import BROKEN, Act, LocalUpstream
+from tests.gateway.upstream import BROKEN, Act, LocalUpstream, answer_to
 from tests.waiting import eventually
 
 # LiteLLM's own: its types are newer than what pydantic warns of.
@@ -208,6 +210,28 @@ async def test_a_stream_whose_connection_breaks_is_not_stored(provider: Provider
     assert len(await manager.llm_cache.list_keys()) == 1
     assert is_hit(litellm.completion(**here, messages=[{"role": "user", "content": "hold"}]))
     assert [seen.text for seen in upstream.seen] == ["break", "break", "hold"]
+
+
+async def test_the_transport_stores_streams_that_came_to_their_end(
+    monkeypatch: pytest.MonkeyPatch, upstream: LocalUpstream
+) -> None:
+    manager = manager_on()
+    async with httpx.AsyncClient(transport=CachingTransport(manager)) as client:
+        monkeypatch.setattr(litellm, "aclient_session", client)
+        # It keeps the client that it makes, which no other test shall get.
+        monkeypatch.setattr(litellm, "in_memory_llm_clients_cache", type(litellm.in_memory_llm_clients_cache)())
+        upstream.act = lambda seen: Act(ends_after=2) if seen.text == "break" else Act()
+
+        async def streamed(text: str) -> str:
+            call: dict[str, Any] = {"messages": [{"role": "user", "content": text}], "api_base": upstream.url}
+            pieces = await litellm.acompletion(model="openai/gpt-4", api_key="k", stream=True, **call)
+            return "".join([piece.choices[0].delta.content or "" async for piece in pieces])
+
+        for text in ("break", "break", "hold"):
+            await streamed(text)
+
+        assert await streamed("hold") == answer_to("hold")
+        assert [seen.text for seen in upstream.seen] == ["break", "break", "hold"]
 
 
 class City(BaseModel):
