@@ -20,7 +20,7 @@ from cache_management.cache.semantic.gates import asking, meaning, substitution,
 from cache_management.cache.semantic.gates.alignment import Pair, align
 from cache_management.cache.semantic.gates.facets import Facets, facets, remembered
 
-VERSION = 5
+VERSION = 6
 """Rises when a gate decides anything differently; reports name it."""
 
 GATES: Mapping[str, Callable[[Pair], bool] | None] = {

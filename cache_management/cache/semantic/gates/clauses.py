@@ -104,7 +104,9 @@ def _is_tag(texts: Sequence[str], at: int, opens: frozenset[int]) -> bool:
 
 
 def _is_compared(word: Word) -> bool:
-    return word.text != word.lemma and lexicon.can_be(word.lemma, lexicon.ADJECTIVE)
+    if word.text == word.lemma:  # the dictionary has "faster" and "longer" as words of their own
+        return word.text.endswith("er") and lexicon.adjective_in(word.text) != word.text
+    return lexicon.can_be(word.lemma, lexicon.ADJECTIVE)
 
 
 def read_degrees(texts: Sequence[str], content_at: Mapping[int, Word]) -> tuple[tuple[int, str], ...]:

@@ -77,6 +77,8 @@ def lemma(word: str) -> str:
     known = lexicon.number
     if word in lexicon.irregular:
         return lexicon.irregular[word]
+    if word in _WHOLE:
+        return word
     if len(word) < 4 or (word in known and not word.endswith(("s", "ed", "ing", "est"))):
         return word
     for ending, bases in _ENDINGS:
@@ -95,6 +97,10 @@ def lemma(word: str) -> str:
     return word
 
 
+# They end like a form of another word, and are none: an evening is not what evens, nor a seed what was seen.
+_WHOLE = word_set(
+    "arrest attest earring evening feed forest guest inning latest lemming modest outing pudding seed weed"
+)
 _ENDINGS = (
     ("ies", ("y", "ie")),
     ("sses", ("ss",)),
@@ -224,6 +230,9 @@ def opposites(one: str, two: str) -> bool:
     if one.endswith("less") != two.endswith("less") and _suffixed(one, two):
         return True
     lexicon = load()
+    plain = adjective_in(one), adjective_in(two)
+    if plain != (one, two) and opposites(*plain):
+        return True
     first, second = lexicon.number.get(one), lexicon.number.get(two)
     if first is None or second is None:
         return False
@@ -234,6 +243,20 @@ def opposites(one: str, two: str) -> bool:
     return any(found != second and _direct(found) & _heads(second) for found in lexicon.opposite[first]) or any(
         found != first and _direct(found) & _heads(first) for found in lexicon.opposite[second]
     )
+
+
+@lru_cache(maxsize=20_000)
+def adjective_in(word: str) -> str:
+    """Return the adjective that an adverb or a comparative is made of: "manual" in "manually", "long" in "longer"."""
+    made: tuple[str, ...]
+    if word.endswith("ly") and main_part(word) in {ADVERB, None}:
+        made = (word[:-2], word[:-2] + "le", word[:-1] + "e", word[:-3] + "y", word[:-4])
+    elif word.endswith("er") and main_part(word) in {ADJECTIVE, ADVERB}:
+        made = (word[:-2], word[:-1])
+    else:
+        return word
+    known = load().number
+    return next((each for each in made if len(each) > 2 and each in known and can_be(each, ADJECTIVE)), word)
 
 
 def _direct(at: int) -> frozenset[int]:

@@ -25,6 +25,8 @@ def number(pair: Pair) -> bool:
     """Refuse when each text has a number that the other has not. A number on one side only is an addition."""
     if _scope_differs(pair) or _ordinals_differ(pair) or exchanged(pair):
         return True
+    if _one_of_many(pair.asked, pair.stored) or _one_of_many(pair.stored, pair.asked):
+        return True
     left, right = _unmatched(pair)
     if not left or not right:
         return _tail_differs(pair, digits=True)
@@ -128,6 +130,15 @@ def _scope_differs(pair: Pair) -> bool:
         others.add("any")
     lone = ours ^ theirs
     return any(scope == "all" and any((other, of) in lone for other in others) for scope, of in lone)
+
+
+def _one_of_many(one: Facets, many: Facets) -> bool:
+    """Tell "one column" from "two columns": a "one" by itself is read as no number."""
+    counted = {of for scope, of in set(one.scopes) - set(many.scopes) if scope == "one"}
+    if counted.isdisjoint(many.lemmas) or Counter(one.quantities) - Counter(many.quantities):
+        return False
+    more = Counter(many.quantities) - Counter(one.quantities)
+    return any(not amount.unit and not amount.year and amount.value != "1" for amount in more)
 
 
 def unit(pair: Pair) -> bool:

@@ -12,6 +12,8 @@ LONG = (
 
 REFUSED = {
     "number": """
+        How do I join two tables on one column? | How do I join two tables on two columns?
+        How do I merge one file? | How do I merge 3 files?
         Divide 10 by 2 | Divide 2 by 10
         Is 3 greater than 7? | Is 7 greater than 3?
         What is 20 minus 5? | What is 5 minus 20?
@@ -153,6 +155,12 @@ REFUSED = {
         Does the Lite edition have ads? | Does the Ultimate edition have ads?
     """,
     "polarity": """
+        Make this text shorter | Make this text longer
+        Run the job automatically every day | Run the job manually every day
+        Call the function synchronously | Call the function asynchronously
+        How do I center a div horizontally? | How do I center a div vertically?
+        Undo the last commit but keep the changes | Undo the last commit and discard the changes
+        Write a regex to match emails | Write a regex to match everything but emails
         Reply with the word yes | Reply with the word no
         Draft an email saying yes to the invitation | Draft an email saying no to the invitation
         Write a reply that says yes to the meeting | Write a reply that says no to the meeting
@@ -390,6 +398,8 @@ REFUSED = {
         Would he reject her if they were alone? | Would she reject him if they were alone?
     """,
     "variant": """
+        What time does the evening show start? | What time does the morning show start?
+        How do you say good morning in French? | How do you say good evening in French?
         Should I click OK? | Should I click Cancel?
         Translate 'hello' into Spanish | Translate 'goodbye' into Spanish
         What if I choose none? | What if I choose all?
@@ -483,6 +493,8 @@ REFUSED = {
         LONG Anna leads the rollout and Ben trains people. | LONG Ben leads the rollout and Anna trains people.
     """,
     "tense": """
+        Who is the CEO of Apple? | Who was the CEO of Apple?
+        Who was the CEO of Apple? | Who will be the CEO of Apple?
         When does the tower close? | When did the tower close?
         Are there still bears in Wales? | Were there ever bears in Wales?
         Did John use to be a doctor? | Is John a doctor?
@@ -501,6 +513,9 @@ REFUSED = {
 REFUSED = {gate: lines.replace("LONG", LONG) for gate, lines in REFUSED.items()}
 
 SERVED = """
+    Can one person use 2 phones? | Can a person use 2 phones?
+    How do I sort a list quickly? | How do I sort a list fast?
+    Which files are longer than the others? | Which files are longer than all others?
     What is 5 + 3? | What is 3 + 5?
     What is 4 times 3? | What is 3 times 4?
     What is the sum of 3 and 5? | What is the sum of 5 and 3?
