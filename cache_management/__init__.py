@@ -75,7 +75,15 @@ __all__ = sorted(_HOME)  # noqa: PLE0605 - computed from the table above
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    try:
+        found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    except ModuleNotFoundError as exc:
+        from cache_management.cache.extras import missing_extra
+
+        missing = missing_extra(exc)
+        if missing is None:
+            raise
+        raise ImportError(f"{name} needs {missing}", name=exc.name) from exc
     globals()[name] = found
     return found
 

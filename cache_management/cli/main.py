@@ -14,6 +14,7 @@ import click
 
 from cache_management import __version__
 from cache_management.cache.errors import CacheError
+from cache_management.cache.extras import missing_extra
 from cache_management.cache.redact import hide_passwords
 from cache_management.cli.context import CliContext
 from cache_management.cli.exit_codes import ExitCode, code_of
@@ -173,6 +174,9 @@ def _tell(error: Exception, *, debug: bool) -> int:
     if isinstance(error, CacheError):
         note(f"Error: {hide_passwords(str(error))}")
         return code_of(error)
+    if isinstance(error, ImportError) and (missing := missing_extra(error)) is not None:
+        note(f"Error: this needs {missing}")
+        return ExitCode.FAILED
     name = "" if isinstance(error, ImportError | OSError) else f"{type(error).__name__}: "
     note(f"Error: {name}{hide_passwords(str(error))} (--debug shows where)")
     return ExitCode.FAILED
