@@ -112,6 +112,15 @@ def test_a_command_names_the_extra_that_it_needs(command: list[str], extra: str,
     assert len(said.stderr.splitlines()) == 1, said.stderr
 
 
+def test_what_is_done_without_a_database_says_why_it_is_not_in_the_audit_log(tmp_path: Path) -> None:
+    code = "from cache_management.cli.main import run; sys.exit(run(['invalidate', '--pattern', 'q', '--yes']))"
+
+    said = without(" ".join(EXTRAS["workers"]), code, tmp_path)
+
+    assert said.returncode == 0, said.stderr
+    assert "not in the audit log: that needs sqlalchemy, which comes with: pip install" in said.stderr
+
+
 def test_a_public_name_names_the_extra_that_it_needs(tmp_path: Path) -> None:
     said = without("numpy", "from cache_management import SimilarityMatcher", tmp_path)
 

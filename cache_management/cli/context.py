@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from cache_management.cache.errors import CacheError, ConfigurationError
+from cache_management.cache.extras import missing_extra
 from cache_management.cli.output import note
 from cache_management.logs import FORM_OF_SERVICES, open_log
 
@@ -173,8 +174,11 @@ class CliContext:
                 outcome="ok" if error is None else "failed",
                 error_class=None if error is None else _class_of(error),
             )
-        except (CacheError, ImportError) as exc:
+        except CacheError as exc:
             note(f"This is not in the audit log: {exc}")
+        except ImportError as exc:
+            missing = missing_extra(exc)
+            note(f"This is not in the audit log: {exc if missing is None else f'that needs {missing}'}")
 
     def client(self) -> JobClient:
         """Return the way to the jobs."""
