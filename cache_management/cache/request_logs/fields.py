@@ -1,0 +1,116 @@
+"""What every shape of a log reads in the same way: parameters, messages, answers, times, numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from cache_management.cache.requests import Request, make_request
+
+NOT_PARAMS = frozenset({"model", "messages", "system", "stream", "stream_options"})
+
+
+class LoggedRequest(msgspec.Struct, frozen=True):
+    """One request of a log, with the answer that it got.
+
+    `at` is Unix seconds, None where nobody said. `cost_micro` is in micro-dollars, None where nobody said. Requests of
+    one `group` have one answer: a label, which only a log that somebody judged has.
+    """
+
+    request: Request
+    response: str
+    at: float | None = None
+    tokens: int = 0
+    cost_micro: int | None = None
+    group: str | None = None
+
+
+class LeftOut(Exception):
+    """A row that is no request to replay; says why in a few words."""
+
+
+def chat(messages: Any, model: Any, params: Any, system: Any) -> Request:
+    """Return the request that a conversation is."""
+    if not isinstance(messages, list) or not messages:
+        raise LeftOut("no messages")
+    told = {name: value for name, value in as_params(params).items() if name not in NOT_PARAMS}
+    return make_request(None, model=model, system=system, history=messages, params=told)
+
+
+def as_params(value: Any) -> Mapping[str, Any]:
+    """Return parameters; none where nobody said."""
+    if value is None or value == "":
+        return {}
+    if not isinstance(value, dict):
+        raise LeftOut("parameters that are no object")
+    return value
+
+
+def parsed(value: Any) -> Any:
+    """Return what text holds, where a table could not keep JSON."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def answer_of(reply: Any) -> str:
+    """Return the text of an answer: of a completion, of a message, or as it is."""
+    if isinstance(reply, dict) and isinstance(reply.get("choices"), list) and reply["choices"]:
+        choice = reply["choices"][0]
+        reply = choice.get("message", choice) if isinstance(choice, dict) else None
+    if isinstance(reply, dict):
+        if reply.get("tool_calls"):
+            return json.dumps(reply["tool_calls"], sort_keys=True)
+        reply = reply.get("content", reply.get("text"))
+    if isinstance(reply, list):
+        reply = "\n".join(str(part.get("text", "")) for part in reply if isinstance(part, dict))
+    return text(reply, "no answer")
+
+
+def tokens_of(reply: Any) -> int:
+    """Return how many tokens a completion says that it has."""
+    usage = reply.get("usage") if isinstance(reply, dict) else None
+    return count(usage.get("completion_tokens")) if isinstance(usage, dict) else 0
+
+
+def text(value: Any, missing: str) -> str:
+    """Return a text; its absence is why the row is left out."""
+    if not isinstance(value, str) or not value.strip():
+        raise LeftOut(missing)
+    return value
+
+
+def count(value: Any) -> int:
+    """Return a number of tokens; 0 for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else 0
+
+
+def micro(dollars: Any) -> int | None:
+    """Return micro-dollars; None where nobody said."""
+    if dollars is None:
+        return None
+    if isinstance(dollars, bool) or not isinstance(dollars, int | float) or not 0 <= dollars < 1e6:
+        raise LeftOut("a cost that is no number of dollars")
+    return round(dollars * 1e6)
+
+
+def moment(value: Any) -> float | None:
+    """Return Unix seconds of a number of seconds or milliseconds, or of ISO 8601; naive moments are in UTC."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise LeftOut("a time that is no ISO 8601") from None
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
+        return float(value) / 1000 if value > 1e11 else float(value)
+    raise LeftOut("a time that is no Unix seconds")
