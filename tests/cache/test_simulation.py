@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cache_management.cache.embeddings.hashing import HashingEmbedder
-from cache_management.cache.request_logs import LoggedRequest
+from cache_management.cache.request_logs import LoggedRequest, read_logs
 from cache_management.cache.requests import make_request
 from cache_management.cache.simulation import Scenario, replay
 
@@ -59,6 +60,15 @@ async def test_a_log_may_begin_at_zero(first: float) -> None:
     found = await replay(log, Scenario(None, ttl_seconds=60), embedder=None)
 
     assert found.exact == 0
+
+
+async def test_the_last_moment_that_a_log_may_tell_can_be_replayed(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"prompt": "a", "response": "b", "timestamp": "9000-12-31T23:59:59Z"}\n' * 2)
+
+    found = await replay(read_logs([path]).requests, Scenario(None, ttl_seconds=3_000_000_000), embedder=None)
+
+    assert found.exact == 1
 
 
 async def test_the_policy_and_the_size_decide_what_is_still_there() -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from cache_management.cache.requests import Request, make_request
 
+_END = datetime(9001, 1, 1, tzinfo=UTC).timestamp()  # what is later has no date once a life is added to it
 NOT_PARAMS = frozenset({"model", "messages", "system", "stream", "stream_options"})
 
 
@@ -107,10 +108,14 @@ def moment(value: Any) -> float | None:
         return None
     if isinstance(value, str):
         try:
-            moment = datetime.fromisoformat(value)
+            told = datetime.fromisoformat(value)
         except ValueError:
             raise LeftOut("a time that is no ISO 8601") from None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
-        return float(value) / 1000 if value > 1e11 else float(value)
-    raise LeftOut("a time that is no Unix seconds")
+        found = (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
+    elif isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
+        found = float(value) / 1000 if value > 1e11 else float(value)
+    else:
+        raise LeftOut("a time that is no Unix seconds")
+    if not 0 <= found < _END:
+        raise LeftOut("a time before 1970 or after 9000")
+    return found
