@@ -32,7 +32,8 @@ _MISSED = frozenset({Refusal.EMPTY, Refusal.ABORTED_STREAM})
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """One answer: `asked` are arguments of `make_request`, `where` is its name over there.
 
-    `model` is that of the answer. An `expires_at` that is left out is the life that this cache gives.
+    `model` is that of the answer. An `expires_at` that is left out is the life that this cache gives. What
+    `says_all` was asked with nothing else.
     """
 
     where: str
@@ -43,6 +44,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     token_count: int = 0
     metadata: dict[str, Any] = {}
     has_tool_calls: bool = False
+    says_all: bool = False
     expires_at: float | UnsetType | None = UNSET
 
 
@@ -130,7 +132,7 @@ class Converter:
             self._report.add(left_out_for(refused, row.where, shown))
             return None
         try:
-            request = make_request(**{**self._asked, **row.asked})
+            request = make_request(**(row.asked if row.says_all else {**self._asked, **row.asked}))
             key = entry_key(request)
             entry = EntryLine(
                 key=key,

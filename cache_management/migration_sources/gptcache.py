@@ -13,6 +13,7 @@ from typing import Any
 
 from cache_management.cache.errors import InvalidInput
 from cache_management.migration_sources.found import Found, LeftOut
+from cache_management.migration_sources.langchain_calls import without_model
 from cache_management.migration_sources.sqlite_files import SqliteFile, why_no_text
 
 _TEXT = 0
@@ -89,6 +90,8 @@ class GPTCacheStore:
                 reasons.append("no answer")
             elif kind != _TEXT:
                 reasons.append("an answer of an unknown kind")
+            elif stays := without_model(question, answer, where):
+                yield stays
             else:
                 texts.append(answer)
         for reason in reasons if not texts else ():

@@ -1,6 +1,7 @@
 """RedisVL's semantic cache: hashes, or JSON documents, below a prefix in Redis. Nothing of it is changed.
 
 Vectors are not read: entries are embedded anew. An entry with filters belongs to a context that only its app knows.
+LangChain's `RedisSemanticCache` is one, whose entries say which model they are of.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.cache.payloads import PAYLOADS
 from cache_management.cache.redact import hide_password
 from cache_management.migration_sources.found import Found, LeftOut
+from cache_management.migration_sources.langchain_calls import call_of, generations_in, without_model
 
 try:
     from redis import Redis
@@ -109,14 +113,20 @@ class RedisVLStore:
         if filters := sorted(set(fields) - _OWN):
             shown = ", ".join(filters)[:80]
             return LeftOut(f"filters ({shown}): only the app knows which context they stand for", where, prompt)
-        return Found(
-            where=where,
-            asked={"prompt": prompt},
-            response=response,
-            timestamp=_moment(fields.get("updated_at"), fields.get("inserted_at")),
-            metadata=_metadata(fields.get("metadata")),
-            expires_at=self._clock() + life_ms / 1000 if life_ms >= 0 else None,
-        )
+        metadata = _metadata(fields.get("metadata"))
+        timestamp = _moment(fields.get("updated_at"), fields.get("inserted_at"))
+        generations = generations_in(response)
+        found: Found | LeftOut
+        if generations is not None and isinstance(llm := metadata.get("llm_string"), str):
+            # The description of the model is known by a digest only, as our adapter keeps it: it may hold keys.
+            found = call_of(prompt, llm, generations, where=where, timestamp=timestamp)
+        else:
+            found = without_model(prompt, response, where) or Found(
+                where=where, asked={"prompt": prompt}, response=response, timestamp=timestamp, metadata=metadata
+            )
+        if isinstance(found, LeftOut):
+            return found
+        return replace(found, expires_at=self._clock() + life_ms / 1000 if life_ms >= 0 else None)
 
     def _fields(self, key: bytes, kind: bytes) -> dict[str, Any] | str:
         """Return all but the vector, or what the key holds instead of an entry."""

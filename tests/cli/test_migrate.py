@@ -9,7 +9,7 @@ import pytest
 
 from cache_management.cli.exit_codes import ExitCode
 from tests.cli.conftest import Cli
-from tests.migration_sources.stores import gptcache, langchain
+from tests.migration_sources.stores import generation, gptcache, langchain
 
 
 def questions(file: Path) -> Path:
@@ -109,6 +109,42 @@ def test_a_redisvl_cache_comes_along_with_its_lives(cli: Cli, redis_url: str) ->
     (entry,) = json.loads(Path("out.json").read_text())["entries"]
     assert entry["key"] == "question 0"
     assert entry["expires_at"] is not None
+
+
+@pytest.mark.keeps_keys
+def test_a_langchain_app_on_redisvl_goes_on_with_its_answers(cli: Cli, redis_url: str, data_dir: Path) -> None:
+    pytest.importorskip("langchain_core")
+    from langchain_core.load import dumps
+    from langchain_core.outputs import Generation
+    from redis import Redis
+
+    from cache_management import sync
+    from cache_management.adapters.langchain import ManagedCache
+    from cache_management.settings import load_settings
+
+    fields = {
+        "prompt": "What is a loan?",
+        "response": json.dumps([dumps(Generation(text="Money lent."))]),
+        "metadata": json.dumps({"llm_string": "the model"}),
+    }
+    with Redis.from_url(redis_url) as client:
+        client.hset("llmcache:1", mapping=fields)
+
+    # Said of the rest of such a cache; LangChain says itself what it asked with.
+    found = cli("migrate", redis_url, "--from", "redisvl", "--yes", "-m", "gpt-4", "-s", "Be brief.")
+
+    assert found.code == ExitCode.OK
+    with sync.CacheManager(sync.LLMCache(load_settings().settings)) as manager:
+        assert ManagedCache(manager).lookup("What is a loan?", "the model") == [Generation(text="Money lent.")]
+    for asked in ([], ["-m", "gpt-4", "-s", "Be brief."]):
+        assert "hit" not in cli("explain", "What is a loan?", *asked).out.partition("\n")[0]
+
+
+def test_an_answer_to_langchain_is_never_served_as_a_text(cli: Cli, tmp_path: Path) -> None:
+    file = gptcache(tmp_path / "sqlite.db", [("What is a loan?", [(json.dumps([generation("Money lent.")]), 0)])])
+
+    assert cli("migrate", file, "--from", "gptcache", "--yes").code == ExitCode.PARTIAL
+    assert cli("get-cache", "What is a loan?").code == ExitCode.FAILED
 
 
 def test_what_cannot_be_stored_is_left_out_and_the_rest_comes(cli: Cli, tmp_path: Path) -> None:

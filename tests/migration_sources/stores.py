@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,3 +61,22 @@ def found_in(rows: Any) -> tuple[list[Found], list[LeftOut]]:
     """Return what comes along, and what does not."""
     every = list(rows)
     return [row for row in every if isinstance(row, Found)], [row for row in every if isinstance(row, LeftOut)]
+
+
+def generation(text: str, *, kind: str = "Generation") -> str:
+    """Return a generation in LangChain's JSON."""
+    path = ["langchain", "schema", "output", kind]
+    return json.dumps({"lc": 1, "type": "constructor", "id": path, "kwargs": {"text": text}})
+
+
+MESSAGES = json.dumps(
+    [
+        {
+            "lc": 1,
+            "type": "constructor",
+            "id": ["langchain", "schema", "messages", "HumanMessage"],
+            "kwargs": {"content": "What is Python?", "type": "human"},
+        }
+    ]
+)
+"""The prompt of a chat model, as LangChain gives it to a cache."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 from datetime import datetime
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 
 from cache_management.cache.errors import InvalidInput
 from cache_management.migration_sources.gptcache import GPTCacheStore
-from tests.migration_sources.stores import found_in, gptcache
+from cache_management.migration_sources.langchain_calls import UNKNOWN_MODEL
+from tests.migration_sources.stores import MESSAGES, found_in, generation, gptcache
 
 
 def test_questions_come_with_their_first_answer_and_their_time(tmp_path: Path) -> None:
@@ -55,6 +57,26 @@ def test_what_cannot_come_along_says_why(tmp_path: Path) -> None:
         ("question 7", "a question about something attached to it, such as an image"),
         ("question 8", "a question that is no text"),
         ("question 9", "an answer of an unknown kind"),
+    ]
+
+
+def test_what_langchain_stored_stays_behind_for_its_model_is_unknown(tmp_path: Path) -> None:
+    answer = json.dumps([generation("A language.")])
+    file = gptcache(
+        tmp_path / "sqlite.db",
+        [
+            ("What is Python?", [(answer, 0)]),
+            (MESSAGES, [(json.dumps([generation("A language.", kind="ChatGeneration")]), 0)]),
+            (MESSAGES, [("A language.", 0)]),
+            ("What is JSON?", [('{"a": 1}', 0)]),
+        ],
+    )
+
+    found, left = found_in(GPTCacheStore(file).rows())
+
+    assert [row.response for row in found] == ['{"a": 1}']
+    assert [(row.where, row.reason, row.prompt, row.is_fault) for row in left] == [
+        (f"question {number}", UNKNOWN_MODEL, "What is Python?", True) for number in (1, 2, 3)
     ]
 
 

@@ -11,12 +11,7 @@ import pytest
 
 from cache_management.cache.errors import InvalidInput
 from cache_management.migration_sources.langchain_sqlite import LangChainStore
-from tests.migration_sources.stores import found_in, langchain
-
-
-def generation(text: str, *, kind: str = "Generation") -> str:
-    path = ["langchain", "schema", "output", kind]
-    return json.dumps({"lc": 1, "type": "constructor", "id": path, "kwargs": {"text": text}})
+from tests.migration_sources.stores import found_in, generation, langchain
 
 
 def test_the_generations_of_a_call_come_together(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from cache_management.adapters.langchain_identity import ask_of
 from cache_management.cache.errors import BackendUnavailable, InvalidInput
 from cache_management.migration_sources.found import Found
+from cache_management.migration_sources.langchain_calls import UNKNOWN_MODEL
 from cache_management.migration_sources.redisvl import RedisVLStore
-from tests.migration_sources.stores import found_in
+from tests.migration_sources.stores import MESSAGES, found_in, generation
 
 pytestmark = pytest.mark.keeps_keys  # RedisVL's keys have no TTL unless it is asked for
 
@@ -72,6 +74,33 @@ def test_what_would_be_served_in_the_place_of_the_text_stays_behind(redis: Redis
     ((row,), _) = found_in(RedisVLStore(redis_url).rows())
 
     assert row.metadata == {"page": 5}
+
+
+@pytest.mark.parametrize("prompt", ["What is Python?", MESSAGES])
+def test_what_langchain_stored_is_filed_as_its_call(redis: Redis, redis_url: str, prompt: str) -> None:
+    answer = json.dumps([generation("A language."), generation("A snake.")])
+    redis.hset("llmcache:1", mapping=entry(prompt, response=answer, metadata=json.dumps({"llm_string": "llm"})))
+
+    ((row,), left) = found_in(RedisVLStore(redis_url).rows())
+
+    assert left == []
+    assert (row.response, row.asked, row.says_all) == ("A language.", ask_of(prompt, "llm").arguments(), True)
+    assert [each["kwargs"]["text"] for each in json.loads(row.metadata.pop("langchain"))] == ["A language.", "A snake."]
+    assert (row.metadata, row.timestamp.timestamp(), row.expires_at) == ({}, 1.6e9, None)
+
+
+def test_what_langchain_stored_of_an_unknown_model_stays_behind(redis: Redis, redis_url: str) -> None:
+    old = json.dumps([{"text": "A language.", "generation_info": None}])
+    redis.hset("llmcache:1", mapping=entry(response=json.dumps([generation("A language.")])))
+    redis.hset("llmcache:2", mapping=entry(response=old))
+    redis.hset("llmcache:3", mapping=entry(MESSAGES))
+    redis.hset("llmcache:4", mapping=entry(response='["A list of", "the model\'s own"]'))
+
+    found, left = found_in(RedisVLStore(redis_url).rows())
+
+    assert [row.where for row in found] == ["llmcache:4"]
+    assert {(row.reason, row.prompt, row.is_fault) for row in left} == {(UNKNOWN_MODEL, "What is Python?", True)}
+    assert len(left) == 3
 
 
 def test_a_life_that_is_left_ends_by_the_clock_that_is_given(redis: Redis, redis_url: str) -> None:
