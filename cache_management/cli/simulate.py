@@ -80,6 +80,7 @@ def simulate(
                 "requests": len(log.requests),
                 "left_out": log.left_out,
                 "untimed": log.untimed,
+                "without_model": log.without_model,
                 "scenarios": scenes,
             }
         )
@@ -99,6 +100,11 @@ def _remarks(log: Log) -> list[str]:
         remarks.append("No row has a time: a request comes each second.")
     elif log.untimed:
         remarks.append(f"{rows(log.untimed)} {'has' if log.untimed == 1 else 'have'} no time: the row before says it.")
+    if log.without_model:
+        names = "names" if log.without_model == 1 else "name"
+        remarks.append(
+            f"{rows(log.without_model)} {names} no model: what is asked without one is taken as asked of the same."
+        )
     return remarks
 
 

@@ -79,3 +79,14 @@ def test_it_is_said_which_rows_have_no_time_of_their_own(cli: Cli, tmp_path: Pat
     assert "1 row has no time: the row before says it" in found.err
     assert (as_json.data["untimed"], as_json.data["scenarios"][0]["exact"]) == (1, 0)
     assert "No row has a time: a request comes each second" in without.err
+
+
+def test_it_is_said_which_rows_name_no_model(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    row = {"type": "GENERATION", "input": "What is TTL?", "output": "Time to live."}
+    path.write_text("".join(json.dumps(each) + "\n" for each in [row, row | {"model": "m"}]))
+
+    found = cli("simulate", path, "--exact")
+
+    assert "1 row names no model" in found.err
+    assert cli("simulate", path, "--exact", "--json").data["without_model"] == 1

@@ -39,7 +39,12 @@ def chat(messages: Any, model: Any, params: Any, system: Any) -> Request:
     if not isinstance(messages, list) or not messages:
         raise LeftOut("no messages")
     told = {name: value for name, value in as_params(params).items() if name not in NOT_PARAMS}
-    return make_request(None, model=model, system=system, history=messages, params=told)
+    return make_request(None, model=model or None, system=system, history=messages, params=told)
+
+
+def first(row: Mapping[str, Any], *names: str) -> Any:
+    """Return the value of the first name that says anything; None where none does."""
+    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
 
 
 def as_params(value: Any) -> Mapping[str, Any]:
@@ -70,6 +75,11 @@ def answer_of(reply: Any) -> str:
         if reply.get("tool_calls"):
             return json.dumps(reply["tool_calls"], sort_keys=True)
         reply = reply.get("content", reply.get("text"))
+    if isinstance(reply, list) and any(isinstance(each, dict) and "role" in each for each in reply):
+        said = [each for each in reply if isinstance(each, dict) and each.get("role") == "assistant"]
+        if len(said) > 1:
+            raise LeftOut("an answer of several messages")
+        return answer_of(said[0] if said else None)
     if isinstance(reply, list):
         reply = "\n".join(str(part.get("text", "")) for part in reply if isinstance(part, dict))
     return text(reply, "no answer")
@@ -89,14 +99,21 @@ def text(value: Any, missing: str) -> str:
 
 
 def count(value: Any) -> int:
-    """Return a number of tokens; 0 for anything else."""
+    """Return a number of tokens, which may be told as text; 0 for anything else."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else 0
 
 
 def micro(dollars: Any) -> int | None:
-    """Return micro-dollars; None where nobody said."""
+    """Return micro-dollars of a number, which may be told as text; None where nobody said."""
     if dollars is None:
         return None
+    if isinstance(dollars, str):
+        try:
+            dollars = float(dollars)
+        except ValueError:
+            raise LeftOut("a cost that is no number of dollars") from None
     if isinstance(dollars, bool) or not isinstance(dollars, int | float) or not 0 <= dollars < 1e6:
         raise LeftOut("a cost that is no number of dollars")
     return round(dollars * 1e6)

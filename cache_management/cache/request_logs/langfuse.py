@@ -1,4 +1,8 @@
-"""Langfuse's observations: of its API, and of its exports."""
+"""Langfuse's observations: of its API, and of its exports.
+
+The API of the first version says `model` and `calculatedTotalCost`, that of the second `providedModelName` and
+`totalCost`; what is exported to a bucket says `provided_model_name`, `start_time`, `model_parameters`, `total_cost`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from cache_management.cache.request_logs.fields import (
     as_params,
     chat,
     count,
+    first,
     micro,
     moment,
     parsed,
@@ -31,17 +36,26 @@ def read(row: Mapping[str, Any]) -> LoggedRequest:
     if str(row.get("level", "")).upper() == "ERROR":
         raise LeftOut("an error instead of an answer")
     asked = parsed(row.get("input"))
-    params = dict(as_params(parsed(row.get("modelParameters"))))
+    params = dict(as_params(parsed(first(row, "modelParameters", "model_parameters"))))
+    model = first(row, "model", "providedModelName", "provided_model_name")
     if isinstance(asked, dict):
         params |= {name: value for name, value in asked.items() if name not in NOT_PARAMS}
+        model = model or asked.get("model")
         asked = asked.get("messages", asked.get("prompt"))
-    model = row.get("model")
     request = make_request(asked, model=model, params=params) if isinstance(asked, str) else None
-    usage = row.get("usageDetails") or row.get("usage") or {}
+    usage = parsed(first(row, "usageDetails", "usage_details", "usage"))
     return LoggedRequest(
         request or chat(asked, model, params, None),
         answer_of(parsed(row.get("output"))),
-        at=moment(row.get("startTime")),
+        at=moment(first(row, "startTime", "start_time")),
         tokens=count(usage.get("output") if isinstance(usage, dict) else None),
-        cost_micro=micro(row.get("calculatedTotalCost", row.get("totalCost"))),
+        cost_micro=micro(_cost(row)),
     )
+
+
+def _cost(row: Mapping[str, Any]) -> Any:
+    told = first(row, "calculatedTotalCost", "totalCost", "total_cost")
+    if told is None:
+        details = parsed(first(row, "costDetails", "cost_details"))
+        told = details.get("total") if isinstance(details, dict) else None
+    return told

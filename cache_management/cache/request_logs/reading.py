@@ -18,17 +18,20 @@ Shape = Literal["own", "openai-batch", "litellm", "langfuse"]
 SHAPES: tuple[Shape, ...] = ("own", "openai-batch", "litellm", "langfuse")
 MAX_REQUESTS = 1_000_000
 _MAX_BYTES = 2**31
+_IN_ROWS = {"prompt", "messages", "response", "input", "output", "custom_id"}  # one of them is in every row
 
 
 class Log(msgspec.Struct):
     """The requests of a log in the order of their time, and how many rows were left out, by reason.
 
     `untimed` of the requests had no time of their own and have that of the row before, where any row has one.
+    `without_model` of them name no model, and are taken as asked of one.
     """
 
     requests: list[LoggedRequest]
     left_out: dict[str, int]
     untimed: int = 0
+    without_model: int = 0
 
 
 class _StandsTwice(InvalidInput):
@@ -82,7 +85,8 @@ def read_logs(paths: Sequence[Path], *, shape: Shape | None = None) -> Log:
         said = "; ".join(f"{rows(count)}: {reason}" for reason, count in left_out.most_common(3))
         raise InvalidInput(f"{', '.join(map(str, paths))}: nothing can be replayed ({said or 'no rows'})")
     untimed = sum(each.at is None for each in found)
-    return Log(_in_order(found), dict(left_out), untimed)
+    without_model = sum(each.request.model is None for each in found)
+    return Log(_in_order(found), dict(left_out), untimed, without_model)
 
 
 def _in_order(requests: list[LoggedRequest]) -> list[LoggedRequest]:
@@ -111,15 +115,36 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
         raise InvalidInput(f"{path} cannot be read: {exc.strerror or exc}") from None
     except UnicodeDecodeError as exc:
         raise InvalidInput(f"{path} is not UTF-8 at byte {exc.start}") from None
-    if text.lstrip()[:1] == "[":
-        loaded = _loaded(text, f"{path}")
-        numbered = enumerate(loaded if isinstance(loaded, list) else [], start=1)
-        yield from (_mapping(row, f"{path}, row {number}") for number, row in numbered)
+    whole = _loaded(text, f"{path}") if text.lstrip()[:1] == "[" else _one_over_lines(text)
+    if whole is not None:
+        for number, row in enumerate(whole if isinstance(whole, list) else [whole], start=1):
+            yield from _of_page(row, f"{path}, row {number}")
         return
     # Not by `splitlines`, which also cuts at separators inside of a text.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield _mapping(_loaded(line, f"{path}, line {number}"), f"{path}, line {number}")
+            yield from _of_page(_loaded(line, f"{path}, line {number}"), f"{path}, line {number}")
+
+
+def _one_over_lines(text: str) -> Any:
+    """Return the one object that stands over many lines, as a page of an API may; None where lines are objects."""
+    for piece in (text.lstrip().split("\n", 1)[0], text):
+        try:
+            found = json.loads(piece)
+        except (ValueError, RecursionError):
+            continue
+        return found if piece is text else None
+    return None
+
+
+def _of_page(row: Any, where: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows that a page of an API holds, or the row itself."""
+    found = _mapping(row, where)
+    listed = found.get("data")
+    if isinstance(listed, list) and not _IN_ROWS & found.keys():
+        yield from (_mapping(each, f"{where}, item {number}") for number, each in enumerate(listed, start=1))
+    else:
+        yield found
 
 
 def _loaded(text: str, where: str) -> Any:
