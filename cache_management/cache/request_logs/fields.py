@@ -12,6 +12,8 @@ import msgspec
 from cache_management.cache.requests import Request, make_request
 
 _END = datetime(9001, 1, 1, tzinfo=UTC).timestamp()  # what is later has no date once a life is added to it
+_CUT = "(litellm_truncated skipped "
+_REDACTED = "redacted-by-litellm"
 NOT_PARAMS = frozenset({"model", "messages", "system", "stream", "stream_options"})
 
 
@@ -34,12 +36,30 @@ class LeftOut(Exception):
     """A row that is no request to replay; says why in a few words."""
 
 
-def chat(messages: Any, model: Any, params: Any, system: Any) -> Request:
+def chat(messages: Any, model: Any, params: Any, *, system: Any = None, tenant: str | None = None) -> Request:
     """Return the request that a conversation is."""
     if not isinstance(messages, list) or not messages:
         raise LeftOut("no messages")
+    check_is_shown(messages)
     told = {name: value for name, value in as_params(params).items() if name not in NOT_PARAMS}
-    return make_request(None, model=model or None, system=system, history=messages, params=told)
+    return make_request(None, model=model or None, system=system, history=messages, params=told, tenant=tenant)
+
+
+def check_is_shown(asked: Any) -> None:
+    """Leave a row out of whose prompt LiteLLM, which writes to other logs too, shows not all.
+
+    Raises:
+        LeftOut: Prompts without their text would all be the same question.
+    """
+    if isinstance(asked, str):
+        if asked == _REDACTED:
+            raise LeftOut("a prompt or an answer that LiteLLM redacted")
+        if _CUT in asked:
+            raise LeftOut("a prompt that LiteLLM cut")
+    elif isinstance(asked, list):
+        for each in asked:
+            if isinstance(each, dict):
+                check_is_shown(first(each, "content", "text"))
 
 
 def first(row: Mapping[str, Any], *names: str) -> Any:
@@ -82,6 +102,8 @@ def answer_of(reply: Any) -> str:
         return answer_of(said[0] if said else None)
     if isinstance(reply, list):
         reply = "\n".join(str(part.get("text", "")) for part in reply if isinstance(part, dict))
+    if reply == _REDACTED:
+        raise LeftOut("a prompt or an answer that LiteLLM redacted")
     return text(reply, "no answer")
 
 

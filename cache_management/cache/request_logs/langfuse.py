@@ -16,6 +16,7 @@ from cache_management.cache.request_logs.fields import (
     answer_of,
     as_params,
     chat,
+    check_is_shown,
     count,
     first,
     micro,
@@ -42,10 +43,11 @@ def read(row: Mapping[str, Any]) -> LoggedRequest:
         params |= {name: value for name, value in asked.items() if name not in NOT_PARAMS}
         model = model or asked.get("model")
         asked = asked.get("messages", asked.get("prompt"))
+    check_is_shown(asked)
     request = make_request(asked, model=model, params=params) if isinstance(asked, str) else None
     usage = parsed(first(row, "usageDetails", "usage_details", "usage"))
     return LoggedRequest(
-        request or chat(asked, model, params, None),
+        request or chat(asked, model, params),
         answer_of(parsed(row.get("output"))),
         at=moment(first(row, "startTime", "start_time")),
         tokens=count(usage.get("output") if isinstance(usage, dict) else None),

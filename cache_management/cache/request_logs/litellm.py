@@ -1,4 +1,7 @@
-"""LiteLLM's rows: of its spend logs, and of its logging callbacks."""
+"""LiteLLM's rows: of its spend logs, and of its logging callbacks.
+
+A spend log keeps no `messages`: what was asked stands in `proxy_server_request`, as JSON in a text.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,23 @@ from cache_management.cache.request_logs.fields import (
     LeftOut,
     LoggedRequest,
     answer_of,
+    as_params,
     chat,
     count,
+    first,
     micro,
     moment,
     parsed,
     tokens_of,
+)
+from cache_management.cache.requests import Request
+
+# What the proxy is told, or notes, beside the question: logging, routing, budgets, this cache.
+_BOOKKEEPING = frozenset(
+    {
+        *("metadata", "tags", "cache", "caching", "ttl", "no-log", "proxy_server_request", "secret_fields"),
+        *("fallbacks", "context_window_fallbacks", "model_info", "session_id", "user_api_key"),
+    }
 )
 
 
@@ -28,14 +42,44 @@ def read(row: Mapping[str, Any]) -> LoggedRequest:
         raise LeftOut("a call of LiteLLM that is no completion")
     if row.get("status") == "failure" or row.get("exception"):
         raise LeftOut("an error instead of an answer")
-    params = parsed(row.get("model_parameters") or row.get("optional_params"))
-    request = chat(parsed(row.get("messages")), row.get("model"), params, None)
-    tokens = row.get("completion_tokens") or row.get("total_tokens")
     reply = parsed(row.get("response"))
+    tokens = row.get("completion_tokens") or row.get("total_tokens")
     return LoggedRequest(
-        request,
+        _request(row),
         answer_of(reply),
         at=moment(row.get("startTime")),
         tokens=count(tokens) or tokens_of(reply),
-        cost_micro=micro(row.get("response_cost", row.get("spend"))),
+        cost_micro=micro(first(row, "response_cost", "spend")),
     )
+
+
+def _request(row: Mapping[str, Any]) -> Request:
+    """Return what was asked: as the proxy was sent it, or else as it is told in pieces."""
+    sent = parsed(row.get("proxy_server_request"))
+    if isinstance(sent, dict) and "messages" not in sent:
+        sent = parsed(sent.get("body"))
+    if isinstance(sent, dict) and sent.get("messages"):
+        messages, model = sent["messages"], first(sent, "model") or row.get("model")
+        params: Mapping[str, Any] = sent
+    else:
+        messages, model = parsed(row.get("messages")), row.get("model")
+        params = as_params(parsed(first(row, "model_parameters", "optional_params")))
+    counting = {name: value for name, value in params.items() if not _is_bookkeeping(name)}
+    return chat(messages, model, counting, tenant=_tenant(row))
+
+
+def _is_bookkeeping(name: str) -> bool:
+    return name in _BOOKKEEPING or name.startswith(("litellm_", "_"))
+
+
+def _tenant(row: Mapping[str, Any]) -> str | None:
+    """Return whose request it is: of a key, or else of a team."""
+    told = parsed(row.get("metadata"))
+    metadata = told if isinstance(told, dict) else {}
+    found = (
+        first(row, "api_key", "user_api_key_hash")
+        or first(metadata, "user_api_key_hash", "user_api_key")
+        or first(row, "team_id", "user_api_key_team_id")
+        or first(metadata, "user_api_key_team_id", "team_id")
+    )
+    return None if found is None else str(found)

@@ -33,5 +33,5 @@ def read(row: Mapping[str, Any], answer: Mapping[str, Any] | None) -> LoggedRequ
     if not isinstance(reply, dict) or told.get("status_code", 200) != 200:
         raise LeftOut("an error instead of an answer")
     params = {name: value for name, value in body.items() if name not in NOT_PARAMS}
-    request = chat(body["messages"], body.get("model"), params, body.get("system"))
+    request = chat(body["messages"], body.get("model"), params, system=body.get("system"))
     return LoggedRequest(request, answer_of(reply), at=moment(reply.get("created")), tokens=tokens_of(reply))

@@ -15,8 +15,10 @@ def read(row: Mapping[str, Any]) -> LoggedRequest:
     Raises:
         LeftOut, InvalidInput: It cannot be replayed.
     """
+    said = row.get("tenant")
+    tenant = None if said is None else str(said)
     if "messages" in row:
-        request = chat(row["messages"], row.get("model"), row.get("params"), row.get("system"))
+        request = chat(row["messages"], row.get("model"), row.get("params"), system=row.get("system"), tenant=tenant)
     else:
         request = make_request(
             row.get("prompt"),
@@ -24,6 +26,7 @@ def read(row: Mapping[str, Any]) -> LoggedRequest:
             system=row.get("system"),
             history=row.get("history") or (),
             params=row.get("params"),
+            tenant=tenant,
         )
     group = row.get("group")
     return LoggedRequest(

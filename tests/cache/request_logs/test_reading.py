@@ -8,6 +8,7 @@ import pytest
 
 from cache_management.cache.errors import InvalidInput
 from cache_management.cache.request_logs import Log, read_logs
+from cache_management.cache.requests import fingerprint
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is TTL?"}]
 COMPLETION = {
@@ -173,3 +174,12 @@ def test_a_line_is_not_cut_at_separators_inside_of_a_text(tmp_path: Path) -> Non
     path.write_text(json.dumps(OWN | {"response": "one\u2028two\u0085three"}, ensure_ascii=False) + "\n")
 
     assert read_logs([path]).requests[0].response == "one\u2028two\u0085three"
+
+
+def test_tenants_of_own_rows_are_kept_apart(tmp_path: Path) -> None:
+    plain = {"prompt": "What is TTL?", "response": "Time to live."}
+    rows = [each | {"tenant": name} for each in (OWN, plain) for name in ("a", "b", 3)]
+
+    log = read(tmp_path, [*rows, plain, OWN])
+
+    assert len({fingerprint(each.request) for each in log.requests}) == 8
