@@ -6,6 +6,7 @@ gates and the eviction policy are those that would be deployed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,7 @@ import msgspec
 from cache_management.cache.compute import Computed
 from cache_management.cache.config import GATE_NAMES, CacheBackend, CacheConfig, SimilarityConfig
 from cache_management.cache.embeddings.base import Embedder
+from cache_management.cache.events import Event, RefusedEvent
 from cache_management.cache.front_door import FrontDoor
 from cache_management.cache.llm import LLMCache
 from cache_management.cache.prices import price_of
@@ -49,7 +51,8 @@ class Scenario(msgspec.Struct, frozen=True):
 class Replayed(msgspec.Struct, frozen=True):
     """What came of a scenario. Money is in micro-dollars; `unpriced` hits saved what nobody told.
 
-    `judged` answers by meaning have labels on both sides, and `wrong` of them belong to another group.
+    `judged` answers by meaning have labels on both sides, and `wrong` of them belong to another group. `not_kept` are
+    answers that the cache refused to store, by reason.
     """
 
     scenario: Scenario
@@ -64,6 +67,7 @@ class Replayed(msgspec.Struct, frozen=True):
     wrong: int
     most_bytes: int
     hits_by_part: list[float]
+    not_kept: dict[str, int]
 
     @property
     def hit_rate(self) -> float:
@@ -119,7 +123,13 @@ async def replay(
         ttl_seconds=-1 if scenario.ttl_seconds is None else scenario.ttl_seconds,
         early_refresh_beta=0,  # nothing is recomputed behind the log's back
     )
-    cache = LLMCache(config, clock=clock)
+    refused: Counter[str] = Counter()
+
+    def hear(event: Event) -> None:
+        if isinstance(event, RefusedEvent):
+            refused[event.reason] += 1
+
+    cache = LLMCache(config, clock=clock, listener=hear)
     store = cast("MemoryBackend", cache.backend)
     matcher = None
     if scenario.threshold is not None and embedder is not None:
@@ -155,6 +165,7 @@ async def replay(
         wrong=counts["wrong"],
         most_bytes=counts["most"],
         hits_by_part=_by_part(hits, parts),
+        not_kept=dict(refused),
     )
 
 
@@ -166,7 +177,8 @@ async def _ask(door: FrontDoor, logged: LoggedRequest, counts: dict[str, int], p
             token_count=logged.tokens,
             cost_micro=logged.cost_micro,
             metadata={} if logged.group is None else {_GROUP: logged.group},
-            finish_reason="stop",
+            finish_reason=logged.finish_reason,
+            has_tool_calls=logged.has_tool_calls,
         )
 
     found = await door.answer(logged.request, compute)

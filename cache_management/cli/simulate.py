@@ -66,10 +66,13 @@ def simulate(
     for each in remarks:
         note(each)
     found = asyncio.run(_replay_all(log.requests, scenarios, cli.settings, quiet=as_json))
+    refused = _refused(found)
+    for each in refused:
+        note(each)
     if page is not None:
         from cache_management.cli.simulation_page import render
 
-        write_page(page, render(found, ", ".join(file.name for file in files), remarks))
+        write_page(page, render(found, ", ".join(file.name for file in files), [*remarks, *refused]))
     if as_json:
         scenes = [
             {**plain(each), "hit_rate": each.hit_rate, "saved_usd": each.saved_micro / 1e6, "name": each.scenario.name}
@@ -106,6 +109,14 @@ def _remarks(log: Log) -> list[str]:
             f"{rows(log.without_model)} {names} no model: what is asked without one is taken as asked of the same."
         )
     return remarks
+
+
+def _refused(found: Sequence[Replayed]) -> list[str]:
+    """Say what the cache refused to store where it refused most."""
+    most = max(found, key=lambda each: sum(each.not_kept.values())).not_kept
+    return [
+        f"{'1 answer was' if count == 1 else f'{count:,} answers were'} not kept: {why}" for why, count in most.items()
+    ]
 
 
 def _scenarios(

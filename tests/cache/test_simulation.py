@@ -71,6 +71,29 @@ async def test_the_last_moment_that_a_log_may_tell_can_be_replayed(tmp_path: Pat
     assert found.exact == 1
 
 
+@pytest.mark.parametrize(
+    ("reason", "refused"),
+    [("length", "truncated"), ("content_filter", "content_filter"), ("refusal", "refusal"), ("odd", "non_success")],
+)
+async def test_what_the_cache_would_not_keep_is_no_hit(reason: str, refused: str) -> None:
+    found = await replay([asked("a", finish_reason=reason)] * 3, Scenario(None), embedder=None)
+
+    assert (found.exact, found.not_kept) == (0, {refused: 3})
+
+
+@pytest.mark.parametrize("reason", ["stop", "end_turn", None])
+async def test_a_whole_answer_and_one_of_which_nobody_said_are_kept(reason: str | None) -> None:
+    found = await replay([asked("a", finish_reason=reason)] * 3, Scenario(None), embedder=None)
+
+    assert (found.exact, found.not_kept) == (2, {})
+
+
+async def test_a_call_of_a_tool_is_an_answer() -> None:
+    log = [asked("a", finish_reason="tool_calls", has_tool_calls=True)] * 2
+
+    assert (await replay(log, Scenario(None), embedder=None)).exact == 1
+
+
 async def test_the_policy_and_the_size_decide_what_is_still_there() -> None:
     log = [asked(name) for name in (*["often"] * 5, "a", "b", "c", "often")]
 

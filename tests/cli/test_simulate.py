@@ -90,3 +90,14 @@ def test_it_is_said_which_rows_name_no_model(cli: Cli, tmp_path: Path) -> None:
 
     assert "1 row names no model" in found.err
     assert cli("simulate", path, "--exact", "--json").data["without_model"] == 1
+
+
+def test_it_is_said_what_the_cache_would_not_keep(cli: Cli, tmp_path: Path) -> None:
+    path, page = tmp_path / "log.jsonl", tmp_path / "page.html"
+    row = {"prompt": "a", "response": "b", "model": "m", "finish_reason": "length"}
+    path.write_text(f"{json.dumps(row)}\n" * 2)
+
+    found = cli("simulate", path, "--exact", "--html", page)
+
+    assert "2 answers were not kept: truncated" in found.err
+    assert "2 answers were not kept: truncated" in page.read_text()

@@ -13,6 +13,7 @@ from cache_management.cache.requests import Request, make_request
 
 _END = datetime(9001, 1, 1, tzinfo=UTC).timestamp()  # what is later has no date once a life is added to it
 _CUT = "(litellm_truncated skipped "
+_GOOD = frozenset({"stop", "tool_calls", "function_call"})
 _REDACTED = "redacted-by-litellm"
 NOT_PARAMS = frozenset({"model", "messages", "system", "stream", "stream_options"})
 
@@ -21,7 +22,8 @@ class LoggedRequest(msgspec.Struct, frozen=True):
     """One request of a log, with the answer that it got.
 
     `at` is Unix seconds, None where nobody said. `cost_micro` is in micro-dollars, None where nobody said. Requests of
-    one `group` have one answer: a label, which only a log that somebody judged has.
+    one `group` have one answer: a label, which only a log that somebody judged has. `finish_reason` is the provider's
+    word, None where nobody said: it decides whether the answer is kept.
     """
 
     request: Request
@@ -30,6 +32,16 @@ class LoggedRequest(msgspec.Struct, frozen=True):
     tokens: int = 0
     cost_micro: int | None = None
     group: str | None = None
+    finish_reason: str | None = None
+    has_tool_calls: bool = False
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a model said, and how it came to its end."""
+
+    text: str
+    finish_reason: str | None = None
+    has_tool_calls: bool = False
 
 
 class LeftOut(Exception):
@@ -86,25 +98,43 @@ def parsed(value: Any) -> Any:
     return value
 
 
-def answer_of(reply: Any) -> str:
-    """Return the text of an answer: of a completion, of a message, or as it is."""
+def answer_of(reply: Any) -> Answer:
+    """Return an answer: of a completion, of a message, or a text as it is.
+
+    Of several choices the first is the answer, and one that was cut off speaks for all, as for the proxy.
+    """
     if isinstance(reply, dict) and isinstance(reply.get("choices"), list) and reply["choices"]:
-        choice = reply["choices"][0]
-        reply = choice.get("message", choice) if isinstance(choice, dict) else None
-    if isinstance(reply, dict):
-        if reply.get("tool_calls"):
-            return json.dumps(reply["tool_calls"], sort_keys=True)
-        reply = reply.get("content", reply.get("text"))
+        choices = [each for each in reply["choices"] if isinstance(each, dict)]
+        reasons = [str(each["finish_reason"]) for each in choices if each.get("finish_reason")]
+        answer = _said(choices[0].get("message", choices[0]) if choices else None)
+        if answer.finish_reason is None and reasons:
+            reason = next((each for each in reasons if each not in _GOOD), reasons[0])
+            answer = msgspec.structs.replace(answer, finish_reason=reason)
+        return answer
+    return _said(reply)
+
+
+def _said(reply: Any) -> Answer:
+    """Return what a message says, a list of them of which one is the assistant's, parts of a content, or a text."""
     if isinstance(reply, list) and any(isinstance(each, dict) and "role" in each for each in reply):
         said = [each for each in reply if isinstance(each, dict) and each.get("role") == "assistant"]
         if len(said) > 1:
             raise LeftOut("an answer of several messages")
-        return answer_of(said[0] if said else None)
+        reply = said[0] if said else None
+    reason = None
+    if isinstance(reply, dict):
+        told = first(reply, "finish_reason", "stop_reason")
+        reason = None if told is None else str(told)
+        if reply.get("tool_calls"):
+            return Answer(json.dumps(reply["tool_calls"], sort_keys=True), reason, has_tool_calls=True)
+        if isinstance(reply.get("refusal"), str) and reply["refusal"].strip():
+            return Answer(reply["refusal"], "refusal")
+        reply = reply.get("content", reply.get("text"))
     if isinstance(reply, list):
         reply = "\n".join(str(part.get("text", "")) for part in reply if isinstance(part, dict))
     if reply == _REDACTED:
         raise LeftOut("a prompt or an answer that LiteLLM redacted")
-    return text(reply, "no answer")
+    return Answer(text(reply, "no answer"), reason)
 
 
 def tokens_of(reply: Any) -> int:

@@ -44,14 +44,17 @@ def read(row: Mapping[str, Any]) -> LoggedRequest:
         model = model or asked.get("model")
         asked = asked.get("messages", asked.get("prompt"))
     check_is_shown(asked)
-    request = make_request(asked, model=model, params=params) if isinstance(asked, str) else None
+    request = make_request(asked, model=model, params=params) if isinstance(asked, str) else chat(asked, model, params)
+    said = answer_of(parsed(row.get("output")))
     usage = parsed(first(row, "usageDetails", "usage_details", "usage"))
     return LoggedRequest(
-        request or chat(asked, model, params),
-        answer_of(parsed(row.get("output"))),
+        request,
+        said.text,
         at=moment(first(row, "startTime", "start_time")),
         tokens=count(usage.get("output") if isinstance(usage, dict) else None),
         cost_micro=micro(_cost(row)),
+        finish_reason=said.finish_reason,
+        has_tool_calls=said.has_tool_calls,
     )
 
 

@@ -44,12 +44,15 @@ def read(row: Mapping[str, Any]) -> LoggedRequest:
         raise LeftOut("an error instead of an answer")
     reply = parsed(row.get("response"))
     tokens = row.get("completion_tokens") or row.get("total_tokens")
+    request, said = _request(row), answer_of(reply)
     return LoggedRequest(
-        _request(row),
-        answer_of(reply),
+        request,
+        said.text,
         at=moment(row.get("startTime")),
         tokens=count(tokens) or tokens_of(reply),
         cost_micro=micro(first(row, "response_cost", "spend")),
+        finish_reason=said.finish_reason,
+        has_tool_calls=said.has_tool_calls,
     )
 
 

@@ -34,4 +34,12 @@ def read(row: Mapping[str, Any], answer: Mapping[str, Any] | None) -> LoggedRequ
         raise LeftOut("an error instead of an answer")
     params = {name: value for name, value in body.items() if name not in NOT_PARAMS}
     request = chat(body["messages"], body.get("model"), params, system=body.get("system"))
-    return LoggedRequest(request, answer_of(reply), at=moment(reply.get("created")), tokens=tokens_of(reply))
+    said = answer_of(reply)
+    return LoggedRequest(
+        request,
+        said.text,
+        at=moment(reply.get("created")),
+        tokens=tokens_of(reply),
+        finish_reason=said.finish_reason,
+        has_tool_calls=said.has_tool_calls,
+    )

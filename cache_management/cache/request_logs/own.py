@@ -28,7 +28,7 @@ def read(row: Mapping[str, Any]) -> LoggedRequest:
             params=row.get("params"),
             tenant=tenant,
         )
-    group = row.get("group")
+    group, reason = row.get("group"), row.get("finish_reason")
     return LoggedRequest(
         request,
         text(row.get("response"), "no answer"),
@@ -36,4 +36,5 @@ def read(row: Mapping[str, Any]) -> LoggedRequest:
         tokens=count(row.get("token_count")),
         cost_micro=micro(row.get("cost_usd")),
         group=None if group is None else str(group),
+        finish_reason=None if reason is None else str(reason),
     )

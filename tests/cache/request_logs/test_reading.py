@@ -11,7 +11,7 @@ from cache_management.cache.request_logs import Log, read_logs
 from cache_management.cache.requests import fingerprint
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is TTL?"}]
-COMPLETION = {
+COMPLETION: dict[str, Any] = {
     "id": "chatcmpl-1",
     "created": 1_700_000_000,
     "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Time to live."}}],
@@ -183,3 +183,44 @@ def test_tenants_of_own_rows_are_kept_apart(tmp_path: Path) -> None:
     log = read(tmp_path, [*rows, plain, OWN])
 
     assert len({fingerprint(each.request) for each in log.requests}) == 8
+
+
+def ended(reason: str | None, **message: Any) -> dict[str, Any]:
+    said = {"role": "assistant", "content": "Time", **message}
+    return COMPLETION | {"choices": [{"index": 0, "finish_reason": reason, "message": said}]}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ([OWN | {"finish_reason": "length"}],),
+        ([BATCH], [RESULT | {"response": {"status_code": 200, "body": ended("length")}}]),
+        ([LITELLM | {"response": ended("length")}],),
+        ([LITELLM | {"response": json.dumps(ended("length"))}],),
+        ([LANGFUSE | {"output": ended("length")}],),
+        ([LANGFUSE | {"output": {"role": "assistant", "content": "Time", "stop_reason": "length"}}],),
+        ([LITELLM | {"response": COMPLETION | {"choices": [*COMPLETION["choices"], *ended("length")["choices"]]}}],),
+    ],
+)
+def test_the_end_of_an_answer_is_told(files: tuple[list[Any], ...], tmp_path: Path) -> None:
+    assert read(tmp_path, *files).requests[0].finish_reason == "length"
+
+
+def test_an_answer_of_which_nobody_said_how_it_ended_has_no_end(tmp_path: Path) -> None:
+    log = read(tmp_path, [OWN, LANGFUSE, LITELLM | {"response": ended(None)}])
+
+    assert [each.finish_reason for each in log.requests] == [None, None, None]
+
+
+def test_a_marked_refusal_and_a_call_of_a_tool_are_told_as_such(tmp_path: Path) -> None:
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    refusal = ended("stop", content=None, refusal="I cannot say.")
+    rows = [
+        LITELLM | {"response": refusal},
+        LITELLM | {"response": ended("tool_calls", content=None, tool_calls=calls)},
+    ]
+
+    refused, called = read(tmp_path, rows).requests
+
+    assert (refused.response, refused.finish_reason) == ("I cannot say.", "refusal")
+    assert (called.finish_reason, called.has_tool_calls) == ("tool_calls", True)
