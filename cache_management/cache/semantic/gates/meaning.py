@@ -218,9 +218,10 @@ def tense(pair: Pair) -> bool:
         return bool(asks_whether)  # "how do I become rich" asks what "how do I get rich" does
     if asks_whether and {ours, theirs} in ({"past", "future"}, {"past", ""}) and _did(pair):
         return True
-    # Who holds an office changes: "who is the chancellor", "who was", "who will be".
+    # Who holds an office changes: "who is the chancellor", "who was", "who will be"; who was the greatest does not.
     if pair.asked.lemmas[:1] == pair.stored.lemmas[:1] == ("who",):
-        return _beside_time(pair.asked) == _beside_time(pair.stored)
+        whom = _beside_time(pair.asked)
+        return whom == _beside_time(pair.stored) and whom[1:2] == ["the"] and not pair.asked.degrees
     # "Was it open" against "is it open": only of a question for yes or no. "What was it built in" asks for the same.
     if not (pair.asked.lemmas and pair.asked.lemmas[0] in BE and pair.stored.lemmas and pair.stored.lemmas[0] in BE):
         return False

@@ -155,6 +155,9 @@ REFUSED = {
         Does the Lite edition have ads? | Does the Ultimate edition have ads?
     """,
     "polarity": """
+        Is 7 greater than 5? | Is 7 less than 5?
+        select rows where age is greater than 30 | select rows where age is less than 30
+        Is the rate higher than 4%? | Is the rate lower than 4%?
         Make this text shorter | Make this text longer
         Run the job automatically every day | Run the job manually every day
         Call the function synchronously | Call the function asynchronously
@@ -513,6 +516,8 @@ REFUSED = {
 REFUSED = {gate: lines.replace("LONG", LONG) for gate, lines in REFUSED.items()}
 
 SERVED = """
+    Who is Martin Luther? | Who was Martin Luther?
+    Who was the most powerful king? | Who is the most powerful king?
     Can one person use 2 phones? | Can a person use 2 phones?
     How do I sort a list quickly? | How do I sort a list fast?
     Which files are longer than the others? | Which files are longer than all others?
