@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _GROUP = "simulated_group"
 _TOLD_EVERY = 50
+_BOUNDS = ("max_entry_bytes", "memory_limit", "eviction_objective", "eviction_cost_weight")
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -103,6 +104,8 @@ async def replay(
     scenario: Scenario,
     *,
     embedder: Embedder | None,
+    config: CacheConfig | None = None,
+    meaning: SimilarityConfig | None = None,
     prices: Mapping[str, float] | None = None,
     parts: int = 20,
     on_progress: Callable[[int], None] | None = None,
@@ -111,32 +114,25 @@ async def replay(
 
     Args:
         embedder: Embeds questions; needed where a scenario has a threshold. Share one that remembers among scenarios.
+        config: Says what a scenario does not: how large an entry and the whole may be, and what eviction aims at.
+        meaning: Says what a scenario does not: which gates are off, how long "today" is, what of conversations counts.
         prices: Dollars for a million tokens by model, for requests whose cost is not in the log.
         parts: Into how many pieces of equal length `hits_by_part` cuts the log.
         on_progress: Hears how many requests are done.
     """
     clock = _LogClock(requests)
-    config = CacheConfig(
-        backend=CacheBackend.MEMORY,
-        max_size=scenario.max_size,
-        eviction_policy=scenario.policy,
-        ttl_seconds=-1 if scenario.ttl_seconds is None else scenario.ttl_seconds,
-        early_refresh_beta=0,  # nothing is recomputed behind the log's back
-    )
     refused: Counter[str] = Counter()
 
     def hear(event: Event) -> None:
         if isinstance(event, RefusedEvent):
             refused[event.reason] += 1
 
-    cache = LLMCache(config, clock=clock, listener=hear)
+    cache = LLMCache(_in_memory(scenario, config or CacheConfig()), clock=clock, listener=hear)
     store = cast("MemoryBackend", cache.backend)
     matcher = None
     if scenario.threshold is not None and embedder is not None:
-        meaning = SimilarityConfig(
-            threshold=scenario.threshold, gates_off=() if scenario.gates else GATE_NAMES, folder=None
-        )
-        matcher = SimilarityMatcher(meaning, backend=store, embedder=embedder, clock=clock)
+        compared = _compared(scenario.threshold, scenario, meaning or SimilarityConfig())
+        matcher = SimilarityMatcher(compared, backend=store, embedder=embedder, clock=clock)
     door = FrontDoor(cache, matcher)
     counts = dict.fromkeys(("exact", "semantic", "tokens", "micro", "unpriced", "judged", "wrong", "most"), 0)
     hits: list[bool] = []
@@ -166,6 +162,27 @@ async def replay(
         most_bytes=counts["most"],
         hits_by_part=_by_part(hits, parts),
         not_kept=dict(refused),
+    )
+
+
+def _in_memory(scenario: Scenario, config: CacheConfig) -> CacheConfig:
+    return CacheConfig(
+        backend=CacheBackend.MEMORY,
+        max_size=scenario.max_size,
+        eviction_policy=scenario.policy,
+        ttl_seconds=-1 if scenario.ttl_seconds is None else scenario.ttl_seconds,
+        early_refresh_beta=0,  # nothing is recomputed behind the log's back
+        **{name: getattr(config, name) for name in _BOUNDS},
+    )
+
+
+def _compared(threshold: float, scenario: Scenario, meaning: SimilarityConfig) -> SimilarityConfig:
+    return SimilarityConfig(
+        threshold=threshold,
+        gates_off=meaning.gates_off if scenario.gates else GATE_NAMES,
+        fresh_seconds=meaning.fresh_seconds,
+        conversations=meaning.conversations,
+        folder=None,
     )
 
 

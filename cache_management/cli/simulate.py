@@ -63,6 +63,8 @@ def simulate(
     scenarios = _scenarios(cli.settings, thresholds, exact, no_gates, policies, sizes, lives)
     log = read_logs(files, shape=shape)
     remarks = _remarks(log)
+    if cli.settings.semantic.gates_off and any(each.threshold is not None and each.gates for each in scenarios):
+        remarks.append(f"Gates that the configuration leaves off: {', '.join(cli.settings.semantic.gates_off)}.")
     for each in remarks:
         note(each)
     found = asyncio.run(_replay_all(log.requests, scenarios, cli.settings, quiet=as_json))
@@ -171,6 +173,8 @@ async def _replay_all(
                     requests,
                     scenario,
                     embedder=embedder,
+                    config=settings,
+                    meaning=settings.similarity(),
                     prices=settings.prices,
                     on_progress=lambda done, name=name: advance(name, done, len(requests)),  # type: ignore[misc]
                 )

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cache_management.cache.config import CacheBackend, CacheConfig, SimilarityConfig
 from cache_management.cache.embeddings.hashing import HashingEmbedder
 from cache_management.cache.request_logs import LoggedRequest, read_logs
 from cache_management.cache.requests import make_request
@@ -103,6 +104,32 @@ async def test_the_policy_and_the_size_decide_what_is_still_there() -> None:
     assert (lru.exact, lfu.exact) == (4, 5)
     assert lru.evicted > 0
     assert 0 < lru.most_bytes < 5_000
+
+
+async def test_the_bounds_of_the_configuration_hold() -> None:
+    log = [asked(f"q{at % 5}", at=float(at)) for at in range(50)]
+    tight = CacheConfig(backend=CacheBackend.MEMORY, memory_limit=1_000)
+    small = CacheConfig(max_entry_bytes=8)
+
+    free = await replay(log, Scenario(None), embedder=None)
+    bounded = await replay(log, Scenario(None), embedder=None, config=tight)
+    refused = await replay(log, Scenario(None), embedder=None, config=small)
+
+    assert (free.exact, free.evicted) == (45, 0)
+    assert bounded.exact < 45
+    assert bounded.evicted > 0
+    assert bounded.most_bytes <= 1_000
+    assert (refused.exact, refused.not_kept) == (0, {"oversize": 50})
+
+
+async def test_gates_that_the_configuration_leaves_off_refuse_nothing() -> None:
+    log = [asked("what is the price of 2 apples"), asked("what is the price of 3 apples")]
+    off = SimilarityConfig(gates_off=("number", "freshness", "edited"))
+
+    gated = await replay(log, Scenario(0.5), embedder=HashingEmbedder())
+    configured = await replay(log, Scenario(0.5), embedder=HashingEmbedder(), meaning=off)
+
+    assert (gated.semantic, configured.semantic) == (0, 1)
 
 
 async def test_hits_by_meaning_are_judged_by_their_labels() -> None:

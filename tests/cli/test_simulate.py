@@ -101,3 +101,28 @@ def test_it_is_said_what_the_cache_would_not_keep(cli: Cli, tmp_path: Path) -> N
 
     assert "2 answers were not kept: truncated" in found.err
     assert "2 answers were not kept: truncated" in page.read_text()
+
+
+def test_limits_and_gates_are_those_of_the_configuration(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.jsonl"
+    rows = [{"prompt": f"what is the price of {at} apples", "response": "A" * 5000, "model": "m"} for at in (2, 3, 2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def counts(*options: object) -> tuple[int, int]:
+        (scene,) = cli("simulate", path, *options, "--json").data["scenarios"]
+        return scene["exact"], scene["semantic"]
+
+    free, gated = counts("--exact"), counts("-t", 0.5)
+    monkeypatch.setenv("CACHE_SEMANTIC__GATES_OFF", "number,freshness,edited")
+    ungated = counts("-t", 0.5)
+    said = cli("simulate", path, "-t", 0.5).err
+    monkeypatch.setenv("CACHE_MEMORY_LIMIT", "7000")
+    tight = counts("--exact")
+    monkeypatch.setenv("CACHE_MAX_ENTRY_BYTES", "2000")
+    small = counts("--exact")
+
+    assert (free, gated, ungated) == ((1, 0), (1, 0), (1, 1))
+    assert "Gates that the configuration leaves off: number, freshness, edited" in said
+    assert (tight, small) == ((0, 0), (0, 0))
