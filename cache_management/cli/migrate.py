@@ -15,16 +15,17 @@ from cache_management.cache.errors import InvalidInput
 from cache_management.cache.redact import hide_password
 from cache_management.cache.transfer.exporting import new_export_id
 from cache_management.cache.transfer.importing import ImportWanted
-from cache_management.cache.transfer.lines import PART_BYTES, PART_ENTRIES, Header
-from cache_management.cache.transfer.stream_files import StreamReader, StreamWriter
+from cache_management.cache.transfer.lines import Header
+from cache_management.cache.transfer.stream_files import StreamReader
 from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.invalidate import is_wanted
 from cache_management.cli.output import counted, json_option, note, print_json, print_pairs, print_table, progress
 from cache_management.cli.request_context import read_request
-from cache_management.cli.transfer import import_source, tell_trouble
+from cache_management.cli.transfer import import_source, most_entries, tell_trouble, warn_of_size
 from cache_management.cli.watching import import_rows
 from cache_management.migration_sources.found import Converter, ForeignCache, Report
+from cache_management.migration_sources.gathering import Gathered, Gatherer
 from cache_management.wiring import Platform
 
 
@@ -102,10 +103,11 @@ def migrate(
             cache.close()
         if not as_json:
             _print_report(where, found, report)
-        if dry_run or not found:
+        warn_of_size(cli, found.fresh, held=found.held)
+        if dry_run or not found.entries:
             note("Nothing was changed." if dry_run else "There is nothing to bring in.")
             return _end(cli, where, None, report, found=found, as_json=as_json)
-        what = f"{counted(found, 'entry', 'entries')} of {where}"
+        what = f"{counted(found.entries, 'entry', 'entries')} of {where}"
         if confirm and not is_wanted(f"Merge {what} into namespace {cli.settings.namespace}?"):
             note("Nothing was imported.")
             return ExitCode.FAILED
@@ -122,42 +124,24 @@ def migrate(
 
 def _collect(
     cli: CliContext, cache: ForeignCache, file: Path, *, asked: Mapping[str, Any], report: Report, quiet: bool
-) -> int:
-    """Write what can come along as an export, and return how many entries that is."""
-    export_id = new_export_id()
-    header = Header(program=__version__, id=export_id, namespace=cli.settings.namespace, created_at=datetime.now(UTC))
+) -> Gathered:
+    """Write what can come along as an export."""
+    header = Header(
+        program=__version__, id=new_export_id(), namespace=cli.settings.namespace, created_at=datetime.now(UTC)
+    )
 
-    async def work(platform: Platform) -> int:
-        converter = Converter(platform.shelf(), platform.manager.scope_of, asked=asked, report=report)
-        writer = StreamWriter(file, owner=export_id)
-        lines: list[bytes] = []
-        size = seen = 0
-        try:
-            place = writer.begin(header)
-            with progress(quiet=quiet) as advance:
-                total = cache.count()
-                for row in cache.rows():
-                    seen += 1
-                    if (line := await converter.line(row)) is not None:
-                        lines.append(line)
-                        size += len(line)
-                    if len(lines) >= PART_ENTRIES or size >= PART_BYTES:
-                        place = writer.append(lines, place)
-                        lines, size = [], 0
-                        advance("read", seen, max(total, seen))
-                if lines:
-                    place = writer.append(lines, place)
-                advance("read", seen, max(total, seen))
-            writer.finish(place, unreadable=0, replace=False)
-        finally:
-            writer.close()
-        return place.entries
+    async def work(platform: Platform) -> Gathered:
+        shelf = platform.shelf()
+        converter = Converter(shelf, platform.manager.scope_of, asked=asked, report=report)
+        gatherer = Gatherer(shelf, converter, report, max_entries=most_entries(cli))
+        with progress(quiet=quiet) as advance:
+            return await gatherer.gather(cache, file, header, advance)
 
     return cli.run(work)
 
 
-def _print_report(where: str, found: int, report: Report) -> None:
-    print_pairs(f"Found in {where}", {"entries that can come along": found})
+def _print_report(where: str, found: Gathered, report: Report) -> None:
+    print_pairs(f"Found in {where}", {"entries that can come along": found.entries})
     if report.counts:
         print_table(
             "Left out",
@@ -172,18 +156,22 @@ def _end(
     summary: dict[str, Any] | None,
     report: Report,
     *,
-    found: int,
+    found: Gathered,
     as_json: bool,
     trouble: list[str] | None = None,
 ) -> ExitCode:
-    code = ExitCode.PARTIAL if report.has_faults or trouble else ExitCode.OK
+    loses = found.is_too_much if summary is None else summary["not_kept"]
+    code = ExitCode.PARTIAL if report.has_faults or trouble or loses else ExitCode.OK
     if as_json:
         print_json(
             {
                 "state": "partial" if code else "succeeded",
                 "namespace": cli.settings.namespace,
                 "source": where,
-                "found": found,
+                "found": found.entries,
+                "store": None
+                if found.keeps is None
+                else {"keeps": found.keeps, "holds": found.held, "fresh": found.fresh},
                 "left_out": {
                     why: {"count": count, "such_as": report.examples[why]} for why, count in report.counts.items()
                 },

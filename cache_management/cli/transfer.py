@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ from cache_management.wiring import Platform
 if TYPE_CHECKING:
     from cache_management.cache.transfer.documents import Form
     from cache_management.cache.transfer.lines import Header
+    from cache_management.cache.transfer.shelf import Shelf
 
 _LOOK_AGAIN_SECONDS = 1.0
 _RATE = Number(min=100)
@@ -264,7 +266,7 @@ def import_cache(
     submitted = client.submit("import", params, idem_key=json.dumps(params, sort_keys=True))
     job, code = follow(client, submitted, wait=wait, timeout=timeout, as_json=as_json)
     if job.state == "succeeded":
-        _warn_of_size(cli, job.total or 0)
+        warn_of_size(cli, job.total or 0)
         if embed_job := job.summary.get("embed_job"):
             note(f"Job {embed_job} makes them findable by meaning.")
     return code
@@ -307,6 +309,7 @@ def import_source(
     # With workers about, one that has a model makes the entries findable.
     by_job = embed and bool(cli.settings.broker_url)
     trouble: list[str] = []
+    counts: dict[str, int] = {}
 
     async def index(platform: Platform, keys: list[str]) -> None:
         if embed and not by_job and not trouble:
@@ -319,6 +322,7 @@ def import_source(
         shelf = platform.shelf(of_reasoning=source.start()[0].holds == "reasoning")
         importer = Importer(shelf, source, wanted, where=where, keep_written=True)
         place = importer.begin()
+        counts["held"] = await _held(cli, shelf)
         with progress(quiet=quiet) as advance:
             while place.step != "done":
                 try:
@@ -333,6 +337,7 @@ def import_source(
                     advance("imported", place.tally.settled, place.tally.entries)
                 await index(platform, importer.written)
                 importer.written.clear()
+        counts["holds"] = await _held(cli, shelf)
         return place
 
     place = cli.run(work)
@@ -342,14 +347,32 @@ def import_source(
             summary["embed_job"] = cli.client().submit_embed().job_id
         except CacheError as exc:
             trouble.append(str(exc))
+    summary["not_kept"] = _not_kept(cli, summary, **counts)
     return summary, trouble
 
 
-def tell_trouble(cli: CliContext, summary: dict[str, Any], trouble: list[str]) -> None:
+def tell_trouble(cli: CliContext, summary: Mapping[str, Any], trouble: list[str]) -> None:
     """Say what is not as one might expect after an import."""
-    _warn_of_size(cli, summary["entries"])
+    if summary["not_kept"]:
+        note(
+            f"{counted(summary['not_kept'], 'entry', 'entries')} did not stay: the store keeps at most"
+            f" {cli.settings.max_size:,} of a namespace (max_size); raise it and do this once more to keep all."
+        )
     for each in trouble:
         note(f"Error: the entries can only be found exactly: {each}")
+
+
+async def _held(cli: CliContext, shelf: Shelf) -> int:
+    """Return how many entries a store with a bound holds, else 0."""
+    return 0 if most_entries(cli) is None else await shelf.backend.count(shelf.keys.prefix)
+
+
+def _not_kept(cli: CliContext, summary: Mapping[str, Any], *, held: int, holds: int) -> int:
+    """Return how many entries a store with a bound gave up for others, of the file or not."""
+    most = most_entries(cli)
+    # What a replacing removes goes last, and may have had to go before.
+    wanted = int(summary["added"]) + (summary["updated"] + summary["present"] if summary["replaces"] else held)
+    return 0 if most is None or wanted <= most else max(0, wanted - holds)
 
 
 async def _advance(importer: Importer, place: ImportPlace) -> ImportPlace:
@@ -385,8 +408,18 @@ def _warn_of_encryption(cli: CliContext) -> None:
         note("The store is encrypted and the file is not: keep it where nobody else reads it.")
 
 
-def _warn_of_size(cli: CliContext, entries: int) -> None:
-    """Say when a store keeps fewer entries than were brought into it."""
-    settings = cli.settings
-    if settings.backend is not CacheBackend.REDIS and entries > settings.max_size:
-        note(f"The store keeps at most {settings.max_size:,} entries of a namespace (max_size): raise it to keep all.")
+def most_entries(cli: CliContext) -> int | None:
+    """Return how many entries of a namespace the store keeps, None without such a bound."""
+    return None if cli.settings.backend is CacheBackend.REDIS else cli.settings.max_size
+
+
+def warn_of_size(cli: CliContext, entries: int, *, held: int | None = None) -> None:
+    """Say when a store keeps fewer entries than were brought into it, or than it holds and would be brought."""
+    most = most_entries(cli)
+    if most is None or (held or 0) + entries <= most:
+        return
+    told = f"The store keeps at most {most:,} entries of a namespace (max_size)"
+    if held is not None:
+        over = held + entries - most
+        told += f" and holds {held:,}; {entries:,} more are too many by {over:,}, and so many of all would go"
+    note(f"{told}: raise it to keep all.")

@@ -15,6 +15,7 @@ from cache_management.cache.errors import EntryTooLarge, InvalidInput
 from cache_management.cache.requests import Request, entry_key, make_request
 from cache_management.cache.transfer.lines import EntryLine, line_of
 from cache_management.cache.transfer.shelf import Shelf
+from cache_management.migration_sources.newest import Line
 
 _EXAMPLES = 3
 _SHOWN = 60
@@ -33,7 +34,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """One answer: `asked` are arguments of `make_request`, `where` is its name over there.
 
     `model` is that of the answer. An `expires_at` that is left out is the life that this cache gives. What
-    `says_all` was asked with nothing else.
+    `says_all` was asked with nothing else. Without `has_time` the `timestamp` is a guess, and an entry that is here
+    stays.
     """
 
     where: str
@@ -45,6 +47,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
     has_tool_calls: bool = False
     says_all: bool = False
+    has_time: bool = True
     expires_at: float | UnsetType | None = UNSET
 
 
@@ -116,8 +119,8 @@ class Converter:
         self._report = report
         self._now = shelf.clock()
 
-    async def line(self, row: Found | LeftOut) -> bytes | None:
-        """Return the encoded line of an entry, or None for what is left out."""
+    async def line(self, row: Found | LeftOut) -> Line | None:
+        """Return the line of an entry, or None for what is left out."""
         if isinstance(row, LeftOut):
             self._report.add(row)
             return None
@@ -145,8 +148,14 @@ class Converter:
                 expires_at=row.expires_at,
                 scope=await self._scope_of(request),
             )
-            self._shelf.record(entry, now=self._now)
-            return line_of(entry, where=row.where)
+            name, _ = self._shelf.record(entry, now=self._now)
+            return Line(
+                name,
+                line_of(entry, where=row.where),
+                row.timestamp.timestamp() if row.has_time else None,
+                row.where,
+                shown or request.last_text or "",
+            )
         except InvalidInput as exc:
             self._report.add(LeftOut(f"cannot be stored: {_in_short(exc)}", row.where, shown))
             return None

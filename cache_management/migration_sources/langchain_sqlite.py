@@ -10,6 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from cache_management.cache.errors import InvalidInput
 from cache_management.migration_sources.found import Found, LeftOut
 from cache_management.migration_sources.langchain_calls import call_of
@@ -50,4 +52,5 @@ class LangChainStore:
     def _call(self, table: str, prompt: Any, llm: Any, responses: list[Any]) -> Found | LeftOut:
         if not isinstance(prompt, str) or not isinstance(llm, str):
             return LeftOut("a prompt that is no text", table)
-        return call_of(prompt, llm, responses, where=table, timestamp=self._file.changed_at)
+        found = call_of(prompt, llm, responses, where=table, timestamp=self._file.changed_at)
+        return found if isinstance(found, LeftOut) else replace(found, has_time=False)

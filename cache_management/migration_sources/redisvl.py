@@ -29,6 +29,7 @@ except ImportError as exc:
 
 _OWN = {"entry_id", "prompt", "response", "prompt_vector", "inserted_at", "updated_at", "metadata"}
 _AT_ONCE = 500
+_UNKNOWN = datetime.fromtimestamp(0, UTC)
 _TIMEOUT_SECONDS = 10
 
 
@@ -114,7 +115,8 @@ class RedisVLStore:
             shown = ", ".join(filters)[:80]
             return LeftOut(f"filters ({shown}): only the app knows which context they stand for", where, prompt)
         metadata = _metadata(fields.get("metadata"))
-        timestamp = _moment(fields.get("updated_at"), fields.get("inserted_at"))
+        moment = _moment(fields.get("updated_at"), fields.get("inserted_at"))
+        timestamp = _UNKNOWN if moment is None else moment
         generations = generations_in(response)
         found: Found | LeftOut
         if generations is not None and isinstance(llm := metadata.get("llm_string"), str):
@@ -126,7 +128,8 @@ class RedisVLStore:
             )
         if isinstance(found, LeftOut):
             return found
-        return replace(found, expires_at=self._clock() + life_ms / 1000 if life_ms >= 0 else None)
+        expires_at = self._clock() + life_ms / 1000 if life_ms >= 0 else None
+        return replace(found, expires_at=expires_at, has_time=moment is not None)
 
     def _fields(self, key: bytes, kind: bytes) -> dict[str, Any] | str:
         """Return all but the vector, or what the key holds instead of an entry."""
@@ -158,7 +161,7 @@ def _text(value: Any) -> str | None:
         return None
 
 
-def _moment(*given: Any) -> datetime:
+def _moment(*given: Any) -> datetime | None:
     for value in given:
         try:
             seconds = float(value)
@@ -166,7 +169,7 @@ def _moment(*given: Any) -> datetime:
                 return datetime.fromtimestamp(seconds, UTC)
         except (TypeError, ValueError, OverflowError, OSError):
             continue
-    return datetime.fromtimestamp(0, UTC)
+    return None
 
 
 def _metadata(value: Any) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from cache_management.cli.exit_codes import ExitCode
+from cache_management.migration_sources.gathering import OLDER, STAYS
 from tests.cli.conftest import Cli
 from tests.migration_sources.stores import generation, gptcache, langchain
 
@@ -145,6 +148,69 @@ def test_an_answer_to_langchain_is_never_served_as_a_text(cli: Cli, tmp_path: Pa
 
     assert cli("migrate", file, "--from", "gptcache", "--yes").code == ExitCode.PARTIAL
     assert cli("get-cache", "What is a loan?").code == ExitCode.FAILED
+
+
+def test_a_store_that_cannot_keep_all_is_told_before_and_after(cli: Cli, tmp_path: Path) -> None:
+    file = gptcache(tmp_path / "sqlite.db", [(f"question {number}", [("a", 0)]) for number in range(12)])
+    (tmp_path / "cache_config.yaml").write_text("max_size: 10\n")
+    cli("set-cache", "the app's own", "a")
+    cli("set-cache", "question 3", "a newer one")
+
+    before = cli("migrate", file, "--from", "gptcache", "--dry-run", "--json")
+    done = cli("migrate", file, "--from", "gptcache", "--yes")
+
+    assert (before.code, before.data["store"]) == (ExitCode.PARTIAL, {"keeps": 10, "holds": 2, "fresh": 11})
+    told = "keeps at most 10 entries of a namespace (max_size) and holds 2; 11 more are too many by 3"
+    assert told in before.err
+    assert told in done.err
+    assert (done.code, "3 entries did not stay" in done.err) == (ExitCode.PARTIAL, True)
+
+
+def test_a_full_store_that_has_all_of_it_already_is_no_trouble(cli: Cli, tmp_path: Path) -> None:
+    file = gptcache(tmp_path / "sqlite.db", [(f"question {number}", [("a", 0)]) for number in range(10)])
+    (tmp_path / "cache_config.yaml").write_text("max_size: 10\n")
+
+    codes = [cli("migrate", file, "--from", "gptcache", "--yes") for _ in range(2)]
+
+    assert [(each.code, "max_size" in each.err) for each in codes] == [(ExitCode.OK, False)] * 2
+
+
+def test_a_copied_file_does_not_bring_older_answers_back(cli: Cli, tmp_path: Path) -> None:
+    file = langchain(tmp_path / "x.db", [("What is a loan?", "llm", 0, generation("The old answer."))])
+    before = [cli("migrate", file, "--from", "langchain-sqlite", "--yes", "--json") for _ in range(2)]
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE full_llm_cache SET response = ?", (generation("Another."),))
+        connection.execute("INSERT INTO full_llm_cache VALUES ('q', 'llm', 0, ?)", (generation("New."),))
+    connection.close()
+    os.utime(file, (2e9, 2e9))
+
+    tried = cli("migrate", file, "--from", "langchain-sqlite", "--dry-run", "--json")
+    after = cli("migrate", file, "--from", "langchain-sqlite", "--yes", "--json")
+
+    assert [(each.code, each.data["summary"]["present"]) for each in before] == [(ExitCode.OK, 0), (ExitCode.OK, 1)]
+    assert tried.data["left_out"] == after.data["left_out"]
+    assert {why: each["count"] for why, each in after.data["left_out"].items()} == {STAYS: 1}
+    assert (after.code, after.data["summary"]["added"], after.data["summary"]["updated"]) == (ExitCode.OK, 1, 0)
+    cli("export", "out.json")
+    answers = {each["response"] for each in json.loads(Path("out.json").read_text())["entries"]}
+    assert answers == {"The old answer.", "New."}
+
+
+def test_of_two_answers_to_one_question_the_newest_comes(cli: Cli, tmp_path: Path) -> None:
+    file = gptcache(tmp_path / "sqlite.db", [("q", [("new", 0)]), ("q", [("old", 0)]), ("q", [("older", 0)])])
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE gptcache_question SET create_on = '2026-02-02 03:04:05' WHERE id = 1")
+        connection.execute("UPDATE gptcache_question SET create_on = '2026-01-01 03:04:05' WHERE id = 3")
+    connection.close()
+
+    tried = cli("migrate", file, "--from", "gptcache", "--dry-run", "--json")
+    done = cli("migrate", file, "--from", "gptcache", "--yes", "--json")
+
+    assert (tried.code, tried.data["found"]) == (ExitCode.OK, 1)
+    assert {why: each["count"] for why, each in tried.data["left_out"].items()} == {OLDER: 2}
+    assert tried.data["left_out"] == done.data["left_out"]
+    assert (done.data["summary"]["added"], done.data["summary"]["duplicates"]) == (1, 0)
+    assert cli("get-cache", "q").out == "new\n"
 
 
 def test_what_cannot_be_stored_is_left_out_and_the_rest_comes(cli: Cli, tmp_path: Path) -> None:

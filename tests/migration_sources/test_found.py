@@ -28,7 +28,7 @@ async def converted(report: Report, **more: Any) -> dict[str, Any] | None:
     converter = Converter(shelf, no_scope, asked={}, report=report)
     row = {"where": "row 1", "asked": {"prompt": "q"}, "response": "a", "timestamp": MOMENT, **more}
     line = await converter.line(Found(**row))
-    return None if line is None else json.loads(line)
+    return None if line is None else json.loads(line.encoded)
 
 
 @pytest.mark.parametrize(

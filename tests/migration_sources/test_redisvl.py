@@ -47,6 +47,15 @@ def test_entries_come_with_time_life_and_metadata(redis: Redis, redis_url: str) 
     assert left == []
 
 
+def test_an_entry_without_a_time_says_so(redis: Redis, redis_url: str) -> None:
+    redis.hset("llmcache:1", mapping={"prompt": "q", "response": "a"})
+    redis.hset("llmcache:2", mapping={"prompt": "q", "response": "a", "updated_at": "x", "inserted_at": 1.5e9})
+
+    found, _ = found_in(RedisVLStore(redis_url).rows())
+
+    assert {row.where: row.has_time for row in found} == {"llmcache:1": False, "llmcache:2": True}
+
+
 def test_what_cannot_come_along_says_why(redis: Redis, redis_url: str) -> None:
     redis.hset("mine:filters", mapping=entry(user="ann", country="no"))
     redis.hset("mine:prompt", mapping={"response": "a"})
