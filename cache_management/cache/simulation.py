@@ -52,8 +52,9 @@ class Scenario(msgspec.Struct, frozen=True):
 class Replayed(msgspec.Struct, frozen=True):
     """What came of a scenario. Money is in micro-dollars; `unpriced` hits saved what nobody told.
 
-    `judged` answers by meaning have labels on both sides, and `wrong` of them belong to another group. `not_kept` are
-    answers that the cache refused to store, by reason.
+    `judged` answers by meaning have labels on both sides, and `wrong` of them belong to another group. `conflicts`
+    are exact hits of another group: equal requests that the labels part. `not_kept` are answers that the cache refused
+    to store, by reason.
     """
 
     scenario: Scenario
@@ -69,6 +70,7 @@ class Replayed(msgspec.Struct, frozen=True):
     most_bytes: int
     hits_by_part: list[float]
     not_kept: dict[str, int]
+    conflicts: int
 
     @property
     def hit_rate(self) -> float:
@@ -134,7 +136,9 @@ async def replay(
         compared = _compared(scenario.threshold, scenario, meaning or SimilarityConfig())
         matcher = SimilarityMatcher(compared, backend=store, embedder=embedder, clock=clock)
     door = FrontDoor(cache, matcher)
-    counts = dict.fromkeys(("exact", "semantic", "tokens", "micro", "unpriced", "judged", "wrong", "most"), 0)
+    counts = dict.fromkeys(
+        ("exact", "semantic", "tokens", "micro", "unpriced", "judged", "wrong", "conflicts", "most"), 0
+    )
     hits: list[bool] = []
     try:
         for logged in requests:
@@ -162,6 +166,7 @@ async def replay(
         most_bytes=counts["most"],
         hits_by_part=_by_part(hits, parts),
         not_kept=dict(refused),
+        conflicts=counts["conflicts"],
     )
 
 
@@ -212,9 +217,12 @@ async def _ask(door: FrontDoor, logged: LoggedRequest, counts: dict[str, int], p
     else:
         counts["micro"] += cost
     group = found.response.metadata.get(_GROUP)
-    if found.kind == "semantic" and logged.group is not None and group is not None:
-        counts["judged"] += 1
-        counts["wrong"] += group != logged.group
+    if logged.group is not None and group is not None:
+        if found.kind == "semantic":
+            counts["judged"] += 1
+            counts["wrong"] += group != logged.group
+        else:
+            counts["conflicts"] += group != logged.group
     return True
 
 

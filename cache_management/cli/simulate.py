@@ -68,13 +68,13 @@ def simulate(
     for each in remarks:
         note(each)
     found = asyncio.run(_replay_all(log.requests, scenarios, cli.settings, quiet=as_json))
-    refused = _refused(found)
-    for each in refused:
+    of_result = _remarks_of_result(found)
+    for each in of_result:
         note(each)
     if page is not None:
         from cache_management.cli.simulation_page import render
 
-        write_page(page, render(found, ", ".join(file.name for file in files), [*remarks, *refused]))
+        write_page(page, render(found, ", ".join(file.name for file in files), [*remarks, *of_result]))
     if as_json:
         scenes = [
             {**plain(each), "hit_rate": each.hit_rate, "saved_usd": each.saved_micro / 1e6, "name": each.scenario.name}
@@ -113,12 +113,21 @@ def _remarks(log: Log) -> list[str]:
     return remarks
 
 
-def _refused(found: Sequence[Replayed]) -> list[str]:
-    """Say what the cache refused to store where it refused most."""
-    most = max(found, key=lambda each: sum(each.not_kept.values())).not_kept
-    return [
-        f"{'1 answer was' if count == 1 else f'{count:,} answers were'} not kept: {why}" for why, count in most.items()
+def _remarks_of_result(found: Sequence[Replayed]) -> list[str]:
+    """Say what the cache refused to store, and which labels part equal requests: of the scenario with most of it."""
+    refused = max((each.not_kept for each in found), key=lambda each: sum(each.values()))
+    remarks = [
+        f"{'1 answer was' if count == 1 else f'{count:,} answers were'} not kept: {why}"
+        for why, count in refused.items()
     ]
+    conflicts = max(each.conflicts for each in found)
+    if conflicts:
+        hits = "1 exact hit has" if conflicts == 1 else f"{conflicts:,} exact hits have"
+        remarks.append(
+            f"{hits} another label than what answers them: equal requests have one answer, or the log lacks what"
+            " tells them apart."
+        )
+    return remarks
 
 
 def _scenarios(

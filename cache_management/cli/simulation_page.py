@@ -13,7 +13,8 @@ _WIDTH, _ROW, _LEFT = 760, 26, 330
 _LINE_HEIGHT, _MARGIN = 220, 40
 _ABOUT = (
     "The log was replayed on the real parts of the cache, in its own time. Blue: exact. Brown: by meaning. A false hit"
-    " is an answer of another group than the one that was asked for; without labels none is known."
+    " is an answer by meaning of another group than the one that was asked for; without labels none is known."
+    " Exact hits of another label are told apart: there equal requests have two labels."
 )
 
 

@@ -40,5 +40,7 @@ def rows_of(found: Sequence[Replayed]) -> list[tuple[str, ...]]:
 def _wrong(each: Replayed) -> str:
     share = each.false_hits
     if share is None:
-        return "not labelled" if each.semantic else "none"
-    return f"{share.share:.1%} [{share.low:.1%}, {share.high:.1%}], {each.wrong} of {each.judged}"
+        said = "not labelled" if each.semantic else "none"
+    else:
+        said = f"{share.share:.1%} [{share.low:.1%}, {share.high:.1%}], {each.wrong} of {each.judged}"
+    return said + (f", {each.conflicts:,} exact of other labels" if each.conflicts else "")

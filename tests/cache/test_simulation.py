@@ -148,6 +148,15 @@ async def test_hits_by_meaning_are_judged_by_their_labels() -> None:
     assert gated.false_hits.share == 0.0
 
 
+async def test_equal_requests_of_different_labels_are_conflicts() -> None:
+    log = [asked("a", group="1"), asked("a", group="2"), asked("a", group="1"), asked("a"), asked("b", group="1")]
+
+    found = await replay(log, Scenario(None), embedder=None)
+
+    assert (found.exact, found.conflicts) == (3, 1)
+    assert (found.judged, found.wrong, found.false_hits) == (0, 0, None)
+
+
 async def test_progress_is_told_to_the_end() -> None:
     told: list[int] = []
 

@@ -126,3 +126,16 @@ def test_limits_and_gates_are_those_of_the_configuration(
     assert (free, gated, ungated) == ((1, 0), (1, 0), (1, 1))
     assert "Gates that the configuration leaves off: number, freshness, edited" in said
     assert (tight, small) == ((0, 0), (0, 0))
+
+
+def test_labels_that_part_equal_requests_are_said(cli: Cli, tmp_path: Path) -> None:
+    path, page = tmp_path / "log.jsonl", tmp_path / "page.html"
+    rows = [{"prompt": "a", "response": name, "model": "m", "group": name} for name in ("x", "y", "x", "y")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    found = cli("simulate", path, "--exact", "--html", page)
+
+    assert "none, 2 exact of other labels" in found.out
+    assert "2 exact hits have another label than what answers them" in found.err
+    assert "2 exact hits have another label than what answers them" in page.read_text()
+    assert cli("simulate", path, "--exact", "--json").data["scenarios"][0]["conflicts"] == 2
