@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
@@ -29,25 +30,33 @@ from cache_management.migration_sources.gathering import Gathered, Gatherer
 from cache_management.wiring import Platform
 
 
-def _gptcache(source: str, prefix: str | None) -> ForeignCache:
+class _Source(NamedTuple):
+    """Where another cache is; `zone` is what --timezone names."""
+
+    address: str
+    prefix: str | None
+    zone: ZoneInfo | None
+
+
+def _gptcache(source: _Source) -> ForeignCache:
     from cache_management.migration_sources.gptcache import GPTCacheStore
 
-    return GPTCacheStore(Path(source), prefix=prefix)
+    return GPTCacheStore(Path(source.address), prefix=source.prefix, zone=source.zone)
 
 
-def _langchain(source: str, prefix: str | None) -> ForeignCache:
+def _langchain(source: _Source) -> ForeignCache:
     from cache_management.migration_sources.langchain_sqlite import LangChainStore
 
-    return LangChainStore(Path(source), prefix=prefix)
+    return LangChainStore(Path(source.address), prefix=source.prefix)
 
 
-def _redisvl(source: str, prefix: str | None) -> ForeignCache:
+def _redisvl(source: _Source) -> ForeignCache:
     from cache_management.migration_sources.redisvl import RedisVLStore
 
-    return RedisVLStore(source, prefix=prefix)
+    return RedisVLStore(source.address, prefix=source.prefix)
 
 
-_KINDS: Mapping[str, Callable[[str, str | None], ForeignCache]] = {
+_KINDS: Mapping[str, Callable[[_Source], ForeignCache]] = {
     "gptcache": _gptcache,
     "langchain-sqlite": _langchain,
     "redisvl": _redisvl,
@@ -59,6 +68,11 @@ _KINDS: Mapping[str, Callable[[str, str | None], ForeignCache]] = {
 @click.option("--from", "kind", type=click.Choice(list(_KINDS)), required=True, help="Whose cache SOURCE is.")
 @click.option(
     "--prefix", help="redisvl: the name of the cache, which its keys begin with. gptcache: that of its tables."
+)
+@click.option(
+    "--timezone",
+    metavar="ZONE",
+    help="gptcache: the time zone of the machine that filled it, such as Europe/Oslo.  [default: that of this one]",
 )
 @click.option("-m", "--model", help="The model that all of it was asked with.")
 @click.option("-s", "--system", help="The system prompt that all of it was asked with.")
@@ -73,6 +87,7 @@ def migrate(
     source: str,
     kind: str,
     prefix: str | None,
+    timezone: str | None,
     model: str | None,
     system: str | None,
     params: str | None,
@@ -92,11 +107,14 @@ def migrate(
         raise InvalidInput(
             "a LangChain cache says itself what was asked with: leave out --model, --system and --params"
         )
+    if timezone is not None and kind != "gptcache":
+        raise InvalidInput(f"--timezone is for gptcache: what a cache of {kind} says of time has no zone to be told")
+    given = _Source(source, prefix, None if timezone is None else _zone(timezone))
     where = hide_password(source)
     report = Report()
     with tempfile.TemporaryDirectory(prefix="cache-migrate-") as folder:
         file = Path(folder) / "found.jsonl.zst"
-        cache = _KINDS[kind](source, prefix)
+        cache = _KINDS[kind](given)
         try:
             found = _collect(cli, cache, file, asked=asked, report=report, quiet=as_json)
         finally:
@@ -120,6 +138,15 @@ def migrate(
     code = _end(cli, where, summary, report, found=found, as_json=as_json, trouble=trouble)
     tell_trouble(cli, summary, trouble)
     return code
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidInput(
+            f"--timezone {name!r}: no such time zone is known; write one like Europe/Oslo or UTC"
+        ) from None
 
 
 def _collect(

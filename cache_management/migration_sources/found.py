@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from cache_management.cache.admission import Refusal, may_store
 from cache_management.cache.errors import EntryTooLarge, InvalidInput
@@ -134,6 +135,9 @@ class Converter:
         if refused is not None:
             self._report.add(left_out_for(refused, row.where, shown))
             return None
+        if row.timestamp.timestamp() > self._now:
+            # A clock or a zone that is wrong: as the newest of all it would take the place of what is here.
+            row = replace(row, timestamp=datetime.fromtimestamp(self._now, UTC), has_time=False)
         try:
             request = make_request(**(row.asked if row.says_all else {**self._asked, **row.asked}))
             key = entry_key(request)

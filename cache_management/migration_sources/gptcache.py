@@ -6,7 +6,7 @@ Its vectors (FAISS and others) are not read: entries are embedded anew.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ class GPTCacheStore:
 
     Args:
         prefix: That of its tables, where a file holds several.
+        zone: Where it was written: its times are local and say no zone. By default that of this machine.
 
     Raises:
         InvalidInput: It is none.
     """
 
-    def __init__(self, place: Path, *, prefix: str | None = None) -> None:
+    def __init__(self, place: Path, *, prefix: str | None = None, zone: tzinfo | None = None) -> None:
+        self._zone = zone
         self._file = SqliteFile(place / _DEFAULT_FILE if place.is_dir() else place)
         found = [
             name.removesuffix("_question")
@@ -100,17 +102,20 @@ class GPTCacheStore:
             # It takes any of them at random; a cache of one answer to a question keeps the first.
             yield LeftOut("one more answer to the same question", where, shown, is_fault=False)
         if texts:
+            moment = _moment(created, self._zone)
             yield Found(
                 where=where,
                 asked={"prompt": question},
                 response=texts[0],
-                timestamp=_moment(created, otherwise=self._file.changed_at),
+                timestamp=self._file.changed_at if moment is None else moment,
+                has_time=moment is not None,
             )
 
 
-def _moment(given: Any, *, otherwise: datetime) -> datetime:
-    """Return when a question was stored: it writes local time without a zone."""
+def _moment(given: Any, zone: tzinfo | None) -> datetime | None:
+    """Return when a question was stored, None where that is not said."""
     try:
-        return datetime.fromisoformat(given)
-    except (TypeError, ValueError):
-        return otherwise
+        moment = datetime.fromisoformat(given)
+        return (moment.replace(tzinfo=zone) if moment.tzinfo is None and zone else moment).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None

@@ -236,7 +236,24 @@ def test_nothing_to_bring_in_is_said(cli: Cli, tmp_path: Path) -> None:
     assert (found.code, "nothing to bring in" in found.err) == (ExitCode.OK, True)
 
 
+@pytest.mark.parametrize(("zone", "answer"), [("UTC", "theirs"), ("Asia/Tokyo", "ours")])
+def test_the_zone_of_the_writer_decides_which_answer_is_newer(cli: Cli, tmp_path: Path, zone: str, answer: str) -> None:
+    ours = gptcache(tmp_path / "ours.db", [("q", [("ours", 0)])])
+    theirs = gptcache(tmp_path / "theirs.db", [("q", [("theirs", 0)])])
+    with sqlite3.connect(theirs) as connection:
+        connection.execute("UPDATE gptcache_question SET create_on = '2026-01-02 05:04:05'")
+    connection.close()
+
+    cli("migrate", ours, "--from", "gptcache", "--yes", "--timezone", "UTC")
+    cli("migrate", theirs, "--from", "gptcache", "--yes", "--timezone", zone)
+
+    assert cli("get-cache", "q").out == f"{answer}\n"
+
+
 def test_troubles_have_their_codes(cli: Cli, tmp_path: Path) -> None:
+    for zone in ("Mars/Olympus", "/etc/passwd", "Europe"):
+        assert cli("migrate", tmp_path, "--from", "gptcache", "--timezone", zone).code == ExitCode.USAGE
+    assert cli("migrate", tmp_path, "--from", "langchain-sqlite", "--timezone", "UTC").code == ExitCode.USAGE
     assert cli("migrate", tmp_path / "none.db", "--from", "gptcache").code == ExitCode.USAGE
     assert cli("migrate", tmp_path, "--from", "redisvl").code == ExitCode.USAGE
     assert cli("migrate", "redis://127.0.0.1:1", "--from", "redisvl").code == ExitCode.CACHE

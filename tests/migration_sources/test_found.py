@@ -12,12 +12,13 @@ from cache_management.cache.backends.memory import MemoryBackend
 from cache_management.cache.requests import Request
 from cache_management.cache.transfer.shelf import Shelf
 from cache_management.migration_sources.found import Converter, Found, Report
+from cache_management.migration_sources.newest import Line
 
-MOMENT = datetime(2026, 1, 2, tzinfo=UTC)
+MOMENT = datetime(2001, 1, 2, tzinfo=UTC)
 
 
-async def converted(report: Report, **more: Any) -> dict[str, Any] | None:
-    """Return the line that a row becomes."""
+async def converted(report: Report, **more: Any) -> Line | None:
+    """Return the line that a row becomes, in the year 2001."""
 
     async def no_scope(request: Request) -> None:
         return None
@@ -27,8 +28,7 @@ async def converted(report: Report, **more: Any) -> dict[str, Any] | None:
     )
     converter = Converter(shelf, no_scope, asked={}, report=report)
     row = {"where": "row 1", "asked": {"prompt": "q"}, "response": "a", "timestamp": MOMENT, **more}
-    line = await converter.line(Found(**row))
-    return None if line is None else json.loads(line.encoded)
+    return await converter.line(Found(**row))
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,14 @@ async def test_calls_of_tools_with_words_like_a_refusal_come_along() -> None:
 
     assert line is not None
     assert not report.counts
+
+
+async def test_a_time_to_come_is_none() -> None:
+    line = await converted(Report(), timestamp=datetime(2026, 1, 2, tzinfo=UTC))
+    past = await converted(Report())
+
+    assert line is not None
+    assert line.time is None
+    assert datetime.fromisoformat(json.loads(line.encoded)["timestamp"]).timestamp() == 1e9
+    assert past is not None
+    assert past.time == MOMENT.timestamp()

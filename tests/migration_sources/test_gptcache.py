@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import pickle
-from datetime import datetime
+import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -19,9 +21,21 @@ def test_questions_come_with_their_first_answer_and_their_time(tmp_path: Path) -
     found, left = found_in(GPTCacheStore(tmp_path).rows())
 
     assert [(row.asked, row.response) for row in found] == [({"prompt": "What is Python?"}, "A language.")]
-    assert found[0].timestamp == datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001 - local, as GPTCache writes it
+    assert found[0].timestamp == datetime(2026, 1, 2, 3, 4, 5, 6).astimezone()
     assert [(row.reason, row.is_fault) for row in left] == [("one more answer to the same question", False)]
     assert GPTCacheStore(file).count() == 1
+
+
+def test_times_are_those_of_the_zone_where_they_were_written(tmp_path: Path) -> None:
+    file = gptcache(tmp_path / "sqlite.db", [("q", [("a", 0)]), ("r", [("b", 0)])])
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE gptcache_question SET create_on = 'then' WHERE id = 2")
+    connection.close()
+
+    (row, without), _ = found_in(GPTCacheStore(file, zone=ZoneInfo("Asia/Tokyo")).rows())
+
+    assert (row.timestamp, row.has_time) == (datetime(2026, 1, 1, 18, 4, 5, 6, tzinfo=UTC), True)
+    assert not without.has_time
 
 
 def test_what_cannot_come_along_says_why(tmp_path: Path) -> None:
