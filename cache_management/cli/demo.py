@@ -19,7 +19,7 @@ from cache_management.cli.context import CliContext, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.output import print_pairs, print_table
 from cache_management.cli.servers import print_state, start_set
-from cache_management.cli.watching import exit_code_of, print_job, watch_job
+from cache_management.cli.watching import end_of, print_job, watch_job
 from cache_management.services.supervisor import request_stop
 from cache_management.settings import Settings
 from cache_management.wiring import RUN_FOLDER, Platform, read_settings
@@ -89,7 +89,7 @@ def _warm(settings: Settings) -> ExitCode:
         job, timed_out = watch_job(client, submitted.job_id, timeout=150)
         click.echo()
         print_job(job)
-        return ExitCode.TIMEOUT if timed_out else exit_code_of(job)
+        return ExitCode.TIMEOUT if timed_out else end_of(job)
     finally:
         client.close()
 

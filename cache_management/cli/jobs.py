@@ -13,7 +13,7 @@ from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.numbers import Seconds
 from cache_management.cli.output import json_option, note, plain, print_json, print_pairs, print_table
-from cache_management.cli.watching import exit_code_of, follow, print_job, waiting_options, watch_job
+from cache_management.cli.watching import end_of, follow, print_job, waiting_options, watch_job
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -251,7 +251,7 @@ def watch(cli: CliContext, job_id: str, timeout: float | None, as_json: bool) ->
     """Follow a job to its end; the exit code tells how it ended."""
     job, timed_out = watch_job(cli.client(), job_id, timeout=timeout, quiet=as_json)
     print_json(job) if as_json else print_job(job)
-    return ExitCode.TIMEOUT if timed_out else exit_code_of(job)
+    return ExitCode.TIMEOUT if timed_out else end_of(job)
 
 
 def _request(cli: CliContext, job_id: str, action: Action, as_json: bool) -> None:

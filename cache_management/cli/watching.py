@@ -58,7 +58,7 @@ def follow(
         return job, ExitCode.OK
     job, timed_out = watch_job(client, submitted.job_id, timeout=timeout, quiet=as_json)
     print_json(job) if as_json else print_job(job)
-    return job, ExitCode.TIMEOUT if timed_out else exit_code_of(job)
+    return job, ExitCode.TIMEOUT if timed_out else end_of(job)
 
 
 def watch_job(
@@ -112,16 +112,23 @@ def _follow(client: JobClient, job_id: str, *, timeout: float | None, quiet: boo
             time.sleep(_LOOK_EVERY_SECONDS)
 
 
+def end_of(job: JobView) -> ExitCode:
+    """Return what a command ends with that waited for a job; what is not done is told on standard error, too."""
+    code = exit_code_of(job)
+    why = f": {job.last_error}" if job.last_error else ""
+    if job.state == "paused":
+        note(f"Job {job.id} is paused{why}; `cache-cli jobs resume {job.id}` lets it go on.")
+    elif code is ExitCode.FAILED:
+        note(f"Error: job {job.id} {'failed' if job.state == 'failed' else 'was cancelled'}{why}")
+    return code
+
+
 def exit_code_of(job: JobView) -> ExitCode:
-    """Return what a command ends with that waited for a job."""
+    """Return how much of a job is done, as an exit code."""
     match job.state:
-        case "succeeded":
-            return ExitCode.OK
         case "partial":
             return ExitCode.PARTIAL
-        case "failed" | "cancelled":
-            return ExitCode.FAILED
-        case "paused" if job.last_error is not None:
+        case "failed" | "cancelled" | "paused":
             return ExitCode.FAILED
         case _:
             return ExitCode.OK

@@ -56,7 +56,9 @@ def stream_of(settings: Settings) -> str:
     The name stays when a password changes: under another one all notes would be counted again.
     """
     place = f"redis {settings.redis_host.lower()} {settings.redis_port} {settings.redis_db}"
-    if settings.backend == "disk":
+    if settings.distributed.enabled:
+        place = "replicated"  # its nodes come and go, and those of an embedded set change their ports
+    elif settings.backend == "disk":
         place = f"disk {settings.disk_path.expanduser().absolute()}"
     elif settings.url is not None and settings.url.startswith("unix:"):
         socket = urlsplit(settings.url)

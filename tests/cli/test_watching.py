@@ -55,3 +55,29 @@ def test_a_database_that_comes_back_is_waited_for(clock: None, capsys: pytest.Ca
 def test_a_database_that_stays_away_ends_the_waiting(clock: None) -> None:
     with pytest.raises(MetadataUnavailable):
         watching.watch_job(Client([job("running"), MetadataUnavailable("gone")]), "j", quiet=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("state", "why", "code", "told"),
+    [
+        ("succeeded", None, 0, ""),
+        ("partial", None, 3, ""),
+        ("paused", None, 1, "Job j is paused; `cache-cli jobs resume j` lets it go on.\n"),
+        (
+            "paused",
+            "the disk is full",
+            1,
+            "Job j is paused: the disk is full; `cache-cli jobs resume j` lets it go on.\n",
+        ),
+        ("failed", "part 1 is damaged", 1, "Error: job j failed: part 1 is damaged\n"),
+        ("cancelled", None, 1, "Error: job j was cancelled\n"),
+    ],
+)
+def test_what_is_not_done_is_told_on_standard_error(
+    capsys: pytest.CaptureFixture[str], state: str, why: str | None, code: int, told: str
+) -> None:
+    """A script that goes on with `&&` shall not do so, and a log of errors shall say why."""
+    ended: Any = SimpleNamespace(id="j", state=state, last_error=why)
+
+    assert watching.end_of(ended) == code
+    assert capsys.readouterr().err == told

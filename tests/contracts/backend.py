@@ -448,6 +448,13 @@ class JournalContract(ABC):
 
         assert (await journal.read_after("s", "", limit=10))[0] == [b"1", b"2"]
 
+    @pytest.mark.parametrize("cursor", ["5-x", '{"places":{"a":["b","1-1"]}}', "-1", "１", "9" * 5000])
+    async def test_cursor_of_another_kind_of_store_is_a_gap(self, journal: Journal, cursor: str) -> None:
+        await journal.append("s", [b"1"])
+
+        with pytest.raises(JournalGap):
+            await journal.read_after("s", cursor, limit=10)
+
     async def test_cursor_that_a_lost_journal_gave_is_a_gap(self, journal: Journal) -> None:
         cursor = await journal.append("lost", [b"1", b"2", b"3"])
         other = await self.journal_after_a_loss(journal, "lost")

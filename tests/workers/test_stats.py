@@ -182,6 +182,9 @@ def test_a_store_keeps_its_place_when_its_password_changes(tmp_path: Path) -> No
     others = ("redis://host:6380/1", "redis://host/0", f"disk://{tmp_path}/a", f"disk://{tmp_path}/b")
     others += ("unix:///a.sock?db=1", "unix:///b.sock?db=1", "unix:///a.sock?db=2")
     assert len({one, *(stream(CACHE_URL=url) for url in others)}) == 1 + len(others)
+    nodes = {"CACHE_DISTRIBUTED__ENABLED": "true", "CACHE_DISTRIBUTED__NODES": "localhost:1,localhost:2,localhost:3"}
+    assert stream(**nodes) != stream()
+    assert stream(**nodes) == stream(**{**nodes, "CACHE_DISTRIBUTED__NODES": "localhost:4,localhost:5,localhost:6"})
 
 
 def test_a_store_that_was_emptied_begins_anew(on_disk: Inline) -> None:

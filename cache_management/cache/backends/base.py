@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import msgspec
 
+from cache_management.cache.errors import JournalGap
 from cache_management.cache.records import Head, Record
 
 
@@ -117,6 +118,19 @@ class Journal(ABC):
         Raises:
             JournalGap: The stream never gave this cursor, where the store can tell.
         """
+
+
+def note_number(stream: str, cursor: str) -> int:
+    """Return the number of a note that a cursor of a store in one place stands behind.
+
+    Raises:
+        JournalGap: It is of another kind of store.
+    """
+    if not cursor:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+        raise JournalGap(f"stream {stream!r} never gave this cursor")
+    return int(cursor)
 
 
 class Leases(ABC):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cache_management.cache.backends import disk_tables as tables
-from cache_management.cache.backends.base import Surplus, Swept
+from cache_management.cache.backends.base import Surplus, Swept, note_number
 from cache_management.cache.backends.disk_eviction import Uses, adopt, fronts, read_surplus, rule_for
 from cache_management.cache.backends.disk_ledger import Ledger, Removed, group_of, head_version
 from cache_management.cache.backends.disk_schema import create, write
@@ -194,12 +194,14 @@ class DiskBackend(FullBackend):
         return await self._run(lambda db: str(tables.last_note(db, stream)))
 
     async def read_after(self, stream: str, cursor: str, *, limit: int) -> tuple[list[bytes], str]:
-        notes, last = await self._run(lambda db: tables.read_notes(db, stream, int(cursor or 0), limit))
+        start = note_number(stream, cursor)
+        notes, last = await self._run(lambda db: tables.read_notes(db, stream, start, limit))
         return notes, str(last)
 
     async def trim(self, stream: str, cursor: str) -> None:
-        if cursor:
-            await self._write(lambda db: tables.drop_notes(db, stream, int(cursor)))
+        upto = note_number(stream, cursor)
+        if upto:
+            await self._write(lambda db: tables.drop_notes(db, stream, upto))
 
     async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:
         now = self._clock()

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from cache_management.cache.backends.base import Surplus, Swept
+from cache_management.cache.backends.base import Surplus, Swept, note_number
 from cache_management.cache.backends.local_leases import LocalLeases
 from cache_management.cache.backends.local_lock import local_lock
 from cache_management.cache.backends.local_stash import LocalStash
@@ -196,7 +196,7 @@ class MemoryBackend(LocalLeases, LocalTags, LocalStash, FullBackend):
 
     async def read_after(self, stream: str, cursor: str, *, limit: int) -> tuple[list[bytes], str]:
         notes = self._streams.setdefault(stream, _Stream())
-        start = int(cursor or 0)
+        start = note_number(stream, cursor)
         with self._lock:
             first = notes.next - len(notes.items)
             if start < first or start > notes.next:
@@ -206,7 +206,7 @@ class MemoryBackend(LocalLeases, LocalTags, LocalStash, FullBackend):
 
     async def trim(self, stream: str, cursor: str) -> None:
         with self._lock:
-            self._streams.setdefault(stream, _Stream()).drop_before(int(cursor or 0))
+            self._streams.setdefault(stream, _Stream()).drop_before(note_number(stream, cursor))
 
     def watch(self, prefixes: Sequence[str], on_change: Callable[[Sequence[str] | None], None]) -> None:
         return None  # nobody else can change what lies in this process

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from cache_management.cache.records import Head, Record
 
 T = TypeVar("T")
 _NOTES_KEPT = 100_000
+_CURSOR = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _JOURNAL_LIFE_SECONDS = 7 * 24 * 3600
 _TOKEN_LIFE_SECONDS = 7 * 24 * 3600
 _PAGE = 500
@@ -204,6 +206,8 @@ class RedisBackend(FullBackend):
         return newest[0][0].decode() if newest else ""
 
     async def read_after(self, stream: str, cursor: str, *, limit: int) -> tuple[list[bytes], str]:
+        if cursor and not _CURSOR.fullmatch(cursor):
+            raise JournalGap(f"stream {stream!r} never gave this cursor")
         # From the cursor itself: finding it again proves that nothing behind it was trimmed.
         rows = await self._node.call("XRANGE", stream, cursor or "-", "+", "COUNT", limit + 1)
         if not cursor and rows:
@@ -220,7 +224,7 @@ class RedisBackend(FullBackend):
         return [fields[1] for _, fields in rows], rows[-1][0].decode() if rows else cursor
 
     async def trim(self, stream: str, cursor: str) -> None:
-        if cursor:  # the note at the cursor itself stays, so that its reader finds it again
+        if _CURSOR.fullmatch(cursor):  # the note at the cursor itself stays, so that its reader finds it again
             await self._node.call("XTRIM", stream, "MINID", "~", cursor)
 
     async def acquire(self, name: str, *, owner: str, ttl_seconds: float) -> int | None:

@@ -84,6 +84,7 @@ class ReplicatedJournal:
 
     async def read_after(self, stream: str, cursor: str, *, limit: int) -> tuple[list[bytes], str]:
         held = _read_cursor(stream, cursor)
+        await self._membership.connect()
         # Before the others: what a voter that was away holds up to here, they hold too, and are read to their ends.
         tails = {}
         if cursor and any(node.id not in held.places for node in self._voters(stream)):

@@ -70,6 +70,15 @@ class TestReplicatedJournal(JournalContract):
             with Redis.from_url(f"redis://{node}") as client:
                 client.xtrim("j:" + stream, maxlen=1, approximate=False)
 
+    async def test_a_journal_can_be_read_on_before_anything_else(self, journal: Journal) -> None:
+        cursor = await journal.append("s", [b"1"])
+        await journal.append("s", [b"2"])
+        other = open_replicated(self.nodes, ManualClock())
+
+        assert (await other.read_after("s", cursor, limit=10))[0] == [b"2"]
+
+        await other.aclose()
+
     async def count_notes(self, journal: Journal, stream: str) -> int:
         counts = []
         for node in self.nodes:
