@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 from msgspec.structs import replace
@@ -29,6 +32,8 @@ except ImportError as exc:
 
 _OWN = {"entry_id", "prompt", "response", "prompt_vector", "inserted_at", "updated_at", "metadata"}
 _AT_ONCE = 500
+_SCAN, _LOOKS = 1_000, 10
+_SHOWN, _MOST_DEEPER = 5, 20
 _UNKNOWN = datetime.fromtimestamp(0, UTC)
 _TIMEOUT_SECONDS = 10
 
@@ -46,13 +51,15 @@ class RedisVLStore:
 
     def __init__(self, url: str, *, prefix: str | None = None, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._prefix = (prefix or "llmcache").rstrip(":") + ":"
+        self._name = (prefix or "llmcache").rstrip(":")
+        self._where = hide_password(url)
+        self._deeper: set[str] = set()
         try:
             self._client: Any = Redis.from_url(
                 url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS
             )
         except ValueError as exc:
-            raise InvalidInput(f"{hide_password(url)}: {exc}") from None
+            raise InvalidInput(f"{self._where}: {exc}") from None
         try:
             self._client.ping()
         except RedisError as exc:
@@ -60,34 +67,66 @@ class RedisVLStore:
             raise BackendUnavailable("the Redis that is read", str(exc)) from exc
 
     def count(self) -> int:
-        return sum(1 for _ in self._keys())
+        return len(self._keys)
 
     def rows(self) -> Iterator[Found | LeftOut]:
-        page: list[bytes] = []
-        for key in self._keys():
-            page.append(key)
-            if len(page) == _AT_ONCE:
-                yield from self._page(page)
-                page = []
-        yield from self._page(page)
+        ours = []
+        for key in self._keys:
+            inner, _, _ = key[len(self._name) + 1 :].rpartition(b":")
+            if inner:
+                yield LeftOut(self._of_another(inner), key.decode(errors="replace"))
+            else:
+                ours.append(key)
+        for at in range(0, len(ours), _AT_ONCE):
+            yield from self._page(ours[at : at + _AT_ONCE])
 
     def close(self) -> None:
         self._client.close()
 
-    def _keys(self) -> Iterator[bytes]:
-        escaped = "".join(f"\\{sign}" if sign in "*?[]\\" else sign for sign in self._prefix)
-        seen: set[bytes] = set()  # a scan may say a key twice
+    @cached_property
+    def _keys(self) -> list[bytes]:
+        """The keys below the prefix, each once.
+
+        Raises:
+            InvalidInput: There are none, and no index has that name.
+        """
+        escaped = "".join(f"\\{sign}" if sign in "*?[]\\" else sign for sign in self._name)
         try:
-            for key in self._client.scan_iter(match=f"{escaped}*", count=1000):
-                if key not in seen:
-                    seen.add(key)
-                    yield key
+            # A scan may say a key twice.
+            found = list(dict.fromkeys(self._client.scan_iter(match=f"{escaped}:*", count=_SCAN)))
+            others = [] if found else self._others()
         except RedisError as exc:
             raise BackendUnavailable("the Redis that is read", str(exc)) from exc
+        if not found and self._name not in others:
+            near = get_close_matches(self._name, others, cutoff=0.5) or others[:_SHOWN]
+            there = f"there are {', '.join(near)}: name one with --prefix" if near else "nor has any key a prefix"
+            raise InvalidInput(f"{self._where}: no key begins with {self._name + ':'!r}, {there}")
+        return found
+
+    def _others(self) -> list[str]:
+        """Return names that a cache may have: of indexes, and what some of the keys begin with."""
+        try:
+            names = [each.decode(errors="replace") for each in self._client.execute_command("FT._LIST")]
+        except ResponseError:
+            names = []  # no index is kept there
+        begins: Counter[str] = Counter()
+        cursor = 0
+        for _ in range(_LOOKS):
+            cursor, keys = self._client.scan(cursor, count=_SCAN)
+            begins.update(key.decode(errors="replace").rpartition(":")[0] for key in keys)
+            if cursor == 0:
+                break
+        return list(dict.fromkeys([*names, *(name for name, _ in begins.most_common() if name)]))
+
+    def _of_another(self, inner: bytes) -> str:
+        """Return why a key below a longer prefix stays: another cache may have it, that of a tenant."""
+        deeper = f"{self._name}:{inner.decode(errors='replace')}"[:80]
+        if deeper not in self._deeper and len(self._deeper) >= _MOST_DEEPER:
+            return "of other caches, whose prefixes begin with this one"
+        self._deeper.add(deeper)
+        return f"of another cache: --prefix {deeper} brings it along"
 
     def _page(self, keys: list[bytes]) -> Iterator[Found | LeftOut]:
-        if not keys:
-            return
         try:
             pipe = self._client.pipeline(transaction=False)
             for key in keys:

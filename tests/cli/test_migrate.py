@@ -250,6 +250,12 @@ def test_the_zone_of_the_writer_decides_which_answer_is_newer(cli: Cli, tmp_path
     assert cli("get-cache", "q").out == f"{answer}\n"
 
 
+def test_a_prefix_that_no_key_has_is_wrong_usage(cli: Cli, redis_url: str) -> None:
+    found = cli("migrate", redis_url, "--from", "redisvl", "--prefix", "typo")
+
+    assert (found.code, "no key begins with 'typo:'" in found.err) == (ExitCode.USAGE, True)
+
+
 def test_troubles_have_their_codes(cli: Cli, tmp_path: Path) -> None:
     for zone in ("Mars/Olympus", "/etc/passwd", "Europe"):
         assert cli("migrate", tmp_path, "--from", "gptcache", "--timezone", zone).code == ExitCode.USAGE

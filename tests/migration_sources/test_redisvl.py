@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -129,6 +130,52 @@ def test_a_prefix_is_no_pattern(redis: Redis, redis_url: str) -> None:
     found, _ = found_in(RedisVLStore(redis_url, prefix="a*").rows())
 
     assert [row.asked["prompt"] for row in found] == ["ours"]
+
+
+def test_keys_of_a_longer_prefix_are_of_another_cache(redis: Redis, redis_url: str) -> None:
+    redis.hset("llmcache:1", mapping=entry("ours"))
+    redis.hset("llmcache:tenantB:1", mapping=entry("theirs"))
+    redis.hset("llmcache:tenantB:2", mapping=entry("theirs, too"))
+
+    found, left = found_in(RedisVLStore(redis_url).rows())
+    tenant, _ = found_in(RedisVLStore(redis_url, prefix="llmcache:tenantB").rows())
+
+    assert [row.asked["prompt"] for row in found] == ["ours"]
+    reason = "of another cache: --prefix llmcache:tenantB brings it along"
+    assert [(row.reason, row.prompt, row.is_fault) for row in left] == [(reason, "", True)] * 2
+    assert {row.asked["prompt"] for row in tenant} == {"theirs", "theirs, too"}
+
+
+def test_of_very_many_longer_prefixes_some_are_named(redis: Redis, redis_url: str) -> None:
+    for number in range(30):
+        redis.hset(f"llmcache:t:{number}:1", mapping=entry())
+
+    _, left = found_in(RedisVLStore(redis_url).rows())
+
+    reasons = Counter(row.reason for row in left)
+    assert reasons.pop("of other caches, whose prefixes begin with this one") == 10
+    assert set(reasons.values()) == {1}
+
+
+def test_a_prefix_of_no_key_is_refused_with_the_ones_that_are_near(redis: Redis, redis_url: str) -> None:
+    with pytest.raises(InvalidInput, match="no key begins with 'llmcache:', nor has any key a prefix"):
+        RedisVLStore(redis_url).count()
+    redis.hset("support_cache:1", mapping=entry())
+    redis.hset("jobs:1", mapping=entry())
+
+    with pytest.raises(InvalidInput, match="'suport_cache:', there are support_cache: name one with --prefix"):
+        next(RedisVLStore(redis_url, prefix="suport_cache").rows())
+    with pytest.raises(InvalidInput, match=r"there are (support_cache, jobs|jobs, support_cache): name one"):
+        next(RedisVLStore(redis_url, prefix="x").rows())
+
+
+def test_an_index_without_entries_is_an_empty_cache(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RedisVLStore(redis_url)
+    monkeypatch.setattr(
+        store._client, "execute_command", lambda *words: [b"llmcache"] if words[0] == "FT._LIST" else [0, []]
+    )
+
+    assert (store.count(), list(store.rows())) == (0, [])
 
 
 class Documents:
