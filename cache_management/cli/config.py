@@ -65,7 +65,8 @@ def show(cli: CliContext, form: str, as_json: bool) -> None:
         print_table("Settings", ("key", "value", "from"), [(n, values[n], sources[n]) for n in values])
 
 
-@config.command("set")
+# A value may begin with a dash: `ttl_seconds -1`.
+@config.command("set", context_settings={"ignore_unknown_options": True})
 @click.argument("key", type=_SettingName())
 @click.argument("value", required=False)
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read the value from standard input.")

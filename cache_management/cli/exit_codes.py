@@ -36,7 +36,9 @@ class ExitCode(IntEnum):
 
 _MEANINGS = {
     ExitCode.OK: "done",
-    ExitCode.FAILED: "it failed, the job failed, was cancelled or is paused, nothing was found, or a check found a fault",
+    ExitCode.FAILED: (
+        "it failed, the job failed, was cancelled or is paused, nothing was found, or a check found a fault"
+    ),
     ExitCode.USAGE: "wrong usage, input or configuration; nothing was changed",
     ExitCode.PARTIAL: "the job ended, some of its items failed",
     ExitCode.BROKER: "the broker cannot be reached",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 
+from cache_management.cache.redact import hide_passwords
 from cache_management.gateway.bodies import encode
 from cache_management.gateway.calls import Call, Headers, Reply, decoded, encoded, header, once
 from cache_management.gateway.dialects import dialect_of
@@ -15,6 +17,8 @@ try:
     import httpx2
 except ImportError as exc:
     raise ImportError("The proxy needs: pip install 'cache-management[serve]'") from exc
+
+logger = logging.getLogger("cache_management")
 
 _CONNECT_SECONDS = 10.0
 
@@ -40,6 +44,7 @@ class Asking:
         # Else what the provider sets for one caller would be sent with the requests of all.
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._keys = dict(keys or {})
+        self._away: set[str] = set()
 
     async def send(self, call: Call) -> Reply:
         """Return what the provider answers, or an error that says that it does not."""
@@ -49,15 +54,26 @@ class Asking:
                 call.method, call.base + call.path, headers=encoded(self._headers(call)), content=call.body or None
             )
             response = await self._client.send(request, stream=True)
-        except httpx2.TimeoutException:
+        except httpx2.TimeoutException as exc:
+            self._note_away(call.base, exc)
             return failure(api, "The provider did not answer in time.", status=504, code="upstream_timeout")
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError):
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as exc:
+            self._note_away(call.base, exc)
             return failure(api, "The provider cannot be reached.", status=502, code="upstream_unavailable")
+        if call.base in self._away:
+            self._away.discard(call.base)
+            logger.warning("the provider at %s answers again", hide_passwords(call.base))
         return Reply(response.status_code, decoded(response.headers.raw), _Body(response))
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+    def _note_away(self, base: str, error: Exception) -> None:
+        """Tell the operator, once until it answers again: every caller is told by its own answer."""
+        if base not in self._away:
+            self._away.add(base)
+            logger.warning("the provider at %s does not answer: %s", hide_passwords(base), type(error).__name__)
 
     def _headers(self, call: Call) -> Headers:
         ours = self._keys.get(call.base)

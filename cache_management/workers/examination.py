@@ -32,6 +32,8 @@ logger = logging.getLogger("cache_management.workers")
 
 SECONDS = 10.0
 MODEL_SECONDS = 14.0
+NODES_SECONDS = 25.0
+"""A client that starts waits for a frozen node some times before it goes on without it."""
 _LISTENS_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -52,7 +54,10 @@ def examine(settings: Settings, *, with_model: bool = True) -> list[Finding]:
     """
     parts: dict[str, tuple[Callable[[], Any], float]] = {
         "metadata": (lambda: reading.read_metadata(settings), SECONDS),
-        "store": (lambda: asyncio.run(reading.read_store(settings)), SECONDS),
+        "store": (
+            lambda: asyncio.run(reading.read_store(settings)),
+            NODES_SECONDS if settings.distributed.enabled else SECONDS,
+        ),
     }
     if settings.broker_url:
         parts["broker"] = (lambda: reading.read_broker(settings), SECONDS)

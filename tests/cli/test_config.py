@@ -298,6 +298,13 @@ def test_set_changes_one_value_and_leaves_every_other_sign(
     assert [each.name for each in Path().iterdir() if each.name.endswith(".tmp")] == []
 
 
+def test_a_value_may_begin_with_a_dash(cli: Cli) -> None:
+    assert cli("config", "set", "ttl_seconds", "-1").code == 0
+    assert cli("config", "show", "--json").data["values"]["ttl_seconds"] == -1
+    wrong = cli("config", "set", "ttl_seconds", "--soon")
+    assert (wrong.code, "'--soon'" in wrong.err) == (2, True)
+
+
 def test_set_makes_the_file_that_is_missing(cli: Cli) -> None:
     assert cli("config", "set", "backend", "redis").code == 0
     assert cli("-c", "other.yaml", "config", "set", "logging.level", "DEBUG").code == 0

@@ -10,6 +10,7 @@ import pytest
 
 from cache_management.gateway.calls import Call, close, read_all
 from cache_management.serve.asking import Asking
+from cache_management.services.provider import free_port
 from tests.gateway.upstream import Act, LocalUpstream
 
 
@@ -49,3 +50,21 @@ async def test_an_answer_that_nobody_began_to_read_leaves_its_connection(
         reply = await asking.send(call_of(upstream, stream=True))
         assert reply.status == 200
         await close(reply.body)
+
+
+async def test_the_operator_hears_once_that_a_provider_is_away_and_once_that_it_is_back(
+    asking: Asking, upstream: LocalUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = upstream.url.replace("://", "://user:secret@")
+    away = msgspec.structs.replace(call_of(upstream), base=address.replace(str(upstream.port), str(free_port())))
+
+    replies = [await asking.send(away) for _ in range(3)]
+
+    assert [reply.status for reply in replies] == [502, 502, 502]
+    (told,) = caplog.messages
+    assert "does not answer: ConnectError" in told
+    assert "127.0.0.1" in told
+    assert "secret" not in told
+    asking._away.add(upstream.url)
+    await close((await asking.send(call_of(upstream))).body)
+    assert caplog.messages[1:] == [f"the provider at {upstream.url} answers again"]
