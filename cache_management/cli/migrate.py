@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,6 +143,20 @@ def migrate(
     return code
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end at once what reads without waiting: asyncio ends a coroutine where it waits next."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
@@ -161,7 +178,7 @@ def _collect(
         shelf = platform.shelf()
         converter = Converter(shelf, platform.manager.scope_of, asked=asked, report=report)
         gatherer = Gatherer(shelf, converter, report, max_entries=most_entries(cli))
-        with progress(quiet=quiet) as advance:
+        with progress(quiet=quiet) as advance, _interruptible():
             return await gatherer.gather(cache, file, header, advance)
 
     return cli.run(work)

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN_SECONDS = 1.0
 _RATE = Number(min=100)
+_FINDABLE = " `cache-cli embed` makes findable by meaning what is not yet."
+_INDEXED_AT_ONCE = 256  # Ctrl-C waits until a model is through with what it was given
 
 
 @click.command()
@@ -314,7 +316,8 @@ def import_source(
     async def index(platform: Platform, keys: list[str]) -> None:
         if embed and not by_job and not trouble:
             try:
-                await platform.manager.index(keys)
+                for at in range(0, len(keys), _INDEXED_AT_ONCE):
+                    await platform.manager.index(keys[at : at + _INDEXED_AT_ONCE])
             except (EmbedderUnavailable, ImportError) as exc:
                 trouble.append(str(exc))
 
@@ -326,16 +329,19 @@ def import_source(
         with progress(quiet=quiet) as advance:
             while place.step != "done":
                 try:
+                    await asyncio.sleep(0)  # verifying never waits, and Ctrl-C ends what waits
                     place = await _advance(importer, place)
+                    advance("verified", place.tally.entries, None if place.step == "verify" else place.tally.entries)
+                    if place.tally.settled:
+                        advance("imported", place.tally.settled, place.tally.entries)
+                    await index(platform, importer.written)
                 except BaseException:
                     await importer.abandon(place)
                     if place.step == "swap":
                         note("The replacing is decided and not complete: the next import-cache completes it.")
+                    if place.step == "merge" or importer.written:
+                        note("What was imported by now stays: do it once more for the rest." + _FINDABLE * embed)
                     raise
-                advance("verified", place.tally.entries, None if place.step == "verify" else place.tally.entries)
-                if place.tally.settled:
-                    advance("imported", place.tally.settled, place.tally.entries)
-                await index(platform, importer.written)
                 importer.written.clear()
         counts["holds"] = await _held(cli, shelf)
         return place

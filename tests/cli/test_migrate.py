@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cache_management.cache.manager import CacheManager
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.migration_sources.gathering import OLDER, STAYS
+from cache_management.migration_sources.gptcache import GPTCacheStore
 from tests.cli.conftest import Cli
 from tests.migration_sources.stores import generation, gptcache, langchain
 
@@ -248,6 +254,41 @@ def test_the_zone_of_the_writer_decides_which_answer_is_newer(cli: Cli, tmp_path
     cli("migrate", theirs, "--from", "gptcache", "--yes", "--timezone", zone)
 
     assert cli("get-cache", "q").out == f"{answer}\n"
+
+
+def test_ctrl_c_ends_the_reading_at_once(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = questions(tmp_path / "sqlite.db")
+    rows, read = GPTCacheStore.rows, []
+
+    def interrupted(store: GPTCacheStore) -> Iterator[Any]:
+        for row in rows(store):
+            read.append(row)
+            signal.raise_signal(signal.SIGINT)
+            yield row
+
+    monkeypatch.setattr(GPTCacheStore, "rows", interrupted)
+    found = cli("migrate", file, "--from", "gptcache", "--yes")
+
+    assert (found.code, len(read)) == (ExitCode.INTERRUPTED, 1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert cli("get-cache", "What is a loan?").code == ExitCode.FAILED
+
+
+def test_ctrl_c_while_importing_says_what_stays(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = questions(tmp_path / "sqlite.db")
+
+    async def interrupted(manager: CacheManager, keys: list[str]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CacheManager, "index", interrupted)
+        stopped = cli("migrate", file, "--from", "gptcache", "--yes")
+    again = cli("migrate", file, "--from", "gptcache", "--yes", "--json")
+
+    assert (stopped.code, "What was imported by now stays" in stopped.err) == (ExitCode.INTERRUPTED, True)
+    assert "cache-cli embed" in stopped.err
+    assert again.data["summary"]["present"] == 2
 
 
 def test_a_prefix_that_no_key_has_is_wrong_usage(cli: Cli, redis_url: str) -> None:
