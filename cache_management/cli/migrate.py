@@ -119,7 +119,7 @@ def migrate(
         file = Path(folder) / "found.jsonl.zst"
         cache = _KINDS[kind](given)
         try:
-            found = _collect(cli, cache, file, asked=asked, report=report, quiet=as_json)
+            found = _collect(cli, cache, file, asked=asked, report=report, embed=not no_embed, quiet=as_json)
         finally:
             cache.close()
         if not as_json:
@@ -167,7 +167,14 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _collect(
-    cli: CliContext, cache: ForeignCache, file: Path, *, asked: Mapping[str, Any], report: Report, quiet: bool
+    cli: CliContext,
+    cache: ForeignCache,
+    file: Path,
+    *,
+    asked: Mapping[str, Any],
+    report: Report,
+    embed: bool,
+    quiet: bool,
 ) -> Gathered:
     """Write what can come along as an export."""
     header = Header(
@@ -176,7 +183,8 @@ def _collect(
 
     async def work(platform: Platform) -> Gathered:
         shelf = platform.shelf()
-        converter = Converter(shelf, platform.manager.scope_of, asked=asked, report=report)
+        manager = platform.manager if embed else platform.entries  # these need no library for vectors
+        converter = Converter(shelf, manager.scope_of, asked=asked, report=report)
         gatherer = Gatherer(shelf, converter, report, max_entries=most_entries(cli))
         with progress(quiet=quiet) as advance, _interruptible():
             return await gatherer.gather(cache, file, header, advance)

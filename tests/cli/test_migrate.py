@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,17 @@ def test_of_two_answers_to_one_question_the_newest_comes(cli: Cli, tmp_path: Pat
     assert tried.data["left_out"] == done.data["left_out"]
     assert (done.data["summary"]["added"], done.data["summary"]["duplicates"]) == (1, 0)
     assert cli("get-cache", "q").out == "new\n"
+
+
+def test_without_meaning_nothing_of_vectors_is_loaded(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = questions(tmp_path / "sqlite.db")
+    monkeypatch.setitem(sys.modules, "cache_management.cache.semantic.matcher", None)
+
+    assert cli("migrate", file, "--from", "gptcache", "--no-embed", "--dry-run").code == ExitCode.PARTIAL
+    assert cli("migrate", file, "--from", "gptcache", "--no-embed", "--yes").code == ExitCode.PARTIAL
+    assert cli("get-cache", "What is a loan?").out == "Money lent.\n"
 
 
 def test_what_cannot_be_stored_is_left_out_and_the_rest_comes(cli: Cli, tmp_path: Path) -> None:
