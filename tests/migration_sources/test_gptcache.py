@@ -124,6 +124,28 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, content: bytes | None, s
         GPTCacheStore(file)
 
 
+def test_a_file_whose_last_write_was_broken_off_says_what_to_do(tmp_path: Path) -> None:
+    file = gptcache(tmp_path / "sqlite.db", [("q", [("a", 0)])])
+    copy = tmp_path / "copy.db"
+    with sqlite3.connect(file, isolation_level=None) as connection:
+        connection.execute("PRAGMA cache_size = 1")  # so that the write goes to the file before its end
+        connection.execute("BEGIN")
+        for _ in range(100):
+            connection.execute("INSERT INTO gptcache_answer VALUES (NULL, 1, ?, 0)", ("a" * 3000,))
+        copy.write_bytes(file.read_bytes())
+        copy.with_name("copy.db-journal").write_bytes(file.with_name("sqlite.db-journal").read_bytes())
+        connection.execute("ROLLBACK")
+    connection.close()
+
+    with pytest.raises(InvalidInput, match="open it once with its own app"):
+        GPTCacheStore(copy)
+    opened = sqlite3.connect(copy)
+    opened.execute("SELECT count(*) FROM gptcache_answer").fetchall()
+    opened.close()
+    found, _ = found_in(GPTCacheStore(copy).rows())
+    assert [row.response for row in found] == ["a"]
+
+
 @pytest.mark.filterwarnings("ignore:.*declarative_base")
 def test_a_store_that_gptcache_wrote_itself(tmp_path: Path) -> None:
     pytest.importorskip("gptcache")
