@@ -80,8 +80,8 @@ class SqliteFile:
             # Programming errors have no code; of the extended ones the lower byte is the kind.
             if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
                 raise InvalidInput(
-                    f"{self.file}: a write of it was broken off, and to mend that it would be written: open it once with"
-                    f" its own app; or copy it, with the {self.file.name}-journal or -wal beside it, open the copy"
+                    f"{self.file}: a write of it was broken off, and to mend that it would be written: open it once"
+                    f" with its own app; or copy it, with the {self.file.name}-journal or -wal beside it, open the copy"
                     " once (sqlite3 COPY .tables) and migrate the copy"
                 ) from None
             raise InvalidInput(f"{self.file}: the database cannot be read: {exc}") from None
