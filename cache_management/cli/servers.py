@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cache_management import __version__
-from cache_management.cache.errors import ConfigurationError, InvalidInput
+from cache_management.cache.errors import BackendUnavailable, ConfigurationError, InvalidInput
 from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.numbers import Seconds
@@ -31,13 +32,14 @@ from cache_management.services.supervisor import (
     start_detached,
 )
 from cache_management.settings import Loaded
-from cache_management.wiring import NODE_SERVICE, RUN_FOLDER, node_addresses, running_set
+from cache_management.wiring import NODE_SERVICE, RUN_FOLDER, node_addresses, open_platform, read_settings, running_set
 from cache_management.workers.messages import LIGHT_QUEUES
 
 if TYPE_CHECKING:
     from cache_management.settings import Settings
 
 
+_LEVEL_SECONDS = 60.0
 _SAID = ("file", "environment", "argument")
 """Where a setting comes from that a person made; else it is a default, or what runs already."""
 
@@ -76,6 +78,8 @@ def up(
         return
     _prepare(cli)
     state = start_set(cli.loaded, with_redis=with_redis, nodes=nodes, broker_port=broker_port, workers=workers)
+    if nodes:
+        _let_nodes_count(cli)
     if as_json:
         print_json({"data_dir": settings.data_dir, "services": state.services})
         return
@@ -146,6 +150,25 @@ def start_set(
     argv += [f"--broker-port={broker_port}"] if broker_port else []
     env = _environment(CACHE_DATA_DIR=str(settings.data_dir.absolute()))
     return start_detached(argv, settings.data_dir / RUN_FOLDER, env=env)
+
+
+def _let_nodes_count(cli: CliContext) -> None:
+    """Bring nodes up that were all stopped: none counts before it is known to hold what the others do.
+
+    Applications do so while they go on; a command would only find that too few nodes count.
+    """
+
+    async def mend() -> None:
+        platform = open_platform(read_settings(cli.config).settings)
+        try:
+            await platform.replicated.backend.keeper.mend(seconds=_LEVEL_SECONDS)
+        finally:
+            await platform.aclose()
+
+    try:
+        asyncio.run(mend())
+    except BackendUnavailable as exc:
+        note(f"The nodes are started and do not all count yet: {exc}")
 
 
 def print_state(state: State) -> None:

@@ -29,12 +29,14 @@ def test_the_lines_run_and_what_they_break_is_repaired(tmp_path: Path) -> None:
         "COLUMNS": "200",
     }
     (tmp_path / "questions.json").write_text('[{"prompt": "What is Python?", "response": "A programming language."}]')
-    script = f"set -eu -o pipefail\ntrap 'cache-cli down' EXIT\n{LINES}"
+    again = 'cache-cli up --nodes 3\ncache-cli get-cache "What is Python?"\ncache-cli warm questions.json\n'
+    script = f"set -eu -o pipefail\ntrap 'cache-cli down' EXIT\n{LINES}\n{again}"
 
     found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
 
     assert found.returncode == 0, found.stdout + found.stderr
-    assert found.stdout.count("A programming language.") == 3, "before, with a node down, and at the end"
+    whens = "before, with a node down, at the end, and after all were stopped and started again"
+    assert found.stdout.count("A programming language.") == 4, whens
     assert re.search(r'cache_node_state{node="[\d.:]+",state="member"} 1.0', found.stdout)
     assert "The copies on 3 nodes are level." in found.stdout
     assert "Stopped." in found.stdout
