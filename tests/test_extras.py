@@ -112,6 +112,17 @@ def test_a_command_names_the_extra_that_it_needs(command: list[str], extra: str,
     assert len(said.stderr.splitlines()) == 1, said.stderr
 
 
+def test_a_log_is_replayed_exactly_without_numpy(tmp_path: Path) -> None:
+    log = tmp_path / "log.json"
+    log.write_text('[{"prompt": "a", "response": "b"}, {"prompt": "a", "response": "b"}]')
+    code = f"from cache_management.cli.main import run; sys.exit(run(['simulate', {str(log)!r}, '--exact', '--json']))"
+
+    said = without("numpy", code, tmp_path)
+
+    assert said.returncode == 0, said.stderr
+    assert '"exact":1' in said.stdout.replace(" ", "")
+
+
 def test_what_is_done_without_a_database_says_why_it_is_not_in_the_audit_log(tmp_path: Path) -> None:
     code = "from cache_management.cli.main import run; sys.exit(run(['invalidate', '--pattern', 'q', '--yes']))"
 

@@ -21,7 +21,6 @@ from cache_management.cache.llm import LLMCache
 from cache_management.cache.prices import price_of
 from cache_management.cache.request_logs import LoggedRequest
 from cache_management.cache.semantic.intervals import Interval, wilson
-from cache_management.cache.semantic.matcher import SimilarityMatcher
 
 if TYPE_CHECKING:
     from cache_management.cache.backends.memory import MemoryBackend
@@ -133,6 +132,8 @@ async def replay(
     store = cast("MemoryBackend", cache.backend)
     matcher = None
     if scenario.threshold is not None and embedder is not None:
+        from cache_management.cache.semantic.matcher import SimilarityMatcher  # numpy, which exact answers do not need
+
         compared = _compared(scenario.threshold, scenario, meaning or SimilarityConfig())
         matcher = SimilarityMatcher(compared, backend=store, embedder=embedder, clock=clock)
     door = FrontDoor(cache, matcher)
