@@ -63,7 +63,7 @@ def report(cli: CliContext, file: Path, as_json: bool) -> int:
         state = shown.state()
     finally:
         shown.close()
-    write_page(file, page(state))
+    write_page(file, page(state), private=True)  # it holds prompts
     for problem in state["problems"]:
         note(f"Warning: {problem}; the report leaves it out.")
     print_json({"file": file, "problems": state["problems"]}) if as_json else click.echo(f"The report is {file}.")

@@ -288,7 +288,7 @@ def _question(cli: CliContext, file: Path, header: Header, source: Source, *, me
     async def count(platform: Platform) -> int:
         return await platform.llm_cache.backend.count(storage_prefix("llm", cli.settings.namespace))
 
-    return f"Replace the {cli.run(count)} entries of {into} by {what} ({whence})?"
+    return f"Replace the {counted(cli.run(count), 'entry', 'entries')} of {into} by {what} ({whence})?"
 
 
 def _import_here(

@@ -159,7 +159,7 @@ def test_nobody_is_asked_without_a_terminal(cli: Cli, tmp_path: Path, monkeypatc
     agreed = cli("import-cache", tmp_path / "x.json")
 
     assert (refused.code, "--yes" in refused.err) == (ExitCode.USAGE, True)
-    assert "Replace the 1 entries of namespace default by 1 entries of" in refused.err
+    assert "Replace the 1 entry of namespace default by 1 entry of" in refused.err
     assert (denied.code, "Nothing was imported" in denied.err) == (ExitCode.FAILED, True)
     assert agreed.code == ExitCode.OK
 
