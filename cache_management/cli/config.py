@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,8 +66,17 @@ def show(cli: CliContext, form: str, as_json: bool) -> None:
         print_table("Settings", ("key", "value", "from"), [(n, values[n], sources[n]) for n in values])
 
 
-# A value may begin with a dash: `ttl_seconds -1`.
-@config.command("set", context_settings={"ignore_unknown_options": True})
+class _Set(click.Command):
+    """Takes a number below zero for a value and not for an option: `ttl_seconds -1`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" not in args:
+            below = [each for each in args if re.fullmatch(r"-[0-9.]+", each)]
+            args = [each for each in args if each not in below] + (["--", *below] if below else [])
+        return super().parse_args(ctx, args)
+
+
+@config.command("set", cls=_Set)
 @click.argument("key", type=_SettingName())
 @click.argument("value", required=False)
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read the value from standard input.")
