@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cache_management import __version__
-from cache_management.cache.errors import BackendUnavailable, ConfigurationError, InvalidInput
+from cache_management.cache.errors import CacheError, ConfigurationError, InvalidInput
 from cache_management.cli.context import CliContext, is_new_sqlite, pass_cli
 from cache_management.cli.exit_codes import ExitCode
 from cache_management.cli.numbers import Seconds
@@ -167,7 +167,7 @@ def _let_nodes_count(cli: CliContext) -> None:
 
     try:
         asyncio.run(mend())
-    except BackendUnavailable as exc:
+    except CacheError as exc:  # they run, whatever keeps them from being asked
         note(f"The nodes are started and do not all count yet: {exc}")
 
 
